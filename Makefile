@@ -1,0 +1,51 @@
+# Everyday commands. `make` alone lists them.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+LOCK    = $(BIN)/python -m uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --no-header
+
+.DEFAULT_GOAL := help
+.PHONY: help up down check test bench soak lock
+
+help: ## list the commands
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+$(VENV)/.deploy: requirements-deploy.lock
+	@echo "Python environment for the deploy …"
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/pip install --disable-pip-version-check --quiet --require-hashes -r requirements-deploy.lock
+	@touch $@
+
+$(VENV)/.dev: requirements-dev.lock $(VENV)/.deploy
+	@echo "Python environment for the tests …"
+	@$(BIN)/pip install --disable-pip-version-check --quiet --require-hashes -r requirements-dev.lock
+	@touch $@
+
+up: $(VENV)/.deploy ## make this machine a one-host fleet
+	@$(BIN)/python -m roles.up
+
+down: $(VENV)/.deploy ## take everything away again
+	@$(BIN)/python -m roles.down
+
+check: $(VENV)/.dev ## lint, types and fast tests; under a minute
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports --no-logo --no-timings
+	@$(BIN)/pytest -q -m "not real and not host and not browser and not optin"
+
+test: $(VENV)/.dev ## everything, on real parts
+	@$(BIN)/python -m tests.run
+
+bench: $(VENV)/.dev ## ratios against the alternatives, one table
+	@$(BIN)/python -m tests.bench $(ONLY)
+
+soak: $(VENV)/.dev ## long runs and fuzzing
+	@$(BIN)/pytest -q -m soak
+
+lock: ## pin every dependency again, with hashes
+	@$(BIN)/pip install --quiet uv
+	@$(LOCK) --group deploy -o requirements-deploy.lock
+	@$(LOCK) pyproject.toml --group dev -o requirements-dev.lock
+	@$(LOCK) pyproject.toml -o templates/viewer/requirements.txt
+	@$(LOCK) templates/opensandbox/requirements.in -o templates/opensandbox/requirements.txt

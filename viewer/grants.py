@@ -1,0 +1,75 @@
+"""Grants: what the viewer allows a relay to do for one stream, sealed to that relay.
+
+A grant travels in the internal header `X-Df-Grant`. It is encrypted and signed (Fernet: AES-128-CBC with
+HMAC-SHA256) under the key that the control plane shares with this one relay, because loopback is no trust
+boundary: whoever else reaches the relay's port can neither read nor make one.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated, Literal
+
+from cryptography.fernet import Fernet, InvalidToken
+from pydantic import Field, SecretStr, ValidationError, field_serializer
+
+from viewer.model import Frozen
+
+GRANT_HEADER = "X-Df-Grant"
+UPSTREAM_HEADER = "X-Df-Upstream"
+
+
+class PublishedPort(Frozen):
+    """A sandbox's VNC as plain TCP: the relay takes the address from its own settings, only the port from here."""
+
+    kind: Literal["published"] = "published"
+    port: int = Field(ge=1, le=65535)
+
+
+class DesktopSocket(Frozen):
+    """A persistent desktop's VNC on a unix socket below the relay's desktops directory."""
+
+    kind: Literal["desktop"] = "desktop"
+    name: str = Field(pattern=r"^[a-z][a-z0-9-]{0,30}$")
+
+
+Target = Annotated[PublishedPort | DesktopSocket, Field(discriminator="kind")]
+
+
+class Grant(Frozen):
+    """One permission. `stream`: open a stream to `target`; `probe`: wait for the first real frame;
+    `manage`: list and close streams (no target)."""
+
+    purpose: Literal["stream", "probe", "manage"]
+    session_id: str = ""
+    tenant_id: str = ""
+    principal: str = ""
+    target: Target | None = None
+    vnc_password: SecretStr | None = None
+    expires_at: datetime
+
+    @field_serializer("vnc_password", when_used="json")
+    def _reveal_inside_the_seal(self, value: SecretStr | None) -> str | None:
+        return value.get_secret_value() if value else None
+
+
+class GrantRefused(Exception):
+    """The grant is missing, forged, for another relay, or past its time."""
+
+
+def seal_grant(grant: Grant, key: bytes) -> str:
+    """Return the header value; `key` is 32 bytes in URL-safe base64, as `Fernet.generate_key` makes them."""
+    return Fernet(key).encrypt(grant.model_dump_json().encode()).decode()
+
+
+def open_grant(token: str, key: bytes, *, purpose: str, now: datetime) -> Grant:
+    """Return the grant, or raise GrantRefused with a sentence that names no secret."""
+    try:
+        grant = Grant.model_validate_json(Fernet(key).decrypt(token.encode()))
+    except (InvalidToken, ValidationError, ValueError) as error:
+        raise GrantRefused("the grant is not one that this relay's control plane made") from error
+    if grant.purpose != purpose:
+        raise GrantRefused(f"the grant is for {grant.purpose}, not for {purpose}")
+    if grant.expires_at <= now:
+        raise GrantRefused("the grant has expired; open the stream again")
+    return grant
