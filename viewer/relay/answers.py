@@ -1,0 +1,79 @@
+"""What the relay answers over HTTP, as types: shared with its client in the control plane. No aiohttp here."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from enum import StrEnum
+
+from pydantic import Field
+
+from viewer.model import Frozen
+
+LONGEST_CLOSE_REASON = 120
+"""Bytes of UTF-8; a WebSocket close frame has room for 123."""
+
+
+class CloseCode:
+    """Why the relay ended a stream, as the WebSocket close code that the page sees."""
+
+    OK = 1000
+    TOO_BIG = 1009
+    """The browser sent a WebSocket message above the limit."""
+    INTERNAL = 1011
+    RESTARTING = 1012
+    PROTOCOL_ERROR = 4400
+    REVOKED = 4403
+    GONE = 4404
+    TIMED_OUT = 4408
+    BUSY = 4429
+    """Too many streams, of this session or on this relay."""
+    UNREACHABLE = 4502
+
+
+class ProbeOutcome(StrEnum):
+    """`frame`: a full frame with two colours or more was seen. `blank`: connected, but one colour until the
+    deadline. `unreachable`: no RFB server answered in time. `refused`: it answered and turned us away."""
+
+    FRAME = "frame"
+    BLANK = "blank"
+    UNREACHABLE = "unreachable"
+    REFUSED = "refused"
+
+
+class ProbeResult(Frozen):
+    """Answer of GET /probe/<session_id>. Width and height are pixels, 0 while unknown."""
+
+    result: ProbeOutcome
+    detail: str = ""
+    """One sentence for a person; holds no secret."""
+    width: int = 0
+    height: int = 0
+    colours: int = Field(default=0, description="distinct colours seen; counting stops at 2")
+    elapsed_ms: float
+
+
+class StreamInfo(Frozen):
+    """One open stream."""
+
+    stream_id: str
+    session_id: str
+    tenant_id: str
+    principal: str
+    opened_at: datetime
+    bytes_to_browser: int
+    bytes_to_desktop: int
+
+
+class StreamList(Frozen):
+    """Answer of GET /streams."""
+
+    streams: list[StreamInfo]
+
+
+class RelayProblem(Frozen):
+    """Body of every refusal (application/problem+json, RFC 9457)."""
+
+    type: str = "about:blank"
+    title: str
+    status: int
+    detail: str
