@@ -1,0 +1,228 @@
+"""Who may come in: tenants, API keys, signed-in browsers, one-time links. Secrets are stored as hashes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+
+from sqlalchemy import delete, select, update
+from sqlalchemy.orm import Session as OrmSession
+
+from viewer.credentials import NewKey, SecretToken, hash_of, key_id_of, new_key, new_token, same
+from viewer.database import Database
+from viewer.model import Frozen, Principal, Role, utcnow
+from viewer.tables import ApiKeyRow, SignInLinkRow, SignInRow, TenantRow
+
+SIGN_IN_IDLE = timedelta(hours=12)
+SIGN_IN_MOST = timedelta(days=7)
+LINK_LIFE = timedelta(hours=24)
+# A used sign-in is stamped at most this often: not every read of a page is a write.
+_STAMP_EVERY = timedelta(minutes=5)
+
+
+class UnknownTenant(Exception):
+    """No tenant of that name."""
+
+
+class UnknownKey(Exception):
+    """No API key of that id."""
+
+
+class TenantExists(Exception):
+    """There is a tenant of that name already."""
+
+
+class DeclaredKey(Frozen):
+    id: str
+    tenant: str
+    role: Role
+    sha256: str
+    label: str
+
+
+class AccountStore:
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    # --- tenants and keys --------------------------------------------------------------------------
+
+    def tenants(self) -> list[str]:
+        with self._database.reading() as orm:
+            return list(orm.scalars(select(TenantRow.id).order_by(TenantRow.id)))
+
+    def add_tenant(self, name: str) -> None:
+        with self._database.writing() as orm:
+            if orm.get(TenantRow, name) is not None:
+                raise TenantExists(name)
+            orm.add(TenantRow(id=name, created_at=utcnow()))
+
+    def add_key(self, tenant: str, role: Role, label: str = "") -> NewKey:
+        """Make a key; its text exists only in the answer."""
+        key = new_key()
+        with self._database.writing() as orm:
+            _tenant_row(orm, tenant)
+            declared = DeclaredKey(id=key.id, tenant=tenant, role=role, sha256=hash_of(key.text), label=label)
+            orm.add(_key_row(declared, from_settings=False))
+        return key
+
+    def revoke_key(self, key_id: str) -> None:
+        """The key stops working at once, and so does every browser that signed in with it."""
+        with self._database.writing() as orm:
+            row = orm.get(ApiKeyRow, key_id)
+            if row is None:
+                raise UnknownKey(key_id)
+            _revoke(orm, row)
+
+    def sync_declared(self, tenants: Sequence[str], keys: Sequence[DeclaredKey]) -> None:
+        """Make the settings true: add and change tenants and keys, revoke declared keys that went away."""
+        with self._database.writing() as orm:
+            for name in tenants:
+                if orm.get(TenantRow, name) is None:
+                    orm.add(TenantRow(id=name, created_at=utcnow()))
+            orm.flush()
+            for key in keys:
+                _declare(orm, key)
+            kept = {key.id for key in keys}
+            for row in orm.scalars(
+                select(ApiKeyRow).where(ApiKeyRow.from_settings, ApiKeyRow.revoked_at.is_(None))
+            ):
+                if row.id not in kept:
+                    _revoke(orm, row)
+
+    def principal_of_key(self, text: str) -> Principal | None:
+        """Whose key this is; None for one that is malformed, unknown, wrong or revoked."""
+        key_id = key_id_of(text)
+        if key_id is None:
+            return None
+        with self._database.reading() as orm:
+            row = orm.get(ApiKeyRow, key_id)
+        # Compared even when there is no row, so that the time taken does not tell which ids exist.
+        right = same(hash_of(text), row.sha256 if row is not None else "")
+        if row is None or not right or row.revoked_at is not None:
+            return None
+        return Principal(id=f"key:{row.id}", tenant=row.tenant_id, role=Role(row.role), via="key")
+
+    # --- browsers ----------------------------------------------------------------------------------
+
+    def sign_in_with_key(self, text: str) -> SecretToken | None:
+        """A cookie value for a browser that showed this key, or None."""
+        principal = self.principal_of_key(text)
+        if principal is None:
+            return None
+        with self._database.writing() as orm:
+            return _new_sign_in(orm, principal, key_id_of(text))
+
+    def sign_in_with_link(self, text: str) -> SecretToken | None:
+        """A cookie value for an unused link of ours, which is used up by this; else None."""
+        now = utcnow()
+        with self._database.writing() as orm:
+            link = orm.get(SignInLinkRow, hash_of(text))
+            if link is None or link.used_at is not None or link.ends_at <= now:
+                return None
+            link.used_at = now
+            principal = Principal(
+                id=f"link:{link.sha256[:8]}", tenant=link.tenant_id, role=Role(link.role), via="cookie"
+            )
+            return _new_sign_in(orm, principal, None)
+
+    def principal_of_cookie(self, value: str) -> Principal | None:
+        """Who is signed in with this cookie; None when unknown, idle for 12 h, or older than 7 days."""
+        now = utcnow()
+        with self._database.reading() as orm:
+            row = orm.get(SignInRow, hash_of(value))
+        if row is None or row.ends_at <= now or row.used_at + SIGN_IN_IDLE <= now:
+            return None
+        if row.used_at + _STAMP_EVERY <= now:
+            self._stamp(row.sha256, now)
+        return Principal(id=row.principal_id, tenant=row.tenant_id, role=Role(row.role), via="cookie")
+
+    def sign_out(self, value: str) -> None:
+        with self._database.writing() as orm:
+            orm.execute(delete(SignInRow).where(SignInRow.sha256 == hash_of(value)))
+
+    def new_link(self, tenant: str, role: Role) -> SecretToken:
+        """The token of a one-time sign-in link, good for 24 hours."""
+        token = new_token()
+        now = utcnow()
+        with self._database.writing() as orm:
+            _tenant_row(orm, tenant)
+            row = SignInLinkRow(
+                sha256=hash_of(token),
+                tenant_id=tenant,
+                role=role.value,
+                created_at=now,
+                ends_at=now + LINK_LIFE,
+                used_at=None,
+            )
+            orm.add(row)
+        return token
+
+    def purge(self) -> None:
+        """Forget sign-ins and links that are over."""
+        now = utcnow()
+        with self._database.writing() as orm:
+            orm.execute(
+                delete(SignInRow).where(
+                    (SignInRow.ends_at <= now) | (SignInRow.used_at <= now - SIGN_IN_IDLE)
+                )
+            )
+            orm.execute(delete(SignInLinkRow).where(SignInLinkRow.ends_at <= now))
+
+    def _stamp(self, sha256: str, now: datetime) -> None:
+        with self._database.writing() as orm:
+            orm.execute(update(SignInRow).where(SignInRow.sha256 == sha256).values(used_at=now))
+
+
+def _tenant_row(orm: OrmSession, name: str) -> TenantRow:
+    row = orm.get(TenantRow, name)
+    if row is None:
+        raise UnknownTenant(name)
+    return row
+
+
+def _key_row(key: DeclaredKey, *, from_settings: bool) -> ApiKeyRow:
+    return ApiKeyRow(
+        id=key.id,
+        tenant_id=key.tenant,
+        role=key.role.value,
+        sha256=key.sha256,
+        label=key.label,
+        from_settings=from_settings,
+        created_at=utcnow(),
+        revoked_at=None,
+    )
+
+
+def _declare(orm: OrmSession, key: DeclaredKey) -> None:
+    row = orm.get(ApiKeyRow, key.id)
+    if row is None:
+        orm.add(_key_row(key, from_settings=True))
+        return
+    if row.sha256 != key.sha256 or row.tenant_id != key.tenant or row.role != key.role.value:
+        # Another secret, tenant or role under the same id: what was opened with the old one ends.
+        orm.execute(delete(SignInRow).where(SignInRow.key_id == row.id))
+    row.tenant_id, row.role, row.sha256, row.label = key.tenant, key.role.value, key.sha256, key.label
+    row.from_settings, row.revoked_at = True, None
+
+
+def _revoke(orm: OrmSession, row: ApiKeyRow) -> None:
+    row.revoked_at = row.revoked_at or utcnow()
+    orm.execute(delete(SignInRow).where(SignInRow.key_id == row.id))
+
+
+def _new_sign_in(orm: OrmSession, principal: Principal, key_id: str | None) -> SecretToken:
+    token = new_token()
+    now = utcnow()
+    orm.add(
+        SignInRow(
+            sha256=hash_of(token),
+            tenant_id=principal.tenant,
+            role=principal.role.value,
+            principal_id=principal.id,
+            key_id=key_id,
+            created_at=now,
+            used_at=now,
+            ends_at=now + SIGN_IN_MOST,
+        )
+    )
+    return token

@@ -1,0 +1,34 @@
+"""The database's history as Alembic steps, packaged with the wheel. `upgrade` brings a file to the newest one.
+
+A new step: change `viewer/tables.py`, then
+`.venv/bin/python -m viewer.migrations "what changes"` writes a draft into `versions/`; read it before committing.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from alembic import command
+from alembic.config import Config
+from sqlalchemy import Engine
+
+from viewer.database import sqlite_engine
+
+_HERE = Path(__file__).parent
+
+
+def upgrade(database: Path) -> None:
+    """Create or upgrade the database file; nothing happens to one that is already the newest."""
+    engine = sqlite_engine(database)
+    try:
+        command.upgrade(config_for(engine), "head")
+    finally:
+        engine.dispose()
+
+
+def config_for(engine: Engine) -> Config:
+    config = Config()
+    config.set_main_option("script_location", str(_HERE).replace("%", "%%"))
+    config.set_main_option("path_separator", "os")
+    config.attributes["engine"] = engine
+    return config

@@ -1,0 +1,272 @@
+"""Settings of the control plane: one TOML file, rendered by the deploy, read by viewer, worker, admin, check.
+
+This is the only place of the control plane that reads configuration from files or the environment. Secrets
+are files of their own, one value each; the settings name their paths.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+import tomllib
+from collections.abc import Iterable, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Literal
+
+from cryptography.fernet import Fernet
+from pydantic import BaseModel, Field, SecretStr, StringConstraints, ValidationError, model_validator
+from pydantic_core import ErrorDetails
+
+from viewer.model import Display, Frozen, Resolution, Role
+
+DEFAULT_PATH = Path("/etc/deskfleet/viewer.toml")
+PATH_VARIABLE = "DESKFLEET_SETTINGS"
+
+Name = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9-]{0,30}$")]
+KeyId = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]{8}$")]
+Sha256Hex = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+Origin = Annotated[str, StringConstraints(pattern=r"^https?://[a-z0-9.\-]+(:\d{1,5})?$")]
+ListenAddress = Annotated[str, StringConstraints(pattern=r"^[0-9a-zA-Z.\-\[\]:]+:\d{1,5}$")]
+
+
+class SettingsError(Exception):
+    """The settings cannot be used; the text is one sentence, `file: key: what is wrong, what mends it`."""
+
+
+class KeySettings(Frozen):
+    id: KeyId
+    role: Role
+    sha256: Sha256Hex
+    label: str = ""
+
+
+class TenantSettings(Frozen):
+    """A tenant of the inventory; its id in the database is its name. Keys come as hashes only."""
+
+    name: Name
+    keys: tuple[KeySettings, ...] = ()
+
+
+class HostSettings(Frozen):
+    """One OpenSandbox server with its relay. Keys are read when asked for: a rotation needs no restart."""
+
+    name: Name
+    opensandbox_url: str
+    opensandbox_key_file: Path
+    relay_url: str
+    relay_upstream: ListenAddress
+    relay_key_file: Path
+    max_desktops: int = Field(ge=1)
+
+    def opensandbox_key(self) -> SecretStr:
+        return SecretStr(read_secret(self.opensandbox_key_file))
+
+    def relay_key(self) -> bytes:
+        """The Fernet key that this host's relay shares with the control plane."""
+        return read_fernet_key(self.relay_key_file)
+
+
+class ImageSettings(Frozen):
+    """One entry of the image catalogue: how it is started and how its VNC is reached."""
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9._/:-]{0,127}$")
+    uri: str
+    aliases: tuple[str, ...] = ()
+    display: Display = Display.RFB
+    port: int = Field(default=8080, ge=1, le=65535)
+    via: Literal["published", "proxy"] = "published"
+    transport: Literal["rfb", "websockify"] = "rfb"
+    devtools: bool = False
+    cpu: str = "2"
+    memory: str = "2Gi"
+    entrypoint: tuple[str, ...] = ()
+
+
+class DesktopSettings(Frozen):
+    """A persistent desktop; its relay-side socket carries its name."""
+
+    name: Name
+    tenant: Name
+    host: Name
+    backend: Literal["tigervnc"]
+    resolution: Resolution
+
+
+class Settings(Frozen):
+    fleet_id: str = Field(min_length=1, max_length=63)
+    origins: tuple[Origin, ...] = Field(min_length=1)
+    listen: ListenAddress
+    database: Path
+    secret_key_file: Path
+    default_image: str
+    default_resolution: Resolution
+    default_ttl_seconds: int = Field(ge=60)
+    max_ttl_seconds: int = Field(ge=60)
+    max_lifetime_seconds: int = Field(ge=60)
+    create_deadline_seconds: int = Field(ge=1)
+    tenants: tuple[TenantSettings, ...] = ()
+    hosts: tuple[HostSettings, ...] = Field(min_length=1)
+    images: tuple[ImageSettings, ...] = Field(min_length=1)
+    desktops: tuple[DesktopSettings, ...] = ()
+
+    @property
+    def canonical_origin(self) -> str:
+        return self.origins[0]
+
+    @cached_property
+    def secret_key(self) -> bytes:
+        """The Fernet key that seals VNC passwords at rest."""
+        return read_fernet_key(self.secret_key_file)
+
+    def image(self, name: str) -> ImageSettings | None:
+        """The catalogue entry of that name or alias."""
+        for image in self.images:
+            if name == image.name or name in image.aliases:
+                return image
+        return None
+
+    def host(self, name: str) -> HostSettings | None:
+        return next((host for host in self.hosts if host.name == name), None)
+
+    @model_validator(mode="after")
+    def names_are_unique(self) -> Settings:
+        for what, names in (
+            ("tenants", [tenant.name for tenant in self.tenants]),
+            ("hosts", [host.name for host in self.hosts]),
+            ("images", [name for image in self.images for name in (image.name, *image.aliases)]),
+            ("desktops", [desktop.name for desktop in self.desktops]),
+            ("tenants.keys", [key.id for tenant in self.tenants for key in tenant.keys]),
+        ):
+            twice = sorted({name for name in names if names.count(name) > 1})
+            if twice:
+                raise ValueError(f"{what}: {', '.join(twice)} is given twice; keep one")
+        return self
+
+    @model_validator(mode="after")
+    def what_is_named_exists(self) -> Settings:
+        if self.image(self.default_image) is None:
+            known = ", ".join(image.name for image in self.images)
+            raise ValueError(
+                f"default_image: {self.default_image!r} is not among the images; use one of {known}"
+            )
+        tenants = {tenant.name for tenant in self.tenants}
+        hosts = {host.name for host in self.hosts}
+        for desktop in self.desktops:
+            if desktop.tenant not in tenants:
+                raise ValueError(
+                    f"desktops.{desktop.name}.tenant: no tenant {desktop.tenant!r}; add it to tenants"
+                )
+            if desktop.host not in hosts:
+                raise ValueError(f"desktops.{desktop.name}.host: no host {desktop.host!r}; add it to hosts")
+        return self
+
+    @model_validator(mode="after")
+    def lifetimes_are_ordered(self) -> Settings:
+        if self.default_ttl_seconds > self.max_ttl_seconds:
+            raise ValueError("default_ttl_seconds: is more than max_ttl_seconds; lower it")
+        if self.max_ttl_seconds > self.max_lifetime_seconds:
+            raise ValueError("max_ttl_seconds: is more than max_lifetime_seconds; lower it")
+        return self
+
+
+def load_settings(path: Path | None = None, *, check_secrets: bool = True) -> Settings:
+    """Read and check the settings; raise SettingsError with one sentence for the first thing that is wrong.
+
+    `path` defaults to $DESKFLEET_SETTINGS, else /etc/deskfleet/viewer.toml. With `check_secrets` every secret
+    file that they name is read once, so that a missing one stops the start and not the first stream.
+    """
+    path = path or Path(os.environ.get(PATH_VARIABLE) or DEFAULT_PATH)
+    try:
+        settings = Settings.model_validate(tomllib.loads(path.read_text()))
+    except OSError as error:
+        raise SettingsError(f"{path}: cannot be read ({error.strerror}); run the deploy again") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{path}: is not TOML ({error}); run the deploy again") from error
+    except ValidationError as error:
+        raise SettingsError(f"{path}: {first_sentence(error, Settings)}") from error
+    if check_secrets:
+        _read_every_secret(path, settings)
+    return settings
+
+
+def read_secret(path: Path) -> str:
+    """The one value in a secret file, without the final newline."""
+    try:
+        value = path.read_text().strip()
+    except (OSError, UnicodeDecodeError) as error:
+        why = error.strerror if isinstance(error, OSError) else "it is not text"
+        raise SettingsError(f"{path}: the secret cannot be read ({why}); run the deploy again") from error
+    if not value:
+        raise SettingsError(f"{path}: the secret is empty; run the deploy again")
+    return value
+
+
+def read_fernet_key(path: Path) -> bytes:
+    key = read_secret(path).encode()
+    try:
+        Fernet(key)
+    except ValueError as error:
+        raise SettingsError(
+            f"{path}: is not a key of 32 bytes in URL-safe base64; run the deploy again"
+        ) from error
+    return key
+
+
+def _read_every_secret(path: Path, settings: Settings) -> None:
+    try:
+        _ = settings.secret_key
+        for host in settings.hosts:
+            host.opensandbox_key()
+            host.relay_key()
+    except SettingsError as error:
+        raise SettingsError(f"{path}: {error}") from error
+
+
+def first_sentence(error: ValidationError, model: type[BaseModel]) -> str:
+    """`key: what is wrong; what mends it` for the first problem that pydantic found."""
+    first = error.errors(include_url=False)[0]
+    return sentence(first, model)
+
+
+def sentence(problem: ErrorDetails, model: type[BaseModel]) -> str:
+    """One problem of a validation in words, with the nearest known key for an unknown one."""
+    where = ".".join(str(part) for part in problem["loc"])
+    if problem["type"] == "extra_forbidden":
+        near = nearest(str(problem["loc"][-1]), _fields_at(model, problem["loc"][:-1]))
+        return f"{where}: unknown key" + (f", did you mean {near!r}?" if near else "; remove it")
+    if problem["type"] == "missing":
+        return f"{where}: is missing; give it a value"
+    message = re.sub(r"^Value error, ", "", problem["msg"])
+    return f"{where}: {message[0].lower()}{message[1:]}" if where else message
+
+
+def nearest(name: str, known: Iterable[str]) -> str | None:
+    found = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
+    return found[0] if found else None
+
+
+def _fields_at(model: type[BaseModel], location: Sequence[int | str]) -> list[str]:
+    """Names of the fields that are allowed at `location` below `model`."""
+    for part in location:
+        if isinstance(part, int):
+            continue
+        field = model.model_fields.get(part)
+        if field is None:
+            return []
+        inner = _model_inside(field.annotation)
+        if inner is None:
+            return []
+        model = inner
+    return list(model.model_fields)
+
+
+def _model_inside(annotation: object) -> type[BaseModel] | None:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    for argument in getattr(annotation, "__args__", ()):
+        found = _model_inside(argument)
+        if found is not None:
+            return found
+    return None
