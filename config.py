@@ -1,0 +1,66 @@
+"""Read by pyinfra before the inventory: makes `pyinfra inventory deploy.py` mean what it says.
+
+Stock pyinfra 3.10 cannot read a directory or a YAML file, and ends with exit code 0 when the inventory is empty or
+a `--limit` matches nothing. tests/test_config_cli.py runs the exact commands, so that an upgrade which moves the
+wrapped functions is seen at once.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from pyinfra import config, state
+from pyinfra.api.inventory import Inventory
+from pyinfra_cli import cli as _cli
+from pyinfra_cli.exceptions import CliError, UnexpectedExternalError
+
+config.REQUIRE_PYINFRA_VERSION = "~=3.10"  # the wrappers lean on internals of its command line
+
+_HERE = str(Path.cwd())
+if _HERE not in sys.path[:1]:
+    # pyinfra appends the working directory; an installed package called `inventory` or `roles` would win.
+    sys.path.insert(0, _HERE)
+
+if os.environ.get("DESKFLEET_PROGRESS"):
+    # `make up` shows the last line of what runs, so that long steps are seen to move.
+    state.print_output = True
+
+_make_inventory = _cli.make_inventory
+_matches = _cli._get_inventory_pattern_matches
+
+
+def _checked_inventory(inventory: str, *args: Any, **kwargs: Any) -> Inventory:
+    from inventory.secrets import SecretsUnreadable
+    from inventory.site_file import SiteRefused
+
+    path = Path(inventory)
+    if path.suffix in (".yml", ".yaml"):
+        os.environ["DESKFLEET_SITE"] = inventory
+        inventory = str(Path("inventory") / "hosts.py")
+    elif path.is_dir():
+        inventory = str(path / "hosts.py")
+    try:
+        made = _make_inventory(inventory, *args, **kwargs)
+    except UnexpectedExternalError as error:
+        if isinstance(error.exception, (SiteRefused, SecretsUnreadable)):
+            raise CliError(str(error.exception)) from None
+        raise
+    if not len(made):
+        raise CliError(f"inventory {inventory!r} has no hosts")
+    return made
+
+
+def _checked_matches(inventory: Inventory, patterns: Iterable[str], option_name: str) -> list[Any]:
+    found = _matches(inventory, patterns, option_name)
+    if not found and option_name == "--limit":
+        known = ", ".join(sorted({host.name for host in inventory}))
+        raise CliError(f"--limit {' '.join(patterns)} matches no host; known: {known}")
+    return list(found)
+
+
+_cli.make_inventory = _checked_inventory
+_cli._get_inventory_pattern_matches = _checked_matches
