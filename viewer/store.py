@@ -2,7 +2,7 @@
 
 `store.tenant(id)` sees one tenant only: another tenant's session is the same SessionNotFound as one that
 never was. `store.fleet` sees everything and is the worker's. `store.accounts` holds keys and sign-ins. Every
-change of a session passes the state machine and is written in one transaction with the event that tells of it.
+change of a session passes the state machine and is written in one transaction with its event.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""The database's history as Alembic steps, packaged with the wheel. `upgrade` brings a file to the newest one.
+"""The database's history as Alembic steps, packaged with the wheel. `upgrade` brings a file up to date.
 
 A new step: change `viewer/tables.py`, then
-`.venv/bin/python -m viewer.migrations "what changes"` writes a draft into `versions/`; read it before committing.
+`.venv/bin/python -m viewer.migrations "what changes"` writes a draft into `versions/`; read it well.
 """
 
 from __future__ import annotations

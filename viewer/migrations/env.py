@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from alembic import context
 from sqlalchemy import Engine
 
 from viewer.tables import Base, UtcDateTime
 
 
-def _render_type(kind: str, value: object, _context: object) -> str | bool:
+def _render_type(kind: str, value: object, _context: object) -> str | Literal[False]:
     """Steps name plain column types only: they must not change when our Python types do."""
     return "sa.DateTime()" if kind == "type" and isinstance(value, UtcDateTime) else False
 
@@ -17,7 +19,7 @@ def _run() -> None:
     engine = context.config.attributes["engine"]
     if not isinstance(engine, Engine):
         raise TypeError("migrations run through viewer.migrations.upgrade")
-    # `writes`: the lock is taken before the first look, so two programs that start at once don't both migrate.
+    # `writes`: the lock is taken before the first look, so two programs that start at once migrate once.
     with engine.execution_options(writes=True).connect() as connection:
         context.configure(
             connection=connection,
