@@ -1,0 +1,203 @@
+"""The real opensandbox-server of templates/opensandbox/requirements.txt, on a dockerd of the tests' own.
+
+Installed once below the user's cache, with hashes. The sandboxes are tiny: busybox (2 MB) where a desktop
+would be, and a stand-in for execd that does nothing, since the server itself never calls it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import io
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tarfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import httpx
+
+from tests.hosts.own_docker import OwnDocker
+
+ROOT = Path(__file__).parent.parent
+REQUIREMENTS = ROOT / "templates" / "opensandbox" / "requirements.txt"
+CACHE = Path.home() / ".cache" / "deskfleet-tests"
+KEY = "a-key-of-the-tests"
+TINY_IMAGE = "deskfleet-test/tiny:latest"
+EXECD_IMAGE = "deskfleet-test/execd:latest"
+APPLETS = ["sh", "tail", "sleep", "httpd", "nc", "cat", "echo", "true", "false", "mkdir"]
+START_SECONDS = 30
+
+
+@dataclass
+class RealOpenSandbox:
+    """A server process that a test may kill, stop and start again; it keeps its port, HOME and settings."""
+
+    daemon: OwnDocker
+    folder: Path
+    port: int
+    key: str = KEY
+    _process: subprocess.Popen[bytes] | None = field(default=None, repr=False)
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def publish_address(self) -> str:
+        return self.daemon.address
+
+    def start(self) -> None:
+        (self.folder / "config.toml").write_text(self._config())
+        self._process = subprocess.Popen(
+            [_installed_server(), "--config", str(self.folder / "config.toml")],
+            env={"PATH": "/usr/bin:/bin", "HOME": str(self.folder), "DOCKER_HOST": self.daemon.host},
+            stdout=(self.folder / "server.log").open("ab"), stderr=subprocess.STDOUT, start_new_session=True,
+        )  # fmt: skip
+        self._wait_until_it_answers()
+
+    def stop(self, number: signal.Signals = signal.SIGTERM) -> None:
+        if self._process is not None:
+            self._process.send_signal(number)
+            self._process.wait(timeout=20)
+            self._process = None
+
+    def kill(self) -> None:
+        self.stop(signal.SIGKILL)
+
+    def pause(self) -> None:
+        """The process stays, and answers nothing: connections are accepted by the kernel and then hang."""
+        if self._process is not None:
+            self._process.send_signal(signal.SIGSTOP)
+
+    def go_on(self) -> None:
+        if self._process is not None:
+            self._process.send_signal(signal.SIGCONT)
+
+    def containers(self) -> list[str]:
+        """Ids of all sandboxes' containers, in any state."""
+        return self.daemon.docker("ps", "-aq", "--filter", "label=opensandbox.io/id").stdout.split()
+
+    def container_of(self, sandbox_id: str) -> str:
+        found = self.daemon.docker(
+            "ps", "-aq", "--filter", f"label=opensandbox.io/id={sandbox_id}"
+        ).stdout.split()
+        return found[0] if found else ""
+
+    def remove_all(self) -> None:
+        for container in self.containers():
+            self.daemon.docker("rm", "--force", container, check=False)
+
+    def _config(self) -> str:
+        return f"""
+[server]
+host = "127.0.0.1"
+port = {self.port}
+api_key = "{self.key}"
+[runtime]
+type = "docker"
+execd_image = "{EXECD_IMAGE}"
+[store]
+type = "sqlite"
+path = "{self.folder}/opensandbox.db"
+[docker]
+network_mode = "bridge"
+publish_host = "{self.publish_address}"
+port_range_min = 40000
+port_range_max = 40400
+"""
+
+    def _wait_until_it_answers(self) -> None:
+        deadline = time.monotonic() + START_SECONDS
+        while True:
+            with contextlib.suppress(httpx.TransportError):
+                if httpx.get(f"{self.url}/health", timeout=1, trust_env=False).is_success:
+                    return
+            if time.monotonic() > deadline or (self._process and self._process.poll() is not None):
+                raise RuntimeError(f"opensandbox-server did not start:\n{self._end_of_log()}")
+            time.sleep(0.05)
+
+    def _end_of_log(self) -> str:
+        return "\n".join((self.folder / "server.log").read_text(errors="replace").splitlines()[-20:])
+
+
+@contextlib.contextmanager
+def real_opensandbox(daemon: OwnDocker, folder: Path) -> Iterator[RealOpenSandbox]:
+    """A running server with the tiny images on `daemon`; all its sandboxes are removed at the end."""
+    import_tiny_images(daemon)
+    server = RealOpenSandbox(daemon, folder, port=free_port())
+    server.remove_all()
+    server.start()
+    try:
+        yield server
+    finally:
+        server.kill()
+        server.remove_all()
+
+
+def import_tiny_images(daemon: OwnDocker) -> None:
+    daemon.docker("image", "rm", "--force", TINY_IMAGE, EXECD_IMAGE, check=False)
+    _import(daemon, TINY_IMAGE, {})
+    # What the server copies out of the execd image; a real execd would serve commands and files.
+    stand_in = {"execd": b"#!/bin/sh\nexec sleep 1000000\n", "bootstrap.sh": b'#!/bin/sh\nexec "$@"\n'}
+    _import(daemon, EXECD_IMAGE, stand_in)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _import(daemon: OwnDocker, image: str, files: dict[str, bytes]) -> None:
+    busybox = shutil.which("busybox")
+    if busybox is None:
+        raise RuntimeError("busybox is not installed; install Debian's package busybox-static")
+    subprocess.run(
+        ["docker", "import", "--change", "ENV PATH=/bin", "-", image],
+        input=_root_filesystem(Path(busybox), files), env=daemon.env, check=True, capture_output=True,
+    )  # fmt: skip
+
+
+def _root_filesystem(busybox: Path, files: dict[str, bytes]) -> bytes:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as archive:
+        _add_file(archive, "bin/busybox", busybox.read_bytes())
+        for applet in APPLETS:
+            link = tarfile.TarInfo(f"bin/{applet}")
+            link.type, link.linkname = tarfile.SYMTYPE, "busybox"
+            archive.addfile(link)
+        for name, content in files.items():
+            _add_file(archive, name, content)
+    return buffer.getvalue()
+
+
+def _add_file(archive: tarfile.TarFile, name: str, content: bytes) -> None:
+    entry = tarfile.TarInfo(name)
+    entry.size, entry.mode = len(content), 0o755
+    archive.addfile(entry, io.BytesIO(content))
+
+
+def _installed_server() -> str:
+    """Path of the server's program; installs it at the first call (~20 s), one process at a time."""
+    digest = hashlib.sha256(REQUIREMENTS.read_bytes()).hexdigest()[:12]
+    venv = CACHE / f"opensandbox-{digest}"
+    CACHE.mkdir(parents=True, exist_ok=True)
+    with (CACHE / "opensandbox.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (venv / ".complete").exists():
+            shutil.rmtree(venv, ignore_errors=True)
+            subprocess.run([sys.executable, "-m", "venv", str(venv)], check=True)
+            subprocess.run(
+                [venv / "bin" / "pip", "install", "--quiet", "--disable-pip-version-check",
+                 "--require-hashes", "-r", REQUIREMENTS],
+                check=True, capture_output=True,
+            )  # fmt: skip
+            (venv / ".complete").touch()
+    return str(venv / "bin" / "opensandbox-server")

@@ -1,0 +1,294 @@
+"""What should happen to sessions and sandboxes: pure decisions from the table, a host's list, and the time.
+
+Two questions are answered here. `due` looks at the table alone: what is to be started, ended, given up.
+`compare` holds a host's list against the table. Neither reads a clock or touches anything; the worker acts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+from datetime import datetime, timedelta
+
+from pydantic import Field
+
+from viewer.model import Frozen, Kind, Session, Status
+from viewer.sandbox_hosts import Sandbox, SandboxState
+
+MISSES_BEFORE_GONE = 2
+"""A sandbox that two successive lists of its host leave out is gone; one list may be taken too early."""
+ORPHAN_GRACE = timedelta(seconds=60)
+HOST_GRACE = timedelta(seconds=300)
+"""The host itself ends a sandbox this much after `expires_at`, so that in normal life our table ends it, and
+nothing leaks when no worker runs."""
+HOST_GRACE_SLACK = timedelta(seconds=30)
+
+ON_REQUEST = "on request"
+EXPIRED = "expired"
+GONE = "the container is gone"
+EXITED = "the container ended by itself"
+
+
+class Policy(Frozen):
+    """The settings that decisions depend on."""
+
+    fleet_id: str
+    create_deadline: timedelta
+    max_lifetime: timedelta
+
+
+class Action(Frozen):
+    """Something for the worker to do."""
+
+
+class BringUp(Action):
+    """Take a `creating` session on, from wherever it stands."""
+
+    row: Session
+
+
+class Terminate(Action):
+    """Stop the container, then say so."""
+
+    row: Session
+    reason: str
+
+
+class Fail(Action):
+    """Give the session up: remove what there is of it, then `error`."""
+
+    row: Session
+    message: str
+
+
+class End(Action):
+    """The container has come to its end without us; say so. `sandbox_id` is what is left of it to remove."""
+
+    row: Session
+    status: Status
+    reason: str | None = None
+    message: str | None = None
+    sandbox_id: str | None = None
+
+
+class Adopt(Action):
+    """This sandbox is the one that the session's create made, although its answer was lost."""
+
+    row: Session
+    sandbox_id: str
+
+
+class Follow(Action):
+    """Somebody paused or resumed the sandbox on its host."""
+
+    row: Session
+    status: Status
+
+
+class Renew(Action):
+    """Somebody is watching: the session lives until then."""
+
+    row: Session
+    until: datetime
+
+
+class Keep(Action):
+    """The host would end the sandbox before our table does."""
+
+    sandbox_id: str
+    until: datetime
+
+
+class DeleteSandbox(Action):
+    sandbox_id: str
+    why: str
+
+
+class Report(Action):
+    """Not ours to touch; worth one line in the log."""
+
+    sandbox_id: str
+    why: str
+
+
+class Memory(Frozen):
+    """What `compare` remembers of one host from one list to the next; the worker starts with an empty one."""
+
+    misses: Mapping[str, int] = Field(default_factory=dict)
+    """Session id -> how many successive lists left its sandbox out."""
+    orphans: Mapping[str, datetime] = Field(default_factory=dict)
+    """Sandbox id -> since when it is known to have our fleet id but no row."""
+
+
+class Verdict(Frozen):
+    actions: tuple[Action, ...]
+    memory: Memory
+
+
+def due(rows: Iterable[Session], *, hosts: Collection[str], now: datetime, policy: Policy) -> list[Action]:
+    """Return what the live rows ask for by themselves, one action a row at most. Desktops ask for nothing."""
+    return [
+        action
+        for row in rows
+        if row.kind is Kind.SANDBOX
+        and not row.status.is_terminal
+        and (action := _due(row, hosts, now, policy))
+    ]
+
+
+def _due(row: Session, hosts: Collection[str], now: datetime, policy: Policy) -> Action | None:
+    if row.host is not None and row.host not in hosts:
+        return Fail(row=row, message=f"sandbox host {row.host} is no longer part of this fleet")
+    if row.terminate_requested_at is not None:
+        return Terminate(row=row, reason=EXPIRED if _has_expired_first(row) else ON_REQUEST)
+    if row.expires_at is not None and row.expires_at <= now:
+        return Terminate(row=row, reason=EXPIRED)
+    if row.status is not Status.CREATING:
+        return None
+    if row.created_at + policy.create_deadline <= now:
+        seconds = int(policy.create_deadline.total_seconds())
+        return Fail(
+            row=row, message=f"the desktop was not usable within {seconds} s; last: {row.status_reason}"
+        )
+    return BringUp(row=row)
+
+
+def _has_expired_first(row: Session) -> bool:
+    """Expiry on a silent host is stored as a wish to end, like any other."""
+    asked = row.terminate_requested_at
+    return row.expires_at is not None and asked is not None and row.expires_at <= asked
+
+
+def compare(
+    host: str,
+    sandboxes: Iterable[Sandbox],
+    *,
+    rows: Iterable[Session],
+    by_request: Mapping[str, Session],
+    watched: Collection[str],
+    busy: Collection[str],
+    memory: Memory,
+    now: datetime,
+    policy: Policy,
+) -> Verdict:
+    """Hold the host's list against the table.
+
+    `rows`: the live sessions placed on this host, read after the list was taken. `by_request`: every session,
+    live or terminal, that a listed sandbox names. `watched`: ids of sessions with an open stream. `busy`: ids
+    of sessions that the worker is bringing up right now; it looks for their sandbox itself.
+    """
+    listed = {sandbox.id: sandbox for sandbox in sandboxes}
+    own = [
+        row for row in rows if row.kind is Kind.SANDBOX and row.host == host and not row.status.is_terminal
+    ]
+    actions: list[Action] = []
+    misses: dict[str, int] = {}
+    for row in own:
+        if row.sandbox_id is None:
+            continue
+        sandbox = listed.get(row.sandbox_id)
+        if sandbox is not None:
+            actions += _follow(row, sandbox, watched=row.id in watched, now=now, policy=policy)
+        else:
+            misses[row.id] = memory.misses.get(row.id, 0) + 1
+            if misses[row.id] >= MISSES_BEFORE_GONE:
+                actions.append(_gone(row, now))
+    settled = {row.sandbox_id for row in own}
+    orphans: dict[str, datetime] = {}
+    adopted: set[str] = set()
+    for sandbox in sorted(listed.values(), key=lambda one: one.created_at):
+        if sandbox.id in settled:
+            continue
+        owner = by_request.get(sandbox.request_id or "")
+        if sandbox.fleet == policy.fleet_id and owner is None:
+            orphans[sandbox.id] = memory.orphans.get(sandbox.id, now)
+        action = _unsettled(
+            host, sandbox, owner, orphans.get(sandbox.id, now), {*busy, *adopted}, now, policy
+        )
+        if isinstance(action, Adopt):
+            adopted.add(action.row.id)
+        if action is not None:
+            actions.append(action)
+    return Verdict(actions=tuple(actions), memory=Memory(misses=misses, orphans=orphans))
+
+
+def _follow(row: Session, sandbox: Sandbox, *, watched: bool, now: datetime, policy: Policy) -> list[Action]:
+    """The row's own sandbox is there: bring the row in line with its state, and its end in line with ours."""
+    match sandbox.state:
+        case SandboxState.FAILED:
+            message = sandbox.status.message or "the container failed"
+            return [End(row=row, status=Status.ERROR, message=message, sandbox_id=sandbox.id)]
+        case SandboxState.TERMINATED if row.status is Status.CREATING:
+            message = "the container ended before it showed a screen"
+            return [End(row=row, status=Status.ERROR, message=message, sandbox_id=sandbox.id)]
+        case SandboxState.TERMINATED:
+            return [End(row=row, status=Status.TERMINATED, reason=EXITED, sandbox_id=sandbox.id)]
+        case SandboxState.PAUSED if row.status is Status.RUNNING:
+            return [Follow(row=row, status=Status.PAUSED)]
+        case SandboxState.RUNNING if row.status is Status.PAUSED:
+            return [Follow(row=row, status=Status.RUNNING)]
+    return _lifetime(row, sandbox, watched=watched, now=now, policy=policy)
+
+
+def _lifetime(
+    row: Session, sandbox: Sandbox, *, watched: bool, now: datetime, policy: Policy
+) -> list[Action]:
+    if row.expires_at is None or row.expires_at <= now or row.terminate_requested_at is not None:
+        return []
+    until = renewed_until(row, now=now, policy=policy) if watched else None
+    if until is not None:
+        return [Renew(row=row, until=until)]
+    wanted = row.expires_at + HOST_GRACE
+    if sandbox.expires_at is not None and sandbox.expires_at < wanted - HOST_GRACE_SLACK:
+        return [Keep(sandbox_id=sandbox.id, until=wanted)]
+    return []
+
+
+def renewed_until(row: Session, *, now: datetime, policy: Policy) -> datetime | None:
+    """Return the new end of a watched session; None while half its time is left, or at the limit of its life."""
+    ttl = timedelta(seconds=row.ttl_seconds)
+    if row.status is Status.CREATING or row.expires_at is None or row.expires_at - now >= ttl / 2:
+        return None
+    until = min(now + ttl, row.created_at + policy.max_lifetime)
+    return until if until > row.expires_at else None
+
+
+def _gone(row: Session, now: datetime) -> End:
+    if row.terminate_requested_at is not None:
+        return End(
+            row=row, status=Status.TERMINATED, reason=EXPIRED if _has_expired_first(row) else ON_REQUEST
+        )
+    if row.expires_at is not None and row.expires_at <= now:
+        return End(row=row, status=Status.TERMINATED, reason=EXPIRED)
+    if row.status is Status.CREATING:
+        return End(row=row, status=Status.ERROR, message="the container went away before it showed a screen")
+    return End(row=row, status=Status.TERMINATED, reason=GONE)
+
+
+def _unsettled(
+    host: str,
+    sandbox: Sandbox,
+    owner: Session | None,
+    orphan_since: datetime,
+    busy: Collection[str],
+    now: datetime,
+    policy: Policy,
+) -> Action | None:
+    """A sandbox that is no row's, on this host."""
+    if sandbox.fleet != policy.fleet_id:
+        whose = f"of fleet {sandbox.fleet}" if sandbox.fleet else "of nobody we know"
+        return Report(sandbox_id=sandbox.id, why=f"a sandbox {whose}")
+    if owner is None:
+        if now - orphan_since < ORPHAN_GRACE:
+            return None
+        return DeleteSandbox(sandbox_id=sandbox.id, why="it has our fleet id, but no session")
+    if not sandbox.is_of(tenant_id=owner.tenant_id, session_id=owner.id):
+        return Report(sandbox_id=sandbox.id, why="its metadata names a session of another tenant")
+    if (owner.host, owner.sandbox_id) == (host, sandbox.id) and not owner.status.is_terminal:
+        return None  # it became the row's own after `rows` was read
+    if owner.status.is_terminal:
+        return DeleteSandbox(sandbox_id=sandbox.id, why=f"its session is {owner.status}")
+    if owner.id in busy:
+        return None
+    if owner.sandbox_id is not None:
+        return DeleteSandbox(sandbox_id=sandbox.id, why="its session has another sandbox")
+    return Adopt(row=owner, sandbox_id=sandbox.id) if owner.host == host else None

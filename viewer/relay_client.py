@@ -1,0 +1,96 @@
+"""Client of one relay: wait for a first frame, list the open streams, close those of a session."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import TypeVar
+
+import httpx
+from pydantic import BaseModel, SecretStr, ValidationError
+
+from viewer.grants import GRANT_HEADER, Grant, Target, seal_grant
+from viewer.model import utcnow
+from viewer.relay.answers import ProbeResult, RelayProblem, StreamInfo, StreamList
+
+AnswerT = TypeVar("AnswerT", bound=BaseModel)
+
+CONNECT_SECONDS = 2.0
+READ_SECONDS = 5.0
+PROBE_READ_SECONDS = 30.0
+"""The relay gives up a probe after 20 s and then answers."""
+GRANT_LIFETIME = timedelta(seconds=30)
+
+
+class RelayUnreachable(Exception):
+    """The relay gives no usable answer; the text is one sentence that names the host."""
+
+
+class RelayClient:
+    """One relay. Safe to share between threads; connections are kept open between calls."""
+
+    def __init__(self, host: str, *, url: str, key: bytes) -> None:
+        self._host = host
+        self._url = url
+        self._key = key
+        self._http = httpx.Client(
+            base_url=url,
+            timeout=httpx.Timeout(READ_SECONDS, connect=CONNECT_SECONDS),
+            limits=httpx.Limits(max_connections=64, max_keepalive_connections=16, keepalive_expiry=30),
+            trust_env=False,  # a proxy from the environment must never see a grant
+        )
+
+    def close(self) -> None:
+        self._http.close()
+
+    def probe(self, session_id: str, target: Target, vnc_password: SecretStr | None) -> ProbeResult:
+        """Block until the relay has seen a real frame, 20 s at most. Raises RelayUnreachable."""
+        grant = Grant(
+            purpose="probe",
+            session_id=session_id,
+            target=target,
+            vnc_password=vnc_password,
+            expires_at=utcnow() + GRANT_LIFETIME,
+        )
+        timeout = httpx.Timeout(PROBE_READ_SECONDS, connect=CONNECT_SECONDS)
+        return self._read(ProbeResult, self._call("GET", f"/probe/{session_id}", grant, timeout=timeout))
+
+    def streams(self) -> list[StreamInfo]:
+        """Return the streams that are open now. Raises RelayUnreachable."""
+        return self._read(StreamList, self._call("GET", "/streams", self._manage())).streams
+
+    def close_streams(self, session_id: str) -> None:
+        """Close all streams of the session with code 4403. Raises RelayUnreachable."""
+        self._call("DELETE", f"/streams/{session_id}", self._manage())
+
+    def _manage(self) -> Grant:
+        return Grant(purpose="manage", expires_at=utcnow() + GRANT_LIFETIME)
+
+    def _call(
+        self, method: str, path: str, grant: Grant, *, timeout: httpx.Timeout | None = None
+    ) -> httpx.Response:
+        headers = {GRANT_HEADER: seal_grant(grant, self._key)}
+        try:
+            answer = self._http.request(method, path, headers=headers, timeout=timeout or self._http.timeout)
+        except httpx.TransportError as error:
+            why = str(error) or type(error).__name__
+            raise RelayUnreachable(
+                f"the relay of host {self._host} does not answer at {self._url}: {why}"
+            ) from error
+        if not answer.is_success:
+            raise RelayUnreachable(f"the relay of host {self._host} refused: {_detail(answer)}")
+        return answer
+
+    def _read(self, model: type[AnswerT], answer: httpx.Response) -> AnswerT:
+        try:
+            return model.model_validate_json(answer.content)
+        except ValidationError as error:
+            raise RelayUnreachable(
+                f"what answers at {self._url} is not the relay of host {self._host}"
+            ) from error
+
+
+def _detail(answer: httpx.Response) -> str:
+    try:
+        return RelayProblem.model_validate_json(answer.content).detail
+    except ValidationError:
+        return f"HTTP {answer.status_code}"
