@@ -155,7 +155,7 @@ class BareHost:
 
 @contextlib.contextmanager
 def bare_hosts(*, keep: bool | None = None) -> Iterator[BareHosts]:
-    """The dockerd that carries the hosts; with `keep` (default: DESKFLEET_TEST_KEEP=1) they outlive the run."""
+    """The dockerd that carries the hosts; with `keep` (default: DESKFLEET_TEST_KEEP=1) they stay up."""
     keeping = os.environ.get("DESKFLEET_TEST_KEEP") == "1" if keep is None else keep
     with own_dockerd(DAEMON, keep=keeping) as daemon:
         yield BareHosts(daemon, keeping)

@@ -1,0 +1,140 @@
+"""What lies and runs on a bare host, as sets of lines, so that two moments can be compared.
+
+Times, counters and process ids are left out; so is what any work on a machine changes (package lists, logs of
+apt, caches), each for a reason written beside it.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from dataclasses import dataclass
+
+from tests.hosts.bare_host import CLONE, BareHost
+
+# Folders not looked into.
+NOISE = (
+    *("/proc", "/sys", "/dev", "/tmp", "/var/tmp", CLONE),
+    *("/var/lib/docker",),  # the volume of the host; what is in it is listed as Docker's objects
+    *("/var/lib/apt/lists", "/var/cache/apt", "/var/cache/debconf", "/var/cache/ldconfig"),  # apt's own books
+    *("/var/lib/dpkg", "/var/lib/apt", "/var/lib/ucf"),  # listed as packages
+    *("/var/log/apt", "/var/log/journal", "/run/log", "/run/systemd", "/run/udev", "/run/user", "/run/lock"),
+    *("/var/lib/systemd", "/var/lib/private", "/run/docker", "/run/containerd", "/sys/fs/cgroup"),
+    "/root/.cache/pip",  # pip's downloads, of the person who typed `make up`
+)
+NOISE_FILES = (
+    *("/var/log/dpkg.log", "/var/log/alternatives.log", "/var/log/lastlog", "/var/log/wtmp", "/var/log/btmp"),
+    *("/etc/ld.so.cache", "/etc/passwd-", "/etc/group-", "/etc/shadow-", "/etc/gshadow-"),
+    *("/etc/subuid-", "/etc/subgid-", "/etc/.pwd.lock", "/etc/mtab", "/run/docker.pid", "/run/utmp"),
+    *("/etc/resolv.conf", "/etc/hosts", "/etc/hostname", "/run/motd.dynamic", "/var/log/bootstrap.log"),
+)
+
+_COLLECT = r"""
+import hashlib, json, os, pwd, subprocess, sys
+noise, noise_files = (set(part) for part in json.load(sys.stdin))
+
+def lines(*command):
+    try:
+        done = subprocess.run(command, capture_output=True, text=True)
+    except FileNotFoundError:
+        return []
+    return [line.rstrip() for line in done.stdout.splitlines() if line.strip()]
+
+def describe(path):
+    info = os.lstat(path)
+    text = f"{path} {info.st_mode:o} {info.st_uid}:{info.st_gid}"
+    if os.path.islink(path):
+        return f"{text} -> {os.readlink(path)}"
+    if os.path.isfile(path):
+        with open(path, "rb") as stream:
+            return f"{text} {hashlib.sha256(stream.read()).hexdigest()[:16]}"
+    return text
+
+def files():
+    found = []
+    for folder, folders, names in os.walk("/"):
+        folders[:] = [name for name in folders if os.path.join(folder, name) not in noise
+                      and name != "__pycache__"]
+        for name in folders + names:
+            path = os.path.join(folder, name)
+            if path not in noise_files and not path.endswith(".pyc"):
+                try:
+                    found.append(describe(path))
+                except OSError:
+                    pass
+    return found
+
+def processes():
+    me, found = os.getpid(), []
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            with open(f"/proc/{pid}/cmdline") as stream:
+                command = stream.read().replace("\0", " ").strip()
+            with open(f"/proc/{pid}/stat") as stream:
+                parent = int(stream.read().rpartition(")")[2].split()[1])
+        except OSError:
+            continue
+        if command and int(pid) != me and parent != me and not command.startswith("sleep "):
+            found.append(command)
+    return found
+
+json.dump({
+    "processes": processes(),
+    "packages": lines("dpkg-query", "-W", "-f", "${db:Status-Abbrev} ${Package} ${Version}\n"),
+    "marked by hand": lines("apt-mark", "showmanual"),
+    "users": [line.rstrip() for line in open("/etc/passwd")],
+    "groups": [line.rstrip() for line in open("/etc/group")],
+    "units": lines("systemctl", "list-unit-files", "--no-legend", "--no-pager"),
+    "cron": lines("crontab", "-l"),
+    "files": files(),
+    "containers": lines("docker", "ps", "--all", "--no-trunc", "--format", "{{.ID}} {{.Names}} {{.Image}} {{.State}}"),
+    "images": lines("docker", "images", "--all", "--no-trunc", "--format", "{{.ID}} {{.Repository}}:{{.Tag}}"),
+    "networks": lines("docker", "network", "ls", "--no-trunc", "--format", "{{.ID}} {{.Name}}"),
+    "volumes": lines("docker", "volume", "ls", "--format", "{{.Name}}"),
+    "namespaces": os.listdir("/run/netns") if os.path.isdir("/run/netns") else [],
+    "links": [line.split(":")[1].split("@")[0].strip() for line in lines("ip", "-o", "link")],
+    "sockets": sorted({" ".join(line.split()[i] for i in (0, 4)) for line in lines("ss", "-Hlntu")}),
+}, sys.stdout)
+"""
+
+
+@dataclass(frozen=True)
+class Listing:
+    """Kind of thing (files, packages, …) → one line for each."""
+
+    things: dict[str, list[str]]
+
+    def to_json(self) -> str:
+        return json.dumps(self.things)
+
+    @classmethod
+    def from_json(cls, text: str) -> Listing:
+        return cls(json.loads(text))
+
+
+def list_host(host: BareHost) -> Listing:
+    """List `host` as it is now; takes a few seconds, as every file is read."""
+    question = json.dumps([list(NOISE), list(NOISE_FILES)])
+    things: dict[str, list[str]] = json.loads(host.run(["python3", "-c", _COLLECT], stdin=question).out)
+    things["firewall"] = _firewall(host)
+    return Listing(things)
+
+
+def _firewall(host: BareHost) -> list[str]:
+    """The host's rules and non-default policies, read by this machine's iptables: a bare host has none."""
+    saved = subprocess.run(host.enter("iptables-save"), capture_output=True, text=True, check=True).stdout
+    return [
+        line
+        for line in saved.splitlines()
+        if line.startswith("-A") or (line.startswith(":") and "DROP" in line)
+    ]
+
+
+def differences(before: Listing, after: Listing) -> list[str]:
+    """One line for each thing that came or went: `+ files /etc/x …`, `- packages ii y 1.0`."""
+    found = []
+    for kind in sorted(set(before.things) | set(after.things)):
+        old, new = set(before.things.get(kind, [])), set(after.things.get(kind, []))
+        found += [f"- {kind} {line}" for line in sorted(old - new)]
+        found += [f"+ {kind} {line}" for line in sorted(new - old)]
+    return found
