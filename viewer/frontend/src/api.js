@@ -1,0 +1,85 @@
+// The viewer's API as this browser sees it: same origin, cookie, problem documents.
+
+/** An answer that is not the one hoped for. `status` 0 means that no answer came at all. */
+export class Problem extends Error {
+  /** @param {number} status @param {string} message @param {Record<string, string>} fields @param {number} retryAfter seconds */
+  constructor(status, message, fields = {}, retryAfter = 0) {
+    super(message);
+    this.status = status;
+    this.fields = fields;
+    this.retryAfter = retryAfter;
+  }
+}
+
+let skew = 0;
+
+/** The server's clock in milliseconds: ages and elapsed times are wrong on a machine whose own clock is. */
+export function serverNow() {
+  return Date.now() - skew;
+}
+
+/** Send one request and return the parsed answer (null without a body), or throw a Problem. */
+export async function call(method, path, body) {
+  let response;
+  try {
+    response = await fetch(path, {
+      method,
+      headers: body === undefined ? { Accept: "application/json" } : { Accept: "application/json", "Content-Type": "application/json" },
+      body: body === undefined ? undefined : JSON.stringify(body),
+      credentials: "same-origin",
+      cache: "no-store",
+    });
+  } catch {
+    throw new Problem(0, "The server cannot be reached right now.");
+  }
+  learnSkew(response.headers.get("Date"));
+  const answer = await bodyOf(response);
+  if (response.ok) return answer;
+  throw problemFrom(response, answer);
+}
+
+function learnSkew(date) {
+  const told = Date.parse(date ?? "");
+  // The header has whole seconds, so anything below two of them is noise.
+  if (!Number.isNaN(told)) skew = Math.abs(Date.now() - told) < 2000 ? 0 : Date.now() - told;
+}
+
+async function bodyOf(response) {
+  const kind = response.headers.get("Content-Type") ?? "";
+  if (!kind.includes("json")) return null;
+  try {
+    return await response.json();
+  } catch {
+    return null;
+  }
+}
+
+function problemFrom(response, answer) {
+  const fields = {};
+  for (const error of answer?.errors ?? []) {
+    if (typeof error?.field === "string") fields[error.field] = String(error.message ?? error.detail ?? "");
+  }
+  const message = answer?.detail || answer?.title || fallback(response.status);
+  return new Problem(response.status, message, fields, Number(response.headers.get("Retry-After")) || 0);
+}
+
+function fallback(status) {
+  if (status === 401) return "You are not signed in.";
+  if (status === 403) return "You are not allowed to do that.";
+  if (status === 404) return "There is no such thing here.";
+  if (status === 429) return "Too many attempts.";
+  if (status >= 500) return "The server is not ready right now.";
+  return `The server refused (${status}).`;
+}
+
+/** Leave for the sign-in page and come back here afterwards. */
+export function goToSignIn() {
+  location.assign(`/signin?next=${encodeURIComponent(location.pathname)}`);
+}
+
+const at = (id) => `/api/v1/sessions/${encodeURIComponent(id)}`;
+export const getSession = (id) => call("GET", at(id));
+export const terminateSession = (id) => call("DELETE", at(id));
+export const createSession = (wanted) => call("POST", "/api/v1/sessions", wanted);
+export const listSessions = (cursor, limit = 50) =>
+  call("GET", `/api/v1/sessions?limit=${limit}${cursor ? `&cursor=${encodeURIComponent(cursor)}` : ""}`);

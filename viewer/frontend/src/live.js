@@ -1,0 +1,159 @@
+// The tenant's sessions as they are now: one list, kept true by the event stream.
+
+import { call, getSession, goToSignIn, listSessions, serverNow } from "./api.js";
+
+const BACK_OFF_MS = [500, 1000, 2000, 4000, 8000];
+// Browsers open six connections to a plain-http site, for all tabs together; a tab nobody looks at gives its one back.
+const HIDDEN_FOR_MS = 20_000;
+const LIST_WITHOUT_STREAM_MS = 800;
+
+/** @typedef {import("./session.js").Session} Session */
+
+/** Fires `change` (detail: the session, or null for "all of them"), `state`, and without a list `stale`: ask again. */
+export class Live extends EventTarget {
+  /** @type {Map<string, Session>} */
+  sessions = new Map();
+  /** @type {"connecting"|"live"|"reconnecting"|"offline"} */
+  state = "connecting";
+  /** @type {import("./api.js").Problem|null} why the first list has not come */
+  problem = null;
+  /** True once the list has been read. */
+  loaded = false;
+  /** @type {string|null} where the next older page begins */
+  olderCursor = null;
+
+  #source = null;
+  #failures = 0;
+  #timer = 0;
+  #listTimer = 0;
+  #hiddenTimer = 0;
+  #withList;
+
+  /** @param {{withList: boolean}} options the bare page follows one session and needs no list */
+  constructor({ withList }) {
+    super();
+    this.#withList = withList;
+  }
+
+  start() {
+    addEventListener("online", () => this.#connect());
+    addEventListener("offline", () => this.#setState("offline"));
+    document.addEventListener("visibilitychange", () => this.#visibilityChanged());
+    // Pages in the back-forward cache must not hold the stream.
+    addEventListener("pagehide", () => this.#close());
+    addEventListener("pageshow", (event) => event.persisted && this.#connect());
+    this.#connect();
+  }
+
+  /** The session, from here or from the API; throws a Problem. */
+  async get(id) {
+    return this.sessions.get(id) ?? this.accept(await getSession(id));
+  }
+
+  /** Ask the API again, whatever is known here. */
+  async ask(id) {
+    return this.accept(await getSession(id));
+  }
+
+  /** Take in what any answer or event says of a session, unless something newer is known. */
+  accept(session) {
+    const known = this.sessions.get(session.id);
+    if (known && Date.parse(known.updated_at) > Date.parse(session.updated_at)) return known;
+    this.sessions.set(session.id, session);
+    this.#tell("change", session);
+    return session;
+  }
+
+  async loadOlder() {
+    const page = await listSessions(this.olderCursor);
+    this.olderCursor = page.next_cursor;
+    for (const session of page.items) this.accept(session);
+  }
+
+  #connect() {
+    clearTimeout(this.#timer);
+    clearTimeout(this.#listTimer);
+    this.#close();
+    const source = (this.#source = new EventSource("/api/v1/events"));
+    source.addEventListener("open", () => source === this.#source && this.#opened());
+    source.addEventListener("session", (event) => this.accept(JSON.parse(event.data)));
+    source.addEventListener("reset", () => this.#synchronise());
+    source.addEventListener("error", () => source === this.#source && this.#broke());
+    // Read the list when the stream is open, so that no change falls between the two; but don't wait for ever.
+    this.#listTimer = setTimeout(() => this.loaded || this.#synchronise(), LIST_WITHOUT_STREAM_MS);
+  }
+
+  #close() {
+    this.#source?.close();
+    this.#source = null;
+  }
+
+  #opened() {
+    clearTimeout(this.#listTimer);
+    this.#failures = 0;
+    this.#setState("live");
+    this.#synchronise();
+  }
+
+  #broke() {
+    this.#setState(navigator.onLine ? "reconnecting" : "offline");
+    // CONNECTING: the browser comes back by itself with Last-Event-ID. CLOSED: a proxy answered for the server, begin anew.
+    if (this.#source.readyState !== EventSource.CLOSED) return;
+    const wait = BACK_OFF_MS[Math.min(this.#failures++, BACK_OFF_MS.length - 1)];
+    this.#close();
+    this.#timer = setTimeout(() => this.#connectIfSignedIn(), wait);
+  }
+
+  async #connectIfSignedIn() {
+    try {
+      await call("GET", "/api/v1/sessions?limit=1");
+    } catch (problem) {
+      if (problem.status === 401) return goToSignIn();
+    }
+    this.#connect();
+  }
+
+  async #synchronise() {
+    if (!this.#withList) return this.#tell("stale", null);
+    const asked = serverNow();
+    try {
+      const page = await listSessions(null);
+      this.#forgetAllBut(page, asked);
+      this.loaded = true;
+      this.problem = null;
+      this.olderCursor = page.next_cursor;
+      for (const session of page.items) this.accept(session);
+    } catch (problem) {
+      if (problem.status === 401) return goToSignIn();
+      this.problem = problem;
+    }
+    this.#tell("change", null);
+  }
+
+  /** Rows inside the page's span that the server no longer lists were purged. */
+  #forgetAllBut(page, asked) {
+    const listed = new Set(page.items.map((session) => session.id));
+    const oldest = page.next_cursor ? Date.parse(page.items.at(-1)?.created_at) : 0;
+    for (const [id, session] of this.sessions) {
+      const created = Date.parse(session.created_at);
+      // One made while the list was on its way isn't in it and is not gone.
+      if (!listed.has(id) && created > oldest && created < asked - 5000) this.sessions.delete(id);
+    }
+  }
+
+  #visibilityChanged() {
+    clearTimeout(this.#hiddenTimer);
+    if (document.hidden) this.#hiddenTimer = setTimeout(() => this.#close(), HIDDEN_FOR_MS);
+    else if (!this.#source) this.#connect();
+  }
+
+  #setState(state) {
+    if (state === this.state) return;
+    this.state = state;
+    this.#tell("state", null);
+  }
+
+  #tell(kind, detail) {
+    this.dispatchEvent(new CustomEvent(kind, { detail }));
+  }
+}

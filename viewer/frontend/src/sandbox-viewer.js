@@ -1,0 +1,519 @@
+// <sandbox-viewer session="…">: one desktop with its status and its controls.
+//
+// Attributes: `session` (id); `bare` (fills the window, without the row of facts); `back` (address of the list, for
+// narrow screens). The page sets `.live` (a Live) once, before or after the element is on the page.
+
+import { Problem, goToSignIn, serverNow, terminateSession } from "./api.js";
+import { badge, element, icon, iconButton, relabel, setText } from "./dom.js";
+import { ago, badgeOf, duration, exactly, hostIsLost, inWords, isEnding, isOver, shortId } from "./session.js";
+
+const BACK_OFF_S = [0.5, 1, 2, 3, 5, 8, 10];
+const STEADY_AFTER_MS = 10_000;
+const CLOSE = { gone: 4404, revoked: 4403, unreachable: 4502, protocol: 4400, timeLimit: 4408, restarting: 1012 };
+// Begun with the page, so that the code is there when the session is known.
+const streamModule = import("./stream.js");
+streamModule.catch(() => {});
+
+class SandboxViewer extends HTMLElement {
+  static observedAttributes = ["session"];
+
+  /** @type {import("./live.js").Live|null} */
+  #live = null;
+  /** @type {import("./session.js").Session|null} */
+  #session = null;
+  /** @type {Problem|null} why there is no session to show */
+  #problem = null;
+  #stream = null;
+  /** @type {"idle"|"connecting"|"connected"|"waiting"|"refused"} of the stream */
+  #link = "idle";
+  #linkReason = "";
+  #attempts = 0;
+  #retryAt = 0;
+  #retryTimer = 0;
+  #steadyTimer = 0;
+  #ticker = 0;
+  #hasLastFrame = false;
+  #parts = null;
+  #onChange = (event) => this.#heard(event.detail);
+  #onStale = () => this.#load({ again: true });
+  #onOnline = () => this.#link === "waiting" && this.#connect();
+  #onFullscreen = () => this.#fullscreenChanged();
+
+  set live(live) {
+    this.#live = live;
+    if (this.isConnected) this.#follow();
+  }
+
+  connectedCallback() {
+    if (!this.#parts) this.#build();
+    addEventListener("online", this.#onOnline);
+    document.addEventListener("fullscreenchange", this.#onFullscreen);
+    this.#ticker = setInterval(() => this.#tick(), 250);
+    if (this.#live) this.#follow();
+  }
+
+  disconnectedCallback() {
+    removeEventListener("online", this.#onOnline);
+    document.removeEventListener("fullscreenchange", this.#onFullscreen);
+    this.#live?.removeEventListener("change", this.#onChange);
+    this.#live?.removeEventListener("stale", this.#onStale);
+    clearInterval(this.#ticker);
+    this.#dropStream();
+  }
+
+  attributeChangedCallback(_name, before, now) {
+    if (before === now || !this.#parts) return;
+    this.#dropStream();
+    this.#session = null;
+    this.#forgetLastFrame();
+    this.#closeClipboard();
+    this.#load();
+  }
+
+  /** Connect again; the sandbox doesn't notice. */
+  refresh() {
+    this.#dropStream();
+    this.#attempts = 0;
+    this.#load({ again: true });
+  }
+
+  #follow() {
+    this.#live.addEventListener("change", this.#onChange);
+    this.#live.addEventListener("stale", this.#onStale);
+    this.#load();
+  }
+
+  // ---- what the session is -------------------------------------------------------------------------------------
+
+  async #load({ again = false } = {}) {
+    const id = this.getAttribute("session");
+    this.#problem = null;
+    this.#render();
+    if (!id || !this.#live) return;
+    try {
+      const session = await (again ? this.#live.ask(id) : this.#live.get(id));
+      if (this.getAttribute("session") === id) this.#heard(session);
+    } catch (problem) {
+      if (this.getAttribute("session") === id) this.#failedToLoad(problem);
+    }
+  }
+
+  #failedToLoad(problem) {
+    if (problem.status === 401) return goToSignIn();
+    if (problem.status === 404) this.#session = null;
+    this.#problem = problem;
+    // Not "no such session": the server is silent, so try again by and by, keeping the picture.
+    if (problem.status !== 404) this.#retryLater("");
+    this.#render();
+  }
+
+  #heard(session) {
+    const mine = session ?? this.#live.sessions.get(this.getAttribute("session"));
+    if (!mine || mine.id !== this.getAttribute("session")) return;
+    this.#session = mine;
+    this.#problem = null;
+    if (this.#wantsStream() && this.#link === "idle") this.#connect();
+    if (!this.#wantsStream() && this.#link !== "idle") this.#dropStream();
+    this.#render();
+    this.dispatchEvent(new CustomEvent("sessionchange", { detail: mine }));
+  }
+
+  #wantsStream() {
+    return this.#session?.status === "running" && this.#session.display === "rfb";
+  }
+
+  // ---- the stream ----------------------------------------------------------------------------------------------
+
+  async #connect() {
+    clearTimeout(this.#retryTimer);
+    const id = this.#session?.id;
+    if (!id) return this.#load({ again: true });
+    this.#link = "connecting";
+    this.#render();
+    let module;
+    try {
+      module = await streamModule;
+    } catch {
+      this.#link = "refused";
+      this.#linkReason = "Part of this page could not be loaded. Reload it to try again.";
+      return this.#render();
+    }
+    if (this.#link !== "connecting" || this.#session?.id !== id || this.#stream) return;
+    const stream = (this.#stream = new module.Stream(this.#parts.stage, id));
+    stream.addEventListener("connected", () => this.#connected());
+    stream.addEventListener("painted", () => stream === this.#stream && this.#forgetLastFrame());
+    stream.addEventListener("clipboard", (event) => (this.#parts.clipboardText.value = event.detail));
+    stream.addEventListener("ended", (event) => this.#ended(event.detail));
+  }
+
+  #connected() {
+    this.#link = "connected";
+    this.#steadyTimer = setTimeout(() => (this.#attempts = 0), STEADY_AFTER_MS);
+    if (this.hasAttribute("bare")) this.#stream.focus();
+    this.#render();
+  }
+
+  async #ended({ code, reason }) {
+    clearTimeout(this.#steadyTimer);
+    this.#keepLastFrame();
+    this.#stream = null;
+    const id = this.#session?.id;
+    this.#link = "waiting";
+    this.#retryAt = 0;
+    this.#linkReason = streamReason(code, reason);
+    this.#render();
+    if (code === CLOSE.revoked) {
+      this.#link = "refused";
+      this.#render();
+    }
+    // noVNC and a refused handshake say nothing of the cause; the session's row knows.
+    try {
+      await this.#live.ask(id);
+    } catch (problem) {
+      if (this.#session?.id === id && (problem.status === 401 || problem.status === 404)) {
+        this.#link = "idle";
+        return this.#failedToLoad(problem);
+      }
+    }
+    if (this.#session?.id !== id || this.#link !== "waiting") return;
+    this.#retryLater(this.#linkReason);
+  }
+
+  #retryLater(reason) {
+    clearTimeout(this.#retryTimer);
+    const base = BACK_OFF_S[Math.min(this.#attempts++, BACK_OFF_S.length - 1)];
+    // Spread out: twenty pages that lost one relay must not all come back at the same moment.
+    const wait = base * 1000 * (0.85 + Math.random() * 0.3);
+    this.#link = "waiting";
+    this.#linkReason = reason;
+    this.#retryAt = Date.now() + wait;
+    this.#retryTimer = setTimeout(() => (this.#wantsStream() ? this.#connect() : this.#retryLoad()), wait);
+    this.#render();
+  }
+
+  #retryLoad() {
+    this.#link = "idle";
+    this.#load({ again: true });
+  }
+
+  #dropStream() {
+    clearTimeout(this.#retryTimer);
+    clearTimeout(this.#steadyTimer);
+    this.#keepLastFrame();
+    this.#stream?.close();
+    this.#stream = null;
+    this.#link = "idle";
+    this.#linkReason = "";
+  }
+
+  #keepLastFrame() {
+    if (!this.#stream?.copyTo(this.#parts.lastFrame)) return;
+    this.#hasLastFrame = true;
+    this.#parts.lastFrame.hidden = false;
+  }
+
+  #forgetLastFrame() {
+    this.#hasLastFrame = false;
+    this.#parts.lastFrame.hidden = true;
+    this.#render();
+  }
+
+  // ---- what is on the page -------------------------------------------------------------------------------------
+
+  #build() {
+    const back = this.getAttribute("back");
+    const parts = {
+      badge: element("span", { class: "viewer-badge" }),
+      title: element("h2", { class: "viewer-title" }),
+      subtitle: element("p", { class: "viewer-subtitle" }),
+      back: back && element("a", { class: "icon-button viewer-back", href: back, title: "All sandboxes", "aria-label": "All sandboxes" }, icon("back")),
+      clipboard: iconButton("clipboard", "Clipboard", () => this.#toggleClipboard(), { "aria-expanded": "false", "data-control": "clipboard" }),
+      refresh: iconButton("refresh", "Reconnect", () => this.refresh(), { "data-control": "refresh" }),
+      fullscreen: iconButton("fullscreen", "Full screen", () => this.#toggleFullscreen(), { "data-control": "fullscreen" }),
+      tab: element("a", { class: "icon-button", target: "_blank", rel: "noopener", title: "Open in a new tab", "aria-label": "Open in a new tab", "data-control": "tab" }, icon("tab")),
+      terminate: iconButton("stop", "Terminate", () => this.#askToTerminate(), { "data-control": "terminate" }),
+      notice: element("p", { class: "viewer-notice", hidden: true }),
+      stage: element("div", { class: "viewer-stage" }),
+      lastFrame: element("canvas", { class: "viewer-last-frame", hidden: true, "aria-hidden": "true" }),
+      cover: element("div", { class: "viewer-cover", role: "status" }),
+      hint: element("p", { class: "viewer-hint" }, "Keyboard goes to the desktop. ", element("kbd", {}, "Ctrl Alt Home"), " gives it back."),
+      facts: element("dl", { class: "viewer-facts" }),
+      clipboardText: element("textarea", { rows: "5", spellcheck: "false", "aria-label": "Text on the desktop's clipboard" }),
+      clipboardPanel: element("div", { class: "viewer-clipboard", hidden: true }),
+    };
+    const send = element("button", { type: "button", class: "button primary" }, "Send to desktop");
+    send.addEventListener("click", () => this.#sendClipboard());
+    parts.clipboardPanel.append(
+      element("p", {}, "Text copied on the desktop shows here. Write or paste here to send it there."), parts.clipboardText, send);
+    this.#parts = parts;
+    this.#coverParts();
+    this.append(
+      element("header", { class: "viewer-bar" }, parts.back, element("div", { class: "viewer-name" }, element("div", { class: "viewer-heading" }, parts.title, parts.badge), parts.subtitle),
+        element("div", { class: "viewer-controls" }, parts.clipboard, parts.refresh, parts.fullscreen, parts.tab, parts.terminate)),
+      parts.notice, element("div", { class: "viewer-screen" }, parts.stage, parts.lastFrame, parts.cover, parts.clipboardPanel, parts.hint), parts.facts);
+    this.#dialog = new TerminateDialog(this);
+    parts.stage.addEventListener("keydown", (event) => this.#maybeReleaseKeyboard(event), { capture: true });
+    parts.stage.addEventListener("focusout", () => this.#stream?.releaseKeys());
+    parts.clipboardPanel.addEventListener("keydown", (event) => event.key === "Escape" && this.#closeClipboard());
+  }
+
+  #dialog = null;
+
+  #coverParts() {
+    const cover = {
+      icon: element("div", { class: "cover-icon" }),
+      heading: element("p", { class: "cover-heading" }),
+      text: element("p", { class: "cover-text" }),
+      clock: element("p", { class: "cover-clock", "aria-live": "off" }),
+      action: element("button", { type: "button", class: "button", hidden: true }),
+      shown: "",
+    };
+    cover.action.addEventListener("click", () => this.refresh());
+    this.#parts.cover.append(cover.icon, cover.heading, cover.text, cover.clock, cover.action);
+    this.#cover = cover;
+  }
+
+  #cover = null;
+
+  #render() {
+    if (!this.#parts) return;
+    const session = this.#session;
+    this.dataset.link = this.#link;
+    this.#renderBar(session);
+    this.#renderNotice(session);
+    this.#renderCover(this.#coverFor(session));
+    this.#renderFacts(session);
+    this.#tick();
+  }
+
+  #renderBar(session) {
+    const parts = this.#parts;
+    setText(parts.title, session ? shortId(session.id) : (this.getAttribute("session") ? shortId(this.getAttribute("session")) : "No desktop"));
+    setText(parts.subtitle, session ? [session.image, session.resolution?.replace("x", " × ")].filter(Boolean).join(" · ") : "");
+    const shown = session ? badgeOf(session) : null;
+    if (shown && parts.badge.textContent !== shown.label) parts.badge.replaceChildren(badge(shown));
+    if (!shown) parts.badge.replaceChildren();
+    const live = session && !isOver(session);
+    parts.clipboard.disabled = this.#link !== "connected";
+    parts.refresh.disabled = !this.getAttribute("session");
+    parts.fullscreen.hidden = !document.fullscreenEnabled;
+    parts.fullscreen.disabled = !session;
+    parts.tab.hidden = this.hasAttribute("bare");
+    if (session && !isOver(session)) parts.tab.href = session.novnc_url;
+    else parts.tab.removeAttribute("href");
+    parts.terminate.hidden = session?.kind === "desktop" || document.body.dataset.role === "watcher";
+    parts.terminate.disabled = !live;
+    if (this.#link !== "connected") this.#closeClipboard();
+  }
+
+  #renderNotice(session) {
+    const notice = this.#parts.notice;
+    let text = "";
+    if (session && isEnding(session) && this.#link === "connected") text = "This desktop is being ended.";
+    else if (session && hostIsLost(session)) text = `Host ${session.host ?? ""} does not answer. The desktop may still be running there; what you see may be old.`;
+    else if (session?.status === "running" && session.status_reason === "blank") text = "The desktop is connected, but has drawn nothing on its screen yet.";
+    setText(notice, text);
+    notice.hidden = !text;
+  }
+
+  /** @returns {{icon: string, heading: string, text?: string, clock?: () => string, action?: string, busy?: boolean, tone?: string}|null} */
+  #coverFor(session) {
+    if (!this.getAttribute("session")) return { icon: "screen", heading: "No desktop selected", text: "Choose one from the list, or start a new one." };
+    if (this.#problem) return this.#coverForProblem(this.#problem);
+    if (!session) return { icon: "", heading: "Loading…", busy: true };
+    if (isEnding(session) && this.#link !== "connected") return { icon: "", busy: true, heading: "Terminating…", text: hostIsLost(session) ? "The host does not answer. The desktop ends as soon as it does." : "" };
+    if (session.status === "creating") return this.#coverForCreating(session);
+    if (session.status === "error") return { icon: "warning", tone: "bad", heading: "This desktop failed", text: session.error_message || inWords(session.status_reason) || "No reason was given." };
+    if (session.status === "terminated") return this.#coverForTerminated(session);
+    if (session.status === "paused") return { icon: "moon", heading: "This desktop is paused", text: inWords(session.status_reason) };
+    if (session.display !== "rfb") return { icon: "screen", heading: "No screen to show", text: session.display === "none" ? "This sandbox has no display." : "This desktop has a web client of its own." };
+    return this.#coverForLink();
+  }
+
+  #coverForProblem(problem) {
+    if (problem.status === 404) return { icon: "screen", heading: "There is no such desktop", text: "It may have been removed, or it belongs to somebody else." };
+    return { icon: "plug", heading: "Not reachable", text: problem.message, clock: () => this.#retryText(), action: "Try now" };
+  }
+
+  #coverForCreating(session) {
+    const since = Date.parse(session.created_at);
+    const text = [inWords(session.status_reason) || "Starting the desktop", hostIsLost(session) ? "The host does not answer." : ""].filter(Boolean).join(". ");
+    return { icon: "", busy: true, heading: "Creating your desktop", text, clock: () => duration(serverNow() - since) };
+  }
+
+  #coverForTerminated(session) {
+    const ended = Date.parse(session.terminated_at ?? session.updated_at);
+    const reason = session.status_reason && session.status_reason !== "terminated" ? inWords(session.status_reason) : "";
+    return { icon: "moon", heading: "The desktop has ended", text: reason, clock: () => ago(serverNow() - ended) };
+  }
+
+  #coverForLink() {
+    if (this.#link === "connected") return null;
+    if (this.#link === "refused") return { icon: "warning", tone: "bad", heading: this.#linkReason, action: "Try again" };
+    if (this.#link === "waiting") return { icon: "plug", heading: this.#linkReason, clock: () => this.#retryText(), action: "Try now" };
+    return { icon: "", busy: true, heading: this.#attempts > 0 ? "Reconnecting…" : "Connecting…" };
+  }
+
+  #retryText() {
+    if (!navigator.onLine) return "This browser is offline.";
+    const left = Math.ceil((this.#retryAt - Date.now()) / 1000);
+    return left > 0 ? `Reconnecting in ${left} s…` : "Reconnecting…";
+  }
+
+  #renderCover(wanted) {
+    const cover = this.#cover;
+    this.#parts.cover.hidden = !wanted;
+    this.#parts.stage.inert = Boolean(wanted);
+    cover.clockText = wanted?.clock ?? null;
+    if (!wanted) return;
+    this.#parts.cover.dataset.tone = wanted.tone ?? "quiet";
+    this.#parts.cover.dataset.over = String(this.#hasLastFrame);
+    const look = wanted.busy ? "busy" : wanted.icon;
+    if (cover.shown !== look) {
+      cover.icon.replaceChildren(wanted.busy ? element("span", { class: "spinner" }) : icon(wanted.icon));
+      cover.shown = look;
+    }
+    setText(cover.heading, wanted.heading);
+    setText(cover.text, wanted.text ?? "");
+    cover.action.hidden = !wanted.action;
+    setText(cover.action, wanted.action ?? "");
+  }
+
+  #renderFacts(session) {
+    const facts = this.#parts.facts;
+    facts.hidden = !session || this.hasAttribute("bare");
+    if (facts.hidden) return;
+    const rows = [["Host", session.host], ["Task", session.task_id], ["Agent", session.agent_id], ["Session", session.id]];
+    const key = JSON.stringify([rows, session.expires_at]);
+    if (facts.dataset.key === key) return;
+    facts.dataset.key = key;
+    facts.replaceChildren(...rows.filter(([, value]) => value).map(([name, value]) => element("div", {}, element("dt", {}, name), element("dd", { title: value }, value))));
+    if (session.expires_at) {
+      facts.append(element("div", { class: "fact-expiry" }, element("dt", {}, "Ends"), element("dd", {}, element("time", { datetime: session.expires_at, title: exactly(session.expires_at) }))));
+    }
+  }
+
+  #tick() {
+    if (this.#cover?.clockText || this.#cover?.clock.textContent) setText(this.#cover.clock, this.#cover.clockText?.() ?? "");
+    const expiry = this.#parts?.facts.querySelector(".fact-expiry");
+    if (!expiry || !this.#session?.expires_at) return;
+    expiry.hidden = isOver(this.#session);
+    const left = Date.parse(this.#session.expires_at) - serverNow();
+    setText(expiry.querySelector("time"), left > 0 ? `in ${duration(left)}` : "now");
+  }
+
+  // ---- controls ------------------------------------------------------------------------------------------------
+
+  async #toggleFullscreen() {
+    if (document.fullscreenElement) return document.exitFullscreen();
+    try {
+      await this.requestFullscreen({ navigationUI: "hide" });
+      this.#stream?.focus();
+    } catch {
+      // The browser or a framing page forbids it; the button stays for another try.
+    }
+  }
+
+  #fullscreenChanged() {
+    const full = document.fullscreenElement === this;
+    relabel(this.#parts.fullscreen, full ? "shrink" : "fullscreen", full ? "Leave full screen" : "Full screen");
+  }
+
+  #toggleClipboard() {
+    const open = this.#parts.clipboardPanel.hidden;
+    this.#parts.clipboardPanel.hidden = !open;
+    this.#parts.clipboard.setAttribute("aria-expanded", String(open));
+    if (open) this.#parts.clipboardText.focus();
+  }
+
+  #closeClipboard() {
+    if (this.#parts.clipboardPanel.hidden) return;
+    const inside = this.#parts.clipboardPanel.contains(document.activeElement);
+    this.#parts.clipboardPanel.hidden = true;
+    this.#parts.clipboard.setAttribute("aria-expanded", "false");
+    if (inside) this.#parts.clipboard.focus();
+  }
+
+  #sendClipboard() {
+    this.#stream?.paste(this.#parts.clipboardText.value);
+    this.#closeClipboard();
+    this.#stream?.focus();
+  }
+
+  // A desktop takes every key, Tab too: without a way out, a person without a mouse could never leave it.
+  #maybeReleaseKeyboard(event) {
+    if (!(event.ctrlKey && event.altKey && event.key === "Home")) return;
+    event.preventDefault();
+    event.stopPropagation();
+    this.#parts.refresh.focus();
+  }
+
+  #askToTerminate() {
+    if (this.#session && !isOver(this.#session)) this.#dialog.ask(this.#session, this.#live);
+  }
+}
+
+/** "Terminate this desktop?", with its pending state and the server's answer when it fails. */
+class TerminateDialog {
+  #session = null;
+  #live = null;
+
+  constructor(parent) {
+    this.error = element("p", { class: "form-error", role: "alert", hidden: true });
+    this.cancel = element("button", { type: "button", class: "button", autofocus: true }, "Keep it");
+    this.confirm = element("button", { type: "button", class: "button danger" }, "Terminate");
+    this.text = element("p", {});
+    this.box = element("dialog", { class: "dialog", "aria-label": "Terminate this desktop" },
+      element("h2", {}, "Terminate this desktop?"), this.text, this.error,
+      element("div", { class: "dialog-actions" }, this.cancel, this.confirm));
+    this.cancel.addEventListener("click", () => this.box.close());
+    this.confirm.addEventListener("click", () => this.#terminate());
+    parent.append(this.box);
+  }
+
+  ask(session, live) {
+    this.#session = session;
+    this.#live = live;
+    this.text.textContent = `Desktop ${shortId(session.id)} stops at once. Its programs end and files inside it are lost.`;
+    this.error.hidden = true;
+    this.#setPending(false);
+    this.box.showModal();
+  }
+
+  async #terminate() {
+    const session = this.#session;
+    this.#setPending(true);
+    this.error.hidden = true;
+    try {
+      const answer = await terminateSession(session.id);
+      if (answer?.id) this.#live.accept(answer);
+      else await this.#live.ask(session.id);
+      if (this.#session === session) this.box.close();
+    } catch (problem) {
+      if (problem.status === 401) return goToSignIn();
+      if (problem.status === 404) return this.box.close();
+      this.error.textContent = problem.message;
+      this.error.hidden = false;
+    } finally {
+      this.#setPending(false);
+    }
+  }
+
+  #setPending(pending) {
+    this.confirm.disabled = pending;
+    this.confirm.replaceChildren(...(pending ? [element("span", { class: "spinner small" }), "Terminating…"] : ["Terminate"]));
+    this.cancel.textContent = pending ? "Close" : "Keep it";
+  }
+}
+
+function streamReason(code, reason) {
+  if (code === CLOSE.gone) return "The desktop closed its screen";
+  if (code === CLOSE.revoked) return "Your access to this desktop was withdrawn";
+  if (code === CLOSE.unreachable) return "The desktop's screen does not answer";
+  if (code === CLOSE.timeLimit) return "This stream reached its time limit";
+  if (code === CLOSE.restarting) return "The relay is restarting";
+  if (code === CLOSE.protocol) return reason ? `The desktop was not understood: ${reason}` : "The desktop was not understood";
+  return "Connection lost";
+}
+
+customElements.define("sandbox-viewer", SandboxViewer);

@@ -1,0 +1,76 @@
+// What a session's fields mean in words. Pure: no page, no network.
+
+/**
+ * @typedef {object} Session as in the API
+ * @property {string} id
+ * @property {"sandbox"|"desktop"} kind
+ * @property {"rfb"|"kasmvnc"|"none"} display
+ * @property {"creating"|"running"|"paused"|"terminated"|"error"} status
+ * @property {string|null} status_reason
+ * @property {string|null} sandbox_id
+ * @property {string|null} host
+ * @property {"unknown"|"ok"|"unreachable"|null} host_status
+ * @property {string} image
+ * @property {string|null} resolution
+ * @property {string|null} task_id
+ * @property {string|null} agent_id
+ * @property {string} novnc_url
+ * @property {string|null} error_message
+ * @property {string} created_at
+ * @property {string} updated_at
+ * @property {string|null} expires_at
+ * @property {string|null} terminated_at
+ */
+
+/** @typedef {{tone: "good"|"busy"|"bad"|"quiet"|"warn", label: string}} Badge */
+
+const LABELS = { creating: "Creating", running: "Running", paused: "Paused", terminated: "Terminated", error: "Error" };
+const TONES = { creating: "busy", running: "good", paused: "quiet", terminated: "quiet", error: "bad" };
+
+/** @param {Session} session */
+export const isOver = (session) => session.status === "terminated" || session.status === "error";
+
+/** @param {Session} session */
+export const isEnding = (session) => !isOver(session) && session.status_reason === "terminating";
+
+/** @param {Session} session */
+export const hostIsLost = (session) => !isOver(session) && session.host_status === "unreachable";
+
+/** @param {Session} session @returns {Badge} */
+export function badgeOf(session) {
+  if (isEnding(session)) return { tone: "busy", label: "Terminating" };
+  if (hostIsLost(session)) return { tone: "warn", label: "Host unreachable" };
+  if (session.status === "running" && session.status_reason === "blank") return { tone: "good", label: "Running, blank" };
+  return { tone: TONES[session.status] ?? "bad", label: LABELS[session.status] ?? session.status };
+}
+
+/** The first characters that tell sessions apart, without a prefix such as `ses_`. */
+export function shortId(id) {
+  const bare = id.includes("_") ? id.slice(id.indexOf("_") + 1) : id;
+  return bare.slice(0, 8);
+}
+
+/** A reason as the worker writes it ("waiting_for_frame", "pulling the image") as a sentence's words. */
+export function inWords(reason) {
+  const words = String(reason ?? "").replaceAll("_", " ").trim();
+  return words ? words[0].toUpperCase() + words.slice(1) : "";
+}
+
+/** "12 s", "4 min", "3 h", "2 d". */
+export function duration(milliseconds) {
+  const seconds = Math.max(0, Math.round(milliseconds / 1000));
+  if (seconds < 60) return `${seconds} s`;
+  if (seconds < 3600) return `${Math.floor(seconds / 60)} min`;
+  if (seconds < 86400) return `${Math.floor(seconds / 3600)} h`;
+  return `${Math.floor(seconds / 86400)} d`;
+}
+
+/** "just now", "4 min ago". */
+export function ago(milliseconds) {
+  return milliseconds < 5000 ? "just now" : `${duration(milliseconds)} ago`;
+}
+
+/** The exact time, in the reader's own words and time zone. */
+export function exactly(iso) {
+  return new Date(iso).toLocaleString(undefined, { dateStyle: "medium", timeStyle: "medium" });
+}

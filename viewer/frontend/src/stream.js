@@ -1,0 +1,85 @@
+// One desktop's stream in one element: noVNC's RFB over our WebSocket, with the reason when it ends.
+
+import RFB from "@novnc/novnc";
+
+/** Why a stream ended, from the relay's close codes. */
+export const ENDED = { gone: 4404, revoked: 4403, unreachable: 4502, protocol: 4400, timeLimit: 4408, restarting: 1012 };
+
+/** Fires `connected`, `painted`, `clipboard` (detail: text) and `ended` (detail: {code, reason}), the last once. */
+export class Stream extends EventTarget {
+  #rfb;
+  #socket;
+  #stage;
+  #ended = false;
+
+  /** @param {HTMLElement} stage empty element to draw in @param {string} sessionId */
+  constructor(stage, sessionId) {
+    super();
+    this.#stage = stage;
+    const scheme = location.protocol === "https:" ? "wss:" : "ws:";
+    // Our own socket rather than an address: noVNC's `disconnect` says neither code nor reason, the socket does.
+    this.#socket = new WebSocket(`${scheme}//${location.host}/stream/${encodeURIComponent(sessionId)}`, ["binary"]);
+    this.#socket.addEventListener("close", (event) => this.#closed(event.code, event.reason));
+    this.#rfb = new RFB(stage, this.#socket, { shared: true, wsProtocols: ["binary"] });
+    this.#rfb.scaleViewport = true;
+    this.#rfb.focusOnClick = true;
+    this.#rfb.background = "transparent";
+    this.#rfb.addEventListener("connect", () => this.#connected());
+    this.#rfb.addEventListener("securityfailure", (event) => this.#closed(ENDED.protocol, event.detail.reason ?? ""));
+    this.#rfb.addEventListener("disconnect", () => this.#closed(1006, ""));
+    this.#rfb.addEventListener("clipboard", (event) => this.#tell("clipboard", event.detail.text));
+  }
+
+  focus() {
+    this.#rfb.focus({ preventScroll: true });
+  }
+
+  paste(text) {
+    this.#rfb.clipboardPasteFrom(text);
+  }
+
+  /** Let go of every key that the desktop believes is held. */
+  releaseKeys() {
+    // noVNC releases them when the window loses focus; focus that moves inside the page is the same to a desktop.
+    window.dispatchEvent(new Event("blur"));
+  }
+
+  /** Draw the present picture into `canvas`; false when there is none yet. */
+  copyTo(canvas) {
+    const picture = this.#stage.querySelector("canvas");
+    if (!picture || picture.width === 0 || picture.height === 0) return false;
+    canvas.width = picture.width;
+    canvas.height = picture.height;
+    canvas.getContext("2d").drawImage(picture, 0, 0);
+    return true;
+  }
+
+  /** End it from here: no `ended` follows. */
+  close() {
+    this.#ended = true;
+    this.#rfb.disconnect();
+    this.#stage.replaceChildren();
+  }
+
+  #connected() {
+    const canvas = this.#stage.querySelector("canvas");
+    canvas.setAttribute("role", "application");
+    canvas.setAttribute("aria-label", "Desktop screen. Control, Alt and Home together give the keyboard back to the page.");
+    canvas.tabIndex = 0;
+    this.#tell("connected");
+    // The first message after ServerInit is the first picture.
+    this.#socket.addEventListener("message", () => requestAnimationFrame(() => requestAnimationFrame(() => this.#tell("painted"))), { once: true });
+  }
+
+  #closed(code, reason) {
+    if (this.#ended) return;
+    this.#ended = true;
+    this.#tell("ended", { code, reason });
+    this.#rfb.disconnect();
+    this.#stage.replaceChildren();
+  }
+
+  #tell(kind, detail = null) {
+    this.dispatchEvent(new CustomEvent(kind, { detail }));
+  }
+}

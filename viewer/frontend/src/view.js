@@ -1,0 +1,14 @@
+// The bare page: one desktop, the whole window.
+
+import { Live } from "./live.js";
+import "./sandbox-viewer.js";
+import { badgeOf, shortId } from "./session.js";
+
+const viewer = document.querySelector("sandbox-viewer");
+const live = new Live({ withList: false });
+
+viewer.addEventListener("sessionchange", ({ detail: session }) => {
+  document.title = `${badgeOf(session).label} · ${shortId(session.id)} · Deskfleet`;
+});
+viewer.live = live;
+live.start();
