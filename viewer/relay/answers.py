@@ -1,4 +1,4 @@
-"""What the relay answers over HTTP, as types: shared with its client in the control plane. No aiohttp here."""
+"""What the relay answers over HTTP, as types, for it and for its client in the control plane. No aiohttp."""
 
 from __future__ import annotations
 

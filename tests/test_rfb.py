@@ -1,0 +1,251 @@
+"""The RFB core against hand-written bytes; hypothesis cuts them every which way."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import suppress
+from itertools import pairwise
+from struct import pack
+from typing import TypeVar
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from viewer.rfb.client_messages import LONGEST_MESSAGE, ClientMessageParser, message_length
+from viewer.rfb.conversation import Conversation, ProtocolError, Read, Refused, RfbError, Script, Write
+from viewer.rfb.handshake import client_handshake, server_handshake
+from viewer.rfb.probe import Screen, probe_first_frame
+from viewer.rfb.vncauth import vnc_auth_response
+
+T = TypeVar("T")
+VERSION = b"RFB 003.008\n"
+CHALLENGE = bytes(range(16))
+OK = pack(">I", 0)
+BLACK = b"\0\0\0\0"
+RED = b"\0\0\xff\0"
+DIRTY_BLACK = b"\0\0\0\x7f"
+
+
+def cuts(data: bytes) -> st.SearchStrategy[list[bytes]]:
+    """Every way to cut `data` into consecutive chunks, empty ones included."""
+    places = st.lists(st.integers(0, len(data)), max_size=8)
+
+    def cut(at: list[int]) -> list[bytes]:
+        edges = [0, *sorted(at), len(data)]
+        return [data[a:b] for a, b in pairwise(edges)]
+
+    return places.map(cut)
+
+
+def play(script: Script[T], chunks: list[bytes]) -> tuple[Conversation[T], bytes]:
+    conversation = Conversation(script)
+    sent = conversation.opening()
+    for chunk in chunks:
+        sent += conversation.feed(chunk)
+    return conversation, sent
+
+
+def server_init(width: int, height: int, name: bytes = b"desk") -> bytes:
+    return pack(">HH16xI", width, height, len(name)) + name
+
+
+def update(*rectangles: bytes, count: int | None = None) -> bytes:
+    return pack(">BxH", 0, len(rectangles) if count is None else count) + b"".join(rectangles)
+
+
+def raw(width: int, height: int, pixels: bytes) -> bytes:
+    return pack(">HHHHi", 0, 0, width, height, 0) + pixels
+
+
+LOGIN = VERSION + b"\x01\x01" + OK
+
+
+# --- handshakes
+
+
+@given(st.data())
+def test_client_handshake_with_a_password_is_the_same_for_every_chunking(data: st.DataObject) -> None:
+    wire = VERSION + b"\x02\x01\x02" + CHALLENGE + OK + b"rest"
+    conversation, sent = play(client_handshake("secret12"), data.draw(cuts(wire)))
+    assert conversation.done
+    assert conversation.leftover == b"rest"
+    assert sent == VERSION + b"\x02" + vnc_auth_response("secret12", CHALLENGE)
+
+
+def test_client_handshake_without_a_password_takes_none() -> None:
+    conversation, sent = play(client_handshake(None), [VERSION + b"\x02\x02\x01" + OK])
+    assert conversation.done
+    assert sent == VERSION + b"\x01"
+
+
+def test_vnc_auth_is_des_under_the_first_eight_characters() -> None:
+    assert vnc_auth_response("password", bytes(16)) == vnc_auth_response("password and more", bytes(16))
+    assert vnc_auth_response("COW", bytes(8)) != vnc_auth_response("cow", bytes(8))
+    # A zero key has no bits to reverse: the well-known DES vector of zero key and zero block.
+    assert vnc_auth_response("", bytes(8)).hex() == "8ca64de9c1b123a7"
+
+
+@pytest.mark.parametrize(
+    ("password", "wire", "sentence"),
+    [
+        ("pw", VERSION + b"\x01\x02" + CHALLENGE + pack(">II", 1, 5) + b"wrong", "refused the login: wrong"),
+        ("pw", VERSION + b"\x01\x01", "does not ask for this session's password"),
+        (None, VERSION + b"\x01\x02", r"offers only security types \[2\]"),
+        (None, VERSION + b"\x00" + pack(">I", 4) + b"busy", "refused the connection: busy"),
+        (None, b"RFB 003.003\n", "speaks RFB 3.3"),
+    ],
+)
+def test_client_handshake_says_why_it_was_refused(password: str | None, wire: bytes, sentence: str) -> None:
+    with pytest.raises(Refused, match=sentence):
+        play(client_handshake(password), [wire])
+
+
+def test_a_server_that_is_not_rfb_is_a_protocol_error() -> None:
+    with pytest.raises(ProtocolError, match="does not speak RFB"):
+        play(client_handshake(None), [b"HTTP/1.1 400 Bad Request\r\n"])
+
+
+@given(st.data(), st.booleans())
+def test_server_handshake_offers_a_browser_none_for_every_chunking(data: st.DataObject, shared: bool) -> None:
+    wire = VERSION + b"\x01" + bytes([shared]) + b"\x03more"
+    conversation, sent = play(server_handshake(), data.draw(cuts(wire)))
+    assert conversation.result is shared
+    assert conversation.leftover == b"\x03more"
+    assert sent == VERSION + b"\x01\x01" + OK
+
+
+def test_server_handshake_serves_older_clients_their_own_exchange() -> None:
+    assert play(server_handshake(), [b"RFB 003.003\n\x01"])[1] == VERSION + pack(">I", 1)
+    assert play(server_handshake(), [b"RFB 003.007\n\x01\x01"])[1] == VERSION + b"\x01\x01"
+
+
+@pytest.mark.parametrize("wire", [VERSION + b"\x02", b"GET / HTTP/1.1\r\n"])
+def test_server_handshake_refuses_what_it_did_not_offer(wire: bytes) -> None:
+    with pytest.raises(ProtocolError):
+        play(server_handshake(), [wire])
+
+
+@given(st.lists(st.binary(max_size=40), max_size=12))
+def test_garbage_ends_in_an_error_of_ours_or_in_waiting(chunks: list[bytes]) -> None:
+    scripts: list[Callable[[], Script[object]]] = [
+        lambda: client_handshake("pw"),
+        lambda: client_handshake(None),
+        server_handshake,
+        lambda: probe_first_frame(None, Screen()),
+    ]
+    for make in scripts:
+        with suppress(RfbError):
+            play(make(), chunks)
+
+
+def test_a_result_that_is_not_there_yet_is_an_error() -> None:
+    def echo_one() -> Script[bytes]:
+        yield Write(b"?")
+        return (yield Read(1))
+
+    conversation = Conversation(echo_one())
+    assert conversation.opening() == b"?"
+    with pytest.raises(LookupError):
+        _ = conversation.result
+    conversation.feed(b"!")
+    assert conversation.result == b"!"
+
+
+# --- probe
+
+
+@given(st.data())
+def test_probe_sees_two_colours_for_every_chunking(data: st.DataObject) -> None:
+    wire = LOGIN + server_init(2, 2) + update(raw(2, 2, BLACK * 3 + RED))
+    screen = Screen()
+    conversation, sent = play(probe_first_frame(None, screen), data.draw(cuts(wire)))
+    assert conversation.done
+    assert (screen.width, screen.height, screen.colours) == (2, 2, 2)
+    assert sent.endswith(pack(">BBHHHH", 3, 0, 0, 0, 2, 2))
+
+
+def test_probe_on_a_blank_screen_waits_for_a_change_and_then_looks_at_the_whole_again() -> None:
+    screen = Screen()
+    blank = update(raw(2, 2, BLACK * 4))
+    conversation, sent = play(probe_first_frame(None, screen), [LOGIN + server_init(2, 2) + blank])
+    assert not conversation.done
+    assert screen.colours == 1
+    assert sent[-10:] == pack(">BBHHHH", 3, 1, 0, 0, 2, 2)
+    assert conversation.feed(update(raw(1, 1, RED))) == pack(">BBHHHH", 3, 0, 0, 0, 2, 2)
+    conversation.feed(update(raw(2, 2, RED + BLACK * 3)))
+    assert conversation.done
+
+
+def test_probe_does_not_count_the_unused_byte_of_a_pixel() -> None:
+    screen = Screen()
+    frame = update(raw(2, 1, BLACK + DIRTY_BLACK))
+    conversation, _ = play(probe_first_frame(None, screen), [LOGIN + server_init(2, 1) + frame])
+    assert not conversation.done
+    assert screen.colours == 1
+
+
+def test_probe_counts_over_all_rectangles_of_one_update() -> None:
+    frame = update(raw(2, 1, BLACK * 2), raw(2, 1, RED * 2))
+    assert play(probe_first_frame(None, Screen()), [LOGIN + server_init(2, 2) + frame])[0].done
+
+
+def test_probe_follows_a_resize_and_passes_over_bell_clipboard_and_colour_map() -> None:
+    screen = Screen()
+    noise = b"\x02" + pack(">B3xI", 3, 3) + b"abc" + pack(">BxHH", 1, 0, 1) + b"\0" * 6
+    resize = update(pack(">HHHHi", 0, 0, 4, 3, -223))
+    conversation, sent = play(probe_first_frame(None, screen), [LOGIN + server_init(2, 2) + noise + resize])
+    assert (screen.width, screen.height) == (4, 3)
+    assert sent.endswith(pack(">HH", 4, 3))
+    last_rect = pack(">HHHHi", 0, 0, 0, 0, -224)
+    conversation.feed(update(raw(2, 1, BLACK + RED), last_rect, count=0xFFFF))
+    assert conversation.done
+
+
+@pytest.mark.parametrize(
+    "wire",
+    [
+        server_init(0, 10),
+        server_init(65535, 65535),
+        pack(">HH16xI", 2, 2, 1 << 30),
+        server_init(2, 2) + b"\x07",
+        server_init(2, 2) + update(pack(">HHHHi", 0, 0, 2, 2, 7)),
+    ],
+)
+def test_probe_refuses_impossible_screens_and_messages(wire: bytes) -> None:
+    with pytest.raises(ProtocolError):
+        play(probe_first_frame(None, Screen()), [LOGIN + wire])
+
+
+# --- client messages
+
+MESSAGES = st.one_of(
+    st.binary(min_size=19, max_size=19).map(lambda body: b"\0" + body),
+    st.lists(st.integers(-(2**31), 2**31 - 1), max_size=20).map(
+        lambda encodings: pack(f">BxH{len(encodings)}i", 2, len(encodings), *encodings)
+    ),
+    st.binary(min_size=9, max_size=9).map(lambda body: b"\x03" + body),
+    st.binary(min_size=7, max_size=7).map(lambda body: b"\x04" + body),
+    st.binary(min_size=4, max_size=4).map(lambda body: b"\x05\x01" + body),
+    st.binary(min_size=5, max_size=5).map(lambda body: b"\x05\x81" + body),
+    st.binary(max_size=30).map(lambda text: pack(">B3xi", 6, len(text)) + text),
+    st.binary(min_size=4, max_size=30).map(lambda text: pack(">B3xi", 6, -len(text)) + text),
+    st.binary(min_size=9, max_size=9).map(lambda body: b"\x96" + body),
+    st.binary(max_size=64).map(lambda body: pack(">B3xIB", 248, 0, len(body)) + body),
+    st.just(b"\xfa\x00\x01\x02"),
+    st.integers(0, 4).map(lambda screens: pack(">BxHHBx", 251, 800, 600, screens) + bytes(16 * screens)),
+    st.binary(min_size=10, max_size=10).map(lambda body: b"\xff\x00" + body),
+)
+
+
+@given(st.data(), st.lists(MESSAGES, max_size=6))
+def test_client_messages_are_cut_alike_for_every_chunking(data: st.DataObject, messages: list[bytes]) -> None:
+    parser = ClientMessageParser()
+    cut = [message for chunk in data.draw(cuts(b"".join(messages))) for message in parser.feed(chunk)]
+    assert cut == messages
+
+
+@pytest.mark.parametrize("start", [b"\x07", b"\xff\x01", pack(">B3xi", 6, LONGEST_MESSAGE)])
+def test_a_message_of_unknown_or_excessive_length_ends_the_stream(start: bytes) -> None:
+    with pytest.raises(ProtocolError):
+        message_length(start)
