@@ -139,7 +139,7 @@ def _due(row: Session, hosts: Collection[str], now: datetime, policy: Policy) ->
     if row.host is not None and row.host not in hosts:
         return Fail(row=row, message=f"sandbox host {row.host} is no longer part of this fleet")
     if row.terminate_requested_at is not None:
-        return Terminate(row=row, reason=EXPIRED if _has_expired_first(row) else ON_REQUEST)
+        return Terminate(row=row, reason=reason_of_end(row))
     if row.expires_at is not None and row.expires_at <= now:
         return Terminate(row=row, reason=EXPIRED)
     if row.status is not Status.CREATING:
@@ -152,10 +152,11 @@ def _due(row: Session, hosts: Collection[str], now: datetime, policy: Policy) ->
     return BringUp(row=row)
 
 
-def _has_expired_first(row: Session) -> bool:
-    """Expiry on a silent host is stored as a wish to end, like any other."""
+def reason_of_end(row: Session) -> str:
+    """Why an end was asked for: expiry on a silent host is stored as a wish to end, like any other."""
     asked = row.terminate_requested_at
-    return row.expires_at is not None and asked is not None and row.expires_at <= asked
+    has_expired_first = row.expires_at is not None and asked is not None and row.expires_at <= asked
+    return EXPIRED if has_expired_first else ON_REQUEST
 
 
 def compare(
@@ -244,7 +245,7 @@ def _lifetime(
 
 
 def renewed_until(row: Session, *, now: datetime, policy: Policy) -> datetime | None:
-    """Return the new end of a watched session; None while half its time is left, or at the limit of its life."""
+    """Return the new end of a watched session; None while half its time is left, or at its limit."""
     ttl = timedelta(seconds=row.ttl_seconds)
     if row.status is Status.CREATING or row.expires_at is None or row.expires_at - now >= ttl / 2:
         return None
@@ -254,9 +255,7 @@ def renewed_until(row: Session, *, now: datetime, policy: Policy) -> datetime | 
 
 def _gone(row: Session, now: datetime) -> End:
     if row.terminate_requested_at is not None:
-        return End(
-            row=row, status=Status.TERMINATED, reason=EXPIRED if _has_expired_first(row) else ON_REQUEST
-        )
+        return End(row=row, status=Status.TERMINATED, reason=reason_of_end(row))
     if row.expires_at is not None and row.expires_at <= now:
         return End(row=row, status=Status.TERMINATED, reason=EXPIRED)
     if row.status is Status.CREATING:

@@ -1,0 +1,472 @@
+"""What the worker does to one session: bring it up, end it. Every step starts from the row.
+
+The row is written before each side effect. So whoever is killed between two steps, the next worker finds in
+the row what was about to happen, asks the host whether it did, and goes on from there.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+
+from pydantic import SecretStr
+
+from viewer import reconcile
+from viewer.credentials import SealBroken, new_vnc_password, open_password, seal_password
+from viewer.grants import PublishedPort
+from viewer.model import Display, HostStatus, Session, Status, utcnow
+from viewer.placement import NoRoom, choose, rooms
+from viewer.relay.answers import ProbeOutcome, ProbeResult
+from viewer.relay_client import RelayClient, RelayUnreachable
+from viewer.sandbox_hosts import (
+    SHORTEST_TIMEOUT_SECONDS,
+    AnswerLost,
+    HostRefused,
+    HostUnreachable,
+    Sandbox,
+    SandboxHost,
+    SandboxOrder,
+    SandboxState,
+    Stamp,
+)
+from viewer.settings import ImageSettings, Settings
+from viewer.store import TERMINATING, FleetStore, SandboxTaken
+from viewer.transitions import IllegalTransition
+
+log = logging.getLogger("deskfleet.worker")
+
+STARTING = "starting"
+FIRST_FRAME = "waiting for the first frame"
+BLANK = "blank"
+
+CREATES_AT_ONCE = 3
+"""Per host; with five at once each takes three times as long, because Docker is the bottleneck."""
+SETTLE_SECONDS = 5.0
+"""A create whose answer was lost shows up in the host's list within this time, or it was not carried out."""
+LOOK_UP_EVERY_SECONDS = 0.3
+UNREACHABLE_PATIENCE_SECONDS = 10.0
+"""An OpenSandbox server that restarts is back in 2-4 s; a create waits this long before it gives up."""
+PROBE_PAUSE_SECONDS = 0.5
+STUCK_PENDING_SECONDS = 5.0
+
+
+class GiveUp(Exception):
+    """The session cannot come up; the text is one sentence for a person."""
+
+
+class EndWanted(Exception):
+    """Somebody ended the session meanwhile; whoever ends it takes it from here."""
+
+
+@dataclass(frozen=True)
+class HostLink:
+    """What reaches one host: its OpenSandbox server and its relay."""
+
+    name: str
+    sandboxes: SandboxHost
+    relay: RelayClient
+    max_desktops: int
+    creates: threading.BoundedSemaphore = field(
+        default_factory=lambda: threading.BoundedSemaphore(CREATES_AT_ONCE)
+    )
+
+
+class Lifecycle:
+    """Steps on single sessions. Safe to share between threads, one thread a session."""
+
+    def __init__(self, fleet: FleetStore, settings: Settings, links: Mapping[str, HostLink]) -> None:
+        self._fleet = fleet
+        self._settings = settings
+        self._links = links
+        self._placing = threading.Lock()
+        self._born = time.monotonic()
+        self._answers_lost: dict[str, float] = {}
+        """Session id -> when a create of it was last left without an answer, on the monotonic clock."""
+
+    # --- coming up ---------------------------------------------------------------------------------
+
+    def bring_up(self, session_id: str) -> None:
+        """Take a `creating` row from wherever it stands to `running`, or to `error` with one sentence."""
+        row = self._fleet.get(session_id)
+        try:
+            while row.status is Status.CREATING:
+                row = self._next_step(row)
+        except GiveUp as problem:
+            self.fail(self._fleet.get(session_id), str(problem))
+        except (IllegalTransition, EndWanted):
+            # Here and now, because nobody else may know yet of a container that has just been made.
+            row = self._fleet.get(session_id)
+            self.terminate(row, reconcile.reason_of_end(row))
+        else:
+            self._answers_lost.pop(session_id, None)
+
+    def _next_step(self, row: Session) -> Session:
+        _stop_if_ended(row)
+        if row.host is None:
+            placed = self._place(row)
+            # Nobody can have asked a host for it yet, so there is nothing to look up.
+            return self._create(placed, image=self._image(placed), looked_up=True)
+        if row.sandbox_id is None:
+            return self._create(row, image=self._image(row), looked_up=False)
+        if row.display is Display.NONE:
+            return self._wait_until_started(row, row.sandbox_id)
+        if row.vnc_port is None:
+            return self._find_port(row, row.sandbox_id)
+        return self._wait_for_a_frame(row, row.sandbox_id, PublishedPort(port=row.vnc_port))
+
+    def _place(self, row: Session) -> Session:
+        """Reserve a place: under one lock, because only one worker acts, and only this writes `host`."""
+        statuses = {host.name: (host.status, host.detail) for host in self._fleet.hosts()}
+        if all(
+            statuses.get(name, (HostStatus.UNKNOWN, ""))[0] is HostStatus.UNREACHABLE for name in self._links
+        ):
+            statuses = {}  # the last poll may be old news: ask them all, the refusal then says why
+        capacities = {name: link.max_desktops for name, link in self._links.items()}
+        with self._placing:
+            try:
+                host = choose(rooms(capacities, statuses, self._fleet.live_sessions()))
+            except NoRoom as problem:
+                raise GiveUp(str(problem)) from problem
+            sealed = row.vnc_password_sealed or seal_password(new_vnc_password(), self._settings.secret_key)
+            return self._fleet.update(row.id, host=host, vnc_password_sealed=sealed, status_reason=STARTING)
+
+    def _image(self, row: Session) -> ImageSettings:
+        image = self._settings.image(row.image)
+        if image is None:
+            raise GiveUp(f"the image {row.image} is no longer in the catalogue")
+        if image.display is Display.KASMVNC:
+            raise GiveUp(f"the image {row.image} serves KasmVNC; a sandbox must serve RFB")
+        if image.display is Display.RFB and (image.via != "published" or image.transport != "rfb"):
+            raise GiveUp(
+                f"the image {row.image} serves VNC by {image.via}/{image.transport}; only published RFB works"
+            )
+        return image
+
+    def _create(self, row: Session, *, image: ImageSettings, looked_up: bool) -> Session:
+        """Return the row with its sandbox: the one that is there already for this request, else a new one."""
+        link = self._link(row)
+        sandbox = None if looked_up else self._look_up(row, link)
+        patience = time.monotonic() + UNREACHABLE_PATIENCE_SECONDS
+        while sandbox is None:
+            self._stop_or_give_up(row)
+            try:
+                with link.creates:
+                    self._stop_or_give_up(row)
+                    started = time.monotonic()
+                    sandbox = link.sandboxes.create(self._order(row, image))
+                    log.info("session %s: created sandbox %s on %s in %.2f s",
+                             row.id, sandbox.id, link.name, time.monotonic() - started)  # fmt: skip
+            except AnswerLost as problem:
+                log.warning("session %s: %s; looking for the sandbox", row.id, problem)
+                self._answers_lost[row.id] = time.monotonic()
+                sandbox, looked_up = self._look_up(row, link), False
+            except HostRefused as refusal:
+                raise GiveUp(str(refusal)) from refusal
+            except HostUnreachable as problem:
+                if looked_up and self._another_host_answers(link.name):
+                    return self._place_elsewhere(row, problem)
+                self._be_patient(row, problem, patience)
+        try:
+            return self._fleet.update(row.id, sandbox_id=sandbox.id, status_reason=STARTING)
+        except IllegalTransition:
+            self._delete(link, sandbox.id)  # ended meanwhile: nobody else knows of this container yet
+            raise
+        except SandboxTaken as problem:
+            raise GiveUp(f"sandbox {sandbox.id} on {link.name} belongs to another session") from problem
+
+    def _another_host_answers(self, silent: str) -> bool:
+        unreachable = {host.name for host in self._fleet.hosts() if host.status is HostStatus.UNREACHABLE}
+        return bool(self._links.keys() - unreachable - {silent})
+
+    def _place_elsewhere(self, row: Session, problem: HostUnreachable) -> Session:
+        """No create has reached that host, so the session may go to another one."""
+        log.warning("session %s: %s; trying another host", row.id, problem)
+        self._fleet.record_host_status(problem.host, HostStatus.UNREACHABLE, str(problem))
+        return self._fleet.update(row.id, host=None)
+
+    def _look_up(self, row: Session, link: HostLink) -> Sandbox | None:
+        """Return the sandbox that an earlier create of this request made; None once none can appear."""
+        settled = time.monotonic() + SETTLE_SECONDS
+        patience = time.monotonic() + UNREACHABLE_PATIENCE_SECONDS
+        while True:
+            self._stop_or_give_up(row)
+            try:
+                found = link.sandboxes.find_by_request(row.request_id)
+            except HostUnreachable as problem:
+                self._be_patient(row, problem, patience)
+                settled = time.monotonic() + SETTLE_SECONDS
+                continue
+            except HostRefused as refusal:
+                raise GiveUp(str(refusal)) from refusal
+            usable = [sandbox for sandbox in found if not self._clear_away_if_stuck(sandbox, link)]
+            started = [sandbox for sandbox in usable if sandbox.state is not SandboxState.PENDING]
+            if started:
+                log.info("session %s: found its sandbox %s on %s", row.id, started[0].id, link.name)
+                return started[0]
+            if not usable and time.monotonic() > settled:
+                return None
+            time.sleep(LOOK_UP_EVERY_SECONDS)
+
+    def _clear_away_if_stuck(self, sandbox: Sandbox, link: HostLink) -> bool:
+        """A server that was killed inside a create leaves a container that was made and never started."""
+        age = (utcnow() - sandbox.created_at).total_seconds()
+        if sandbox.state is not SandboxState.PENDING or age < STUCK_PENDING_SECONDS:
+            return False
+        log.warning("sandbox %s on %s was never started; deleting it", sandbox.id, link.name)
+        self._delete(link, sandbox.id)
+        return True
+
+    def _order(self, row: Session, image: ImageSettings) -> SandboxOrder:
+        return SandboxOrder(
+            image_uri=image.uri,
+            entrypoint=list(image.entrypoint),
+            cpu=image.cpu,
+            memory=image.memory,
+            timeout_seconds=_host_timeout(row, utcnow()),
+            resolution=row.resolution,
+            vnc_password=None if row.display is Display.NONE else self._vnc_password(row),
+            stamp=Stamp(
+                fleet=self._settings.fleet_id,
+                request_id=row.request_id,
+                tenant_id=row.tenant_id,
+                session_id=row.id,
+            ),
+        )
+
+    def _vnc_password(self, row: Session) -> SecretStr | None:
+        if row.vnc_password_sealed is None:
+            return None
+        try:
+            return SecretStr(open_password(row.vnc_password_sealed, self._settings.secret_key))
+        except SealBroken as problem:
+            raise GiveUp("its VNC password was sealed under another key; create a new desktop") from problem
+
+    def _find_port(self, row: Session, sandbox_id: str) -> Session:
+        link, image = self._link(row), self._image(row)
+        patience = time.monotonic() + UNREACHABLE_PATIENCE_SECONDS
+        while True:
+            try:
+                port = link.sandboxes.published_port(sandbox_id, image.port)
+            except HostRefused as refusal:
+                raise GiveUp(self._end_of(link, sandbox_id) or str(refusal)) from refusal
+            except HostUnreachable as problem:
+                self._be_patient(row, problem, patience)
+            else:
+                return self._fleet.update(row.id, vnc_port=port, status_reason=FIRST_FRAME)
+
+    def _wait_for_a_frame(self, row: Session, sandbox_id: str, target: PublishedPort) -> Session:
+        """Return the row as `running` once the relay has seen a frame; a blank screen counts, and says so."""
+        link, password = self._link(row), self._vnc_password(row)
+        while True:
+            self._stop_or_give_up(row)
+            seen = self._probe(row, link, target, password)
+            if seen is not None and seen.result in (ProbeOutcome.FRAME, ProbeOutcome.BLANK):
+                reason = BLANK if seen.result is ProbeOutcome.BLANK else None
+                running = self._fleet.transition(row.id, Status.RUNNING, reason=reason)
+                age = (utcnow() - row.created_at).total_seconds()
+                log.info("session %s: running after %.2f s%s", row.id, age, f" ({reason})" if reason else "")
+                return running
+            ended = self._end_of(link, sandbox_id)
+            if ended is not None:
+                raise GiveUp(ended)
+            if seen is not None and seen.result is ProbeOutcome.REFUSED:
+                raise GiveUp(f"the desktop turned the relay away: {seen.detail}")
+            time.sleep(PROBE_PAUSE_SECONDS)
+
+    def _probe(
+        self, row: Session, link: HostLink, target: PublishedPort, password: SecretStr | None
+    ) -> ProbeResult | None:
+        """Return what the relay saw, or None with the reason in the row when the relay itself is silent."""
+        try:
+            return link.relay.probe(row.id, target, password)
+        except RelayUnreachable as problem:
+            self._fleet.update(row.id, status_reason=str(problem))
+            return None
+
+    def _wait_until_started(self, row: Session, sandbox_id: str) -> Session:
+        """An image without a display is ready when its container runs."""
+        link = self._link(row)
+        while True:
+            self._stop_or_give_up(row)
+            ended = self._end_of(link, sandbox_id)
+            if ended is not None:
+                raise GiveUp(ended)
+            try:
+                sandbox = link.sandboxes.get(sandbox_id)
+            except (HostUnreachable, HostRefused) as problem:
+                self._fleet.update(row.id, status_reason=str(problem))
+            else:
+                if sandbox is not None and sandbox.state is SandboxState.RUNNING:
+                    log.info("session %s: running, without a display", row.id)
+                    return self._fleet.transition(row.id, Status.RUNNING)
+            time.sleep(PROBE_PAUSE_SECONDS)
+
+    def _end_of(self, link: HostLink, sandbox_id: str) -> str | None:
+        """Return how the sandbox ended, with its last words; None if it lives or nobody knows."""
+        try:
+            sandbox = link.sandboxes.get(sandbox_id)
+        except (HostUnreachable, HostRefused):
+            return None
+        if sandbox is None:
+            return "the container went away before it showed a screen"
+        if sandbox.state in (SandboxState.FAILED, SandboxState.TERMINATED):
+            return self.last_words(link.name, sandbox_id, sandbox.status.message or "the container ended")
+        return None
+
+    def last_words(self, host: str, sandbox_id: str, what_happened: str) -> str:
+        """`what_happened` with the end of the container's log, if there is one to be had."""
+        said = self._links[host].sandboxes.log_tail(sandbox_id)
+        sentence = what_happened.rstrip(".")
+        return f"{sentence}; it said last: {' | '.join(said)}"[:600] if said else sentence
+
+    # --- ending ------------------------------------------------------------------------------------
+
+    def terminate(self, row: Session, reason: str) -> bool:
+        """Stop the container, then say so. False while its host is silent; the wish is stored."""
+        row = self._fleet.get(row.id)
+        if row.status.is_terminal:
+            return True
+        try:
+            self._remove_containers(row)
+        except (HostUnreachable, HostRefused) as problem:
+            log.warning("session %s: cannot be stopped yet: %s", row.id, problem)
+            self._fleet.request_termination(row.id)
+            self._note(row, TERMINATING)
+            return False
+        self._finish(row, Status.TERMINATED, reason=reason)
+        return True
+
+    def fail(self, row: Session, message: str) -> None:
+        """Give the session up: `error` with this sentence. What its host keeps is deleted now or later."""
+        try:
+            self._remove_containers(row)
+        except (HostUnreachable, HostRefused) as problem:
+            # The reconciler deletes the sandbox of a terminal row as soon as the host shows it again.
+            log.warning("session %s: its container may still run: %s", row.id, problem)
+        self._finish(row, Status.ERROR, message=message)
+
+    def end(self, action: reconcile.End) -> None:
+        """The container came to its end by itself: remove what is left of it and say how it ended."""
+        row, message = action.row, action.message
+        if action.sandbox_id is not None and row.host is not None:
+            if action.status is Status.ERROR:
+                message = self.last_words(row.host, action.sandbox_id, message or "the container failed")
+            self._delete(self._links[row.host], action.sandbox_id)
+        self._finish(row, action.status, reason=action.reason, message=message)
+
+    def _finish(
+        self, row: Session, status: Status, *, reason: str | None = None, message: str | None = None
+    ) -> None:
+        try:
+            self._fleet.transition(row.id, status, reason=reason, error_message=message)
+        except IllegalTransition:
+            return  # it has ended already, and the first ending stays
+        log.info("session %s: %s: %s", row.id, status, message or reason)
+
+    def _remove_containers(self, row: Session) -> None:
+        """Delete the session's sandbox; one whose id we never learned is looked for by its request."""
+        link = self._links.get(row.host or "")
+        if link is None:
+            return  # never placed, or on a host that is no longer ours to ask
+        if row.sandbox_id is not None:
+            link.sandboxes.delete(row.sandbox_id)
+            return
+        # A create that an earlier worker sent, or whose answer was lost, may show up only now.
+        settled = max(self._born, self._answers_lost.get(row.id, 0.0)) + SETTLE_SECONDS
+        while True:
+            found = link.sandboxes.find_by_request(row.request_id)
+            for sandbox in found:
+                link.sandboxes.delete(sandbox.id)
+            if found or time.monotonic() > settled:
+                return
+            time.sleep(LOOK_UP_EVERY_SECONDS)
+
+    # --- other actions of the reconciler -----------------------------------------------------------
+
+    def adopt(self, row: Session, sandbox_id: str) -> None:
+        try:
+            self._fleet.update(row.id, sandbox_id=sandbox_id)
+        except (IllegalTransition, SandboxTaken) as problem:
+            log.warning("session %s: sandbox %s is not adopted: %s", row.id, sandbox_id, problem)
+        else:
+            log.info("session %s: adopted its sandbox %s", row.id, sandbox_id)
+
+    def follow(self, row: Session, status: Status) -> None:
+        try:
+            self._fleet.transition(row.id, status, reason=None)
+        except IllegalTransition:
+            return
+        log.info("session %s: %s on its host", row.id, status)
+
+    def renew(self, host: str, row: Session, until: datetime) -> None:
+        """The host first: should we die in between, it keeps the sandbox longer than our table says."""
+        if row.sandbox_id is not None and self.keep(host, row.sandbox_id, until + reconcile.HOST_GRACE):
+            self._fleet.update(row.id, expires_at=until)
+            log.info("session %s: watched, lives until %s", row.id, until.isoformat(timespec="seconds"))
+
+    def keep(self, host: str, sandbox_id: str, until: datetime) -> bool:
+        try:
+            self._links[host].sandboxes.renew(sandbox_id, until)
+        except (HostUnreachable, HostRefused) as problem:
+            log.warning("sandbox %s on %s: not renewed: %s", sandbox_id, host, problem)
+            return False
+        return True
+
+    def delete_sandbox(self, host: str, sandbox_id: str, why: str) -> None:
+        if self._delete(self._links[host], sandbox_id):
+            log.info("sandbox %s on %s: deleted: %s", sandbox_id, host, why)
+
+    def _delete(self, link: HostLink, sandbox_id: str) -> bool:
+        """Best effort: what stays is found and deleted by the reconciler."""
+        try:
+            link.sandboxes.delete(sandbox_id)
+        except (HostUnreachable, HostRefused) as problem:
+            log.warning("sandbox %s on %s: not deleted: %s", sandbox_id, link.name, problem)
+            return False
+        return True
+
+    # --- waiting -----------------------------------------------------------------------------------
+
+    def _link(self, row: Session) -> HostLink:
+        link = self._links.get(row.host or "")
+        if link is None:
+            raise GiveUp(f"sandbox host {row.host} is no longer part of this fleet")
+        return link
+
+    def _stop_or_give_up(self, row: Session) -> None:
+        """Between two tries: is the session still wanted, and is there time left?"""
+        now_row = self._fleet.get(row.id)
+        _stop_if_ended(now_row)
+        deadline = row.created_at + timedelta(seconds=self._settings.create_deadline_seconds)
+        if utcnow() >= deadline:
+            seconds = self._settings.create_deadline_seconds
+            raise GiveUp(f"the desktop was not usable within {seconds} s; last: {now_row.status_reason}")
+
+    def _be_patient(self, row: Session, problem: HostUnreachable, until: float) -> None:
+        if time.monotonic() > until:
+            raise GiveUp(str(problem)) from problem
+        self._fleet.update(row.id, status_reason=str(problem))
+        self._stop_or_give_up(row)
+        time.sleep(LOOK_UP_EVERY_SECONDS)
+
+    def _note(self, row: Session, reason: str) -> None:
+        try:
+            self._fleet.update(row.id, status_reason=reason)
+        except IllegalTransition:
+            return
+
+
+def _stop_if_ended(row: Session) -> None:
+    if row.status.is_terminal or row.terminate_requested_at is not None:
+        raise EndWanted
+
+
+def _host_timeout(row: Session, now: datetime) -> int:
+    """Seconds after which the host itself ends the sandbox: later than our table does."""
+    left = (row.expires_at - now if row.expires_at else timedelta(0)) + reconcile.HOST_GRACE
+    return max(SHORTEST_TIMEOUT_SECONDS, math.ceil(left.total_seconds()))

@@ -1,0 +1,451 @@
+"""The worker: makes true on the hosts what the table asks for, and keeps the table true to the hosts.
+
+One worker acts at a time (a lock file beside the database); a second one waits. A thread for each host compares
+its list with the table every few seconds; the main thread wakes within ~15 ms of any change of the table and
+starts one thread for each session that has something to be done.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import random
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from functools import partial
+from pathlib import Path
+from types import FrameType
+
+from sqlalchemy.exc import OperationalError
+
+from viewer import reconcile
+from viewer.grants import DesktopSocket
+from viewer.lifecycle import BLANK, HostLink, Lifecycle
+from viewer.model import HostStatus, Session, Status, utcnow
+from viewer.relay.answers import ProbeOutcome, ProbeResult
+from viewer.relay_client import RelayClient, RelayUnreachable
+from viewer.sandbox_hosts import HostRefused, HostUnreachable, Sandbox, SandboxHost
+from viewer.settings import DesktopSettings, Settings, SettingsError, load_settings
+from viewer.store import DeclaredDesktop, FleetStore, Store
+from viewer.transitions import IllegalTransition
+
+log = logging.getLogger("deskfleet.worker")
+
+LOOK_AGAIN_SECONDS = 1.0
+"""The table is looked at this often even when nothing changes: time alone ends sessions."""
+RETRY_SECONDS = 2.0
+POLL_SECONDS = 3.0
+STILL_OK_SECONDS = 30.0
+"""How often an unchanged host's `last_seen_at` is written; each write wakes all who wait for changes."""
+DESKTOP_PROBE_SECONDS = 10.0
+DESKTOP_START_SECONDS = 2.0
+DESKTOP_PROBES_BEFORE_ERROR = 2
+STOP_SECONDS = 8.0
+"""How long work in hand may take after SIGTERM; what is cut off is taken up by the next worker."""
+PURGE_SECONDS = 3600.0
+KEEP_EVENTS = timedelta(days=1)
+KEEP_ENDED_SESSIONS = timedelta(days=30)
+
+
+class Chores:
+    """Threads by key: a key is worked on by one thread at most, and not again before its pause is over."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._running: dict[str, threading.Thread] = {}
+        self._not_before: dict[str, float] = {}
+
+    def start(self, key: str, chore: Callable[[], None], *, pause: float = RETRY_SECONDS) -> bool:
+        """Run `chore` in a thread unless `key` is in hand or rests; after its end it rests for `pause` s."""
+        with self._lock:
+            if key in self._running or self._not_before.get(key, 0.0) > time.monotonic():
+                return False
+            # A daemon: a chore that hangs in a host's answer must not keep the process from ending.
+            thread = threading.Thread(target=self._run, args=(key, chore, pause), name=key, daemon=True)
+            self._running[key] = thread
+        thread.start()
+        return True
+
+    def in_hand(self, prefix: str) -> set[str]:
+        """Return what follows `prefix` in the keys that are being worked on."""
+        with self._lock:
+            return {key.removeprefix(prefix) for key in self._running if key.startswith(prefix)}
+
+    def wait(self, seconds: float) -> None:
+        deadline = time.monotonic() + seconds
+        with self._lock:
+            threads = list(self._running.values())
+        for thread in threads:
+            thread.join(max(0.0, deadline - time.monotonic()))
+
+    def _run(self, key: str, chore: Callable[[], None], pause: float) -> None:
+        try:
+            chore()
+        except Exception:
+            log.exception("%s failed; it will be tried again", key)
+        finally:
+            with self._lock:
+                del self._running[key]
+                self._not_before = {k: t for k, t in self._not_before.items() if t > time.monotonic()}
+                self._not_before[key] = time.monotonic() + pause
+
+
+UP = "session up "
+END = "session end "
+SANDBOX = "sandbox "
+DESKTOP = "desktop "
+
+
+class HostWatch:
+    """One host: list, compare, act; every few seconds, whatever happens."""
+
+    def __init__(
+        self,
+        link: HostLink,
+        fleet: FleetStore,
+        lifecycle: Lifecycle,
+        chores: Chores,
+        policy: reconcile.Policy,
+    ) -> None:
+        self._link = link
+        self._fleet = fleet
+        self._lifecycle = lifecycle
+        self._chores = chores
+        self._policy = policy
+        self._memory = reconcile.Memory()
+        self._reported: set[str] = set()
+        self._last_said: tuple[HostStatus, str | None, float] | None = None
+        self._wake = threading.Event()
+
+    def poke(self) -> None:
+        """Look again now instead of in three seconds."""
+        self._wake.set()
+
+    def run(self, stop: threading.Event) -> None:
+        while not stop.is_set():
+            try:
+                self.look()
+            except Exception:
+                log.exception("host %s: comparing failed; it will be tried again", self._link.name)
+            # Jitter, so that the polls of many hosts do not fall together.
+            self._wake.wait(POLL_SECONDS * random.uniform(0.8, 1.2))  # noqa: S311
+            self._wake.clear()
+
+    def look(self) -> None:
+        try:
+            listed = self._link.sandboxes.everything()
+        except (HostUnreachable, HostRefused) as problem:
+            self._say(HostStatus.UNREACHABLE, str(problem))
+            return
+        self._say(HostStatus.OK, None)
+        # After the list: whatever it shows has its row by now, because rows are written first.
+        rows = self._fleet.on_host(self._link.name)
+        verdict = reconcile.compare(
+            self._link.name,
+            listed,
+            rows=rows,
+            by_request=self._sessions_named_by(listed, rows),
+            watched=self._watched(),
+            busy=self._chores.in_hand(UP),
+            memory=self._memory,
+            now=utcnow(),
+            policy=self._policy,
+        )
+        self._memory = verdict.memory
+        for action in verdict.actions:
+            self._act(action)
+
+    def _sessions_named_by(self, listed: list[Sandbox], rows: list[Session]) -> dict[str, Session]:
+        """The sessions of sandboxes that are no live row's own; for most lists there are none to look for."""
+        settled = {row.sandbox_id for row in rows}
+        named = {s.request_id for s in listed if s.id not in settled and s.fleet == self._policy.fleet_id}
+        found = {name: self._fleet.by_request(name) for name in named if name is not None}
+        return {name: session for name, session in found.items() if session is not None}
+
+    def _watched(self) -> set[str]:
+        try:
+            return {stream.session_id for stream in self._link.relay.streams()}
+        except RelayUnreachable as problem:
+            log.warning("%s", problem)
+            return set()
+
+    def _act(self, action: reconcile.Action) -> None:
+        name = self._link.name
+        match action:
+            case reconcile.End():
+                self._chores.start(END + action.row.id, lambda: self._lifecycle.end(action))
+            case reconcile.Adopt():
+                self._lifecycle.adopt(action.row, action.sandbox_id)
+            case reconcile.Follow():
+                self._lifecycle.follow(action.row, action.status)
+            case reconcile.Renew():
+                self._lifecycle.renew(name, action.row, action.until)
+            case reconcile.Keep():
+                self._lifecycle.keep(name, action.sandbox_id, action.until)
+            case reconcile.DeleteSandbox():
+                self._chores.start(
+                    SANDBOX + action.sandbox_id,
+                    lambda: self._lifecycle.delete_sandbox(name, action.sandbox_id, action.why),
+                )
+            case reconcile.Report():
+                self._report(action)
+
+    def _report(self, action: reconcile.Report) -> None:
+        if action.sandbox_id not in self._reported:
+            self._reported.add(action.sandbox_id)
+            log.warning("sandbox %s on %s: left alone: %s", action.sandbox_id, self._link.name, action.why)
+
+    def _say(self, status: HostStatus, detail: str | None) -> None:
+        """Write the host's status when it is news, and from time to time that it is still so."""
+        now = time.monotonic()
+        if self._last_said is not None:
+            said, said_detail, at = self._last_said
+            if (said, said_detail) == (status, detail) and now - at < STILL_OK_SECONDS:
+                return
+            if said is not status:
+                log.warning("host %s: %s%s", self._link.name, status, f": {detail}" if detail else "")
+        else:
+            log.info("host %s: %s%s", self._link.name, status, f": {detail}" if detail else "")
+        self._last_said = (status, detail, now)
+        self._fleet.record_host_status(self._link.name, status, detail)
+
+
+class DesktopWatch:
+    """The persistent desktops: a row for each, and its status from what the relay sees of it."""
+
+    def __init__(
+        self,
+        desktops: tuple[DesktopSettings, ...],
+        links: dict[str, HostLink],
+        fleet: FleetStore,
+        chores: Chores,
+    ) -> None:
+        self._desktops = desktops
+        self._links = links
+        self._fleet = fleet
+        self._chores = chores
+        self._failures: dict[str, int] = {}
+
+    def retire(self) -> None:
+        """End the rows of desktops that the settings no longer name."""
+        hosts = set(self._links) | {row.host for row in self._fleet.live_sessions() if row.host is not None}
+        for host in sorted(hosts):
+            declared = [desktop.name for desktop in self._desktops if desktop.host == host]
+            for session in self._fleet.retire_desktops(host, declared):
+                log.info("desktop of session %s is no longer declared: ended", session.id)
+
+    def look(self) -> None:
+        """Start a probe of every desktop whose pause is over."""
+        for desktop in self._desktops:
+            self._chores.start(
+                DESKTOP + desktop.name, partial(self._probe, desktop), pause=self._pause(desktop)
+            )
+
+    def _pause(self, desktop: DesktopSettings) -> float:
+        return DESKTOP_START_SECONDS if self._failures.get(desktop.name, 1) else DESKTOP_PROBE_SECONDS
+
+    def _probe(self, desktop: DesktopSettings) -> None:
+        row = self._fleet.upsert_desktop(
+            DeclaredDesktop(
+                name=desktop.name,
+                tenant=desktop.tenant,
+                host=desktop.host,
+                backend=desktop.backend,
+                resolution=desktop.resolution,
+            )
+        )
+        try:
+            seen = self._links[desktop.host].relay.probe(row.id, DesktopSocket(name=desktop.name), None)
+        except RelayUnreachable as problem:
+            # That says nothing of the desktop; the row of a running one stays as it is.
+            if row.status is Status.CREATING:
+                self._fleet.update(row.id, status_reason=str(problem))
+            return
+        try:
+            self._record(desktop, row, seen)
+        except IllegalTransition:
+            log.info("desktop %s: its session ended while it was probed", desktop.name)
+
+    def _record(self, desktop: DesktopSettings, row: Session, seen: ProbeResult) -> None:
+        if seen.result in (ProbeOutcome.FRAME, ProbeOutcome.BLANK):
+            self._failures[desktop.name] = 0
+            reason = BLANK if seen.result is ProbeOutcome.BLANK else None
+            if row.status is not Status.RUNNING:
+                log.info("desktop %s: running%s", desktop.name, f" ({reason})" if reason else "")
+            if row.status is not Status.RUNNING or row.status_reason != reason:
+                self._fleet.transition(row.id, Status.RUNNING, reason=reason)
+            return
+        self._failures[desktop.name] = self._failures.get(desktop.name, 0) + 1
+        if row.status is Status.CREATING:
+            self._fleet.update(row.id, status_reason=seen.detail or "does not answer")
+        elif self._failures[desktop.name] >= DESKTOP_PROBES_BEFORE_ERROR:
+            # Final for this row; the next probe starts a new one, which runs as soon as the desktop is back.
+            message = f"the desktop {desktop.name} stopped answering: {seen.detail}"
+            self._fleet.transition(row.id, Status.ERROR, error_message=message)
+            log.warning("%s", message)
+
+
+class Worker:
+    """All of it together."""
+
+    def __init__(self, settings: Settings, store: Store) -> None:
+        self._store = store
+        self._fleet = store.fleet
+        self._links = {link.name: link for link in _links(settings)}
+        self._policy = reconcile.Policy(
+            fleet_id=settings.fleet_id,
+            create_deadline=timedelta(seconds=settings.create_deadline_seconds),
+            max_lifetime=timedelta(seconds=settings.max_lifetime_seconds),
+        )
+        self._chores = Chores()
+        self._lifecycle = Lifecycle(self._fleet, settings, self._links)
+        self._desktops = DesktopWatch(settings.desktops, self._links, self._fleet, self._chores)
+        self._watches = [
+            HostWatch(link, self._fleet, self._lifecycle, self._chores, self._policy)
+            for link in self._links.values()
+        ]
+        self._purge_at = 0.0
+
+    def run(self, stop: threading.Event) -> None:
+        """Act until `stop` is set; then let what is in hand finish, for some seconds."""
+        self._desktops.retire()
+        threads = [threading.Thread(target=watch.run, args=(stop,), daemon=True) for watch in self._watches]
+        for thread in threads:
+            thread.start()
+        while not stop.is_set():
+            # Marked before the table is read, so that no change falls between reading and waiting.
+            mark = self._store.mark()
+            self.look()
+            self._store.wait_for_change(LOOK_AGAIN_SECONDS, since=mark)
+        for watch in self._watches:
+            watch.poke()
+        self._chores.wait(STOP_SECONDS)
+
+    def look(self) -> None:
+        """Start whatever the table asks for now."""
+        rows = self._fleet.live_sessions()
+        for action in reconcile.due(rows, hosts=self._links.keys(), now=utcnow(), policy=self._policy):
+            self._act(action)
+        self._desktops.look()
+        self._purge()
+
+    def close(self) -> None:
+        for link in self._links.values():
+            link.sandboxes.close()
+            link.relay.close()
+
+    def _act(self, action: reconcile.Action) -> None:
+        match action:
+            case reconcile.BringUp(row=row):
+                self._chores.start(UP + row.id, lambda: self._lifecycle.bring_up(row.id))
+            case reconcile.Terminate(row=row, reason=reason):
+                if not self._is_being_created(row):
+                    self._chores.start(END + row.id, lambda: self._terminate(row, reason))
+            case reconcile.Fail(row=row, message=message):
+                if not self._is_being_created(row):
+                    self._chores.start(END + row.id, lambda: self._lifecycle.fail(row, message))
+
+    def _is_being_created(self, row: Session) -> bool:
+        """Its create may be under way, with no id to delete yet; it ends by itself as soon as there is one."""
+        return row.sandbox_id is None and row.id in self._chores.in_hand(UP)
+
+    def _terminate(self, row: Session, reason: str) -> None:
+        self._lifecycle.terminate(row, reason)
+
+    def _purge(self) -> None:
+        if time.monotonic() < self._purge_at:
+            return
+        self._purge_at = time.monotonic() + PURGE_SECONDS
+        now = utcnow()
+        self._fleet.purge(events_before=now - KEEP_EVENTS, sessions_ended_before=now - KEEP_ENDED_SESSIONS)
+
+
+def _links(settings: Settings) -> Iterator[HostLink]:
+    for host in settings.hosts:
+        yield HostLink(
+            name=host.name,
+            sandboxes=SandboxHost(
+                host.name,
+                url=host.opensandbox_url,
+                key=host.opensandbox_key().get_secret_value(),
+                fleet_id=settings.fleet_id,
+            ),
+            relay=RelayClient(host.name, url=host.relay_url, key=host.relay_key()),
+            max_desktops=host.max_desktops,
+        )
+
+
+@contextmanager
+def acting_alone(database: Path, stop: threading.Event) -> Iterator[bool]:
+    """Hold the one lock beside the database; wait for it while another worker acts. False if stopped."""
+    with database.with_name(database.name + ".worker.lock").open("w") as lock:
+        yield _locked(lock.fileno(), stop)
+
+
+def _locked(descriptor: int, stop: threading.Event) -> bool:
+    told = False
+    while not stop.is_set():
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if not told:
+                log.info("another worker is acting; waiting for its end")
+            told = True
+            stop.wait(0.2)
+        else:
+            return True
+    return False
+
+
+def _wait_for_tables(store: Store, stop: threading.Event) -> None:
+    """The viewer creates and upgrades the tables; at a first start it may come after us."""
+    told = False
+    while not stop.is_set():
+        try:
+            store.fleet.hosts()
+        except OperationalError:
+            if not told:
+                log.info("the database has no tables yet; waiting for the viewer to make them")
+            told = True
+            stop.wait(0.5)
+        else:
+            return
+
+
+def main() -> int:
+    """`deskfleet-worker`: act until SIGTERM. Exit code 2 with one sentence for unusable settings."""
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s", stream=sys.stderr)
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+    try:
+        settings = load_settings()
+        store = Store(settings.database)
+    except (SettingsError, OSError) as error:
+        print(f"deskfleet-worker: {error}", file=sys.stderr)
+        return 2
+    stop = threading.Event()
+
+    def end(_number: int, _frame: FrameType | None) -> None:
+        stop.set()
+
+    signal.signal(signal.SIGTERM, end)
+    signal.signal(signal.SIGINT, end)
+    with acting_alone(settings.database, stop) as acting:
+        if acting:
+            _wait_for_tables(store, stop)
+            log.info(
+                "acting for fleet %s on %s", settings.fleet_id, ", ".join(h.name for h in settings.hosts)
+            )
+            worker = Worker(settings, store)
+            worker.run(stop)
+            worker.close()
+            log.info("stopped")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
