@@ -1,38 +1,39 @@
-"""The addresses of the built page files: content-hashed, so that browsers may keep them for ever."""
+"""Where the built pages' files are: source name -> hashed name, from the manifest that the build writes."""
 
 from __future__ import annotations
 
-from functools import cache
 from pathlib import Path
 
-from viewer.model import Frozen
+from flask import Blueprint, Response, send_from_directory
+from pydantic import BaseModel
+
+from viewer.access import anyone
+from viewer.problems import not_found
 
 BUILD = Path(__file__).parent / "static" / "build"
 
-
-class AssetsNotBuilt(Exception):
-    """The bundle is missing: a checkout in which the pages were never built."""
+assets = Blueprint("assets", __name__)
 
 
-class Manifest(Frozen):
-    """What `frontend/hatch_build.py` writes beside the files."""
+class Manifest(BaseModel):
+    """`files`: name in the sources -> file name with its content's hash."""
 
-    files: dict[str, str]
-    """Source name (`app.css`) -> file name in the build directory (`app-K3V2….css`)."""
-    stamp: str
-    """Fingerprint of the sources that the files were made from."""
+    files: dict[str, str] = {}
 
 
-def asset(path: str) -> str:
-    """Return the URL path of a page file by its source name; raises AssetsNotBuilt, or KeyError for a wrong name."""
-    return f"/static/build/{read_manifest(BUILD).files[path]}"
+def read_manifest() -> Manifest:
+    """Empty when the pages were not built (a bare checkout): they then show without style and scripts."""
+    path = BUILD / "manifest.json"
+    return Manifest.model_validate_json(path.read_text()) if path.is_file() else Manifest()
 
 
-@cache
-def read_manifest(build: Path) -> Manifest:
-    try:
-        return Manifest.model_validate_json((build / "manifest.json").read_bytes())
-    except FileNotFoundError as error:
-        raise AssetsNotBuilt(
-            "The pages are not built: run `python viewer/frontend/hatch_build.py` in the checkout."
-        ) from error
+@assets.get("/static/build/<path:name>")
+@anyone
+def built_file(name: str) -> Response:
+    if "-" not in name:
+        # Without a hash in its name a file could change under a cache that keeps it for a year.
+        raise not_found()
+    response = send_from_directory(BUILD, name, max_age=31_536_000)
+    response.cache_control.public = True
+    response.cache_control.immutable = True
+    return response

@@ -1,0 +1,169 @@
+"""Who asks, and may they? Every route says whom it needs; `enforce` runs before each request.
+
+A route without a rule is an error when the app is made, so that nothing is open by forgetting.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from flask import Flask, current_app, g, request
+from pydantic import Field
+
+from viewer.accounts import AccountStore
+from viewer.model import Frozen, Principal, Role
+from viewer.problems import Problem
+from viewer.services import services
+
+COOKIE = "__Host-deskfleet"
+
+_View = TypeVar("_View", bound=Callable[..., Any])
+_RULE = "deskfleet_access"
+_SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
+
+
+def needs(role: Role) -> Callable[[_View], _View]:
+    """The view is for signed-in principals of at least this role."""
+    return lambda view: _with_rule(view, role)
+
+
+def anyone(view: _View) -> _View:
+    """The view answers without a credential (or looks at it itself)."""
+    return _with_rule(view, None)
+
+
+def needed_role(view: Callable[..., Any]) -> Role | None:
+    role: Role | None = getattr(view, _RULE)
+    return role
+
+
+def enforce_on(app: Flask) -> None:
+    """Check every request from now on; raise at once when a view has no rule."""
+    missing = sorted(name for name, view in app.view_functions.items() if not hasattr(view, _RULE))
+    if missing:
+        raise TypeError(f"no access rule on: {', '.join(missing)}; decorate with @needs(…) or @anyone")
+    app.before_request(_enforce)
+
+
+def principal() -> Principal:
+    """Whoever made this request; only below views that need a role."""
+    found = g.principal
+    if not isinstance(found, Principal):
+        raise TypeError("this view's rule lets anyone in: there is no principal")
+    return found
+
+
+def request_origin() -> str | None:
+    """The origin that the client used, if it is one of ours. Caddy sets both headers, whatever came in."""
+    scheme = request.headers.get("X-Forwarded-Proto", request.scheme)
+    host = request.headers.get("X-Forwarded-Host", request.host)
+    origin = f"{scheme}://{host}".lower()
+    return origin if origin in services().settings.origins else None
+
+
+def public_origin() -> str:
+    """The origin for addresses in answers: the one the client used, else the canonical one."""
+    return request_origin() or services().settings.canonical_origin
+
+
+class Credential(Frozen):
+    """What a request shows: a key wins over a cookie, even a wrong one."""
+
+    authorization: str | None = Field(repr=False)
+    cookie: str | None = Field(repr=False)
+
+    def principal(self, accounts: AccountStore) -> Principal | None:
+        """Whose it is now; None when it is missing, wrong, revoked or over."""
+        if self.authorization is not None:
+            scheme, _, key = self.authorization.partition(" ")
+            return accounts.principal_of_key(key.strip()) if scheme.lower() == "bearer" else None
+        return accounts.principal_of_cookie(self.cookie) if self.cookie else None
+
+
+def credential() -> Credential:
+    return Credential(authorization=request.headers.get("Authorization"), cookie=request.cookies.get(COOKIE))
+
+
+def authenticate() -> Principal:
+    """The principal of the request, or the 401 problem."""
+    shown = credential()
+    found = shown.principal(services().store.accounts)
+    if found is not None:
+        return found
+    if shown.authorization is not None:
+        raise _unauthorized("The key is not valid here: it is wrong, revoked, or not sent as `Bearer <key>`.")
+    raise _unauthorized("Send `Authorization: Bearer <key>`, or sign in with a browser.")
+
+
+def check_same_origin() -> None:
+    """Raise 403 unless one of our own pages, at the very origin that it asks, sent this."""
+    origin = request.headers.get("Origin")
+    if origin is not None:
+        if origin == request_origin():
+            return
+    elif request.headers.get("Sec-Fetch-Site") == "same-origin":
+        return
+    raise foreign_origin()
+
+
+def check_origin() -> None:
+    """Raise 403 unless Origin is exactly ours: WebSocket handshakes carry nothing else that tells."""
+    origin = request.headers.get("Origin")
+    if origin is None or origin != request_origin():
+        raise foreign_origin()
+
+
+def foreign_origin() -> Problem:
+    return Problem(
+        403,
+        "foreign-origin",
+        "Not from our own page",
+        "With a cookie this works only from our own pages; a program sends `Authorization: Bearer <key>`.",
+    )
+
+
+def _with_rule(view: _View, role: Role | None) -> _View:
+    setattr(view, _RULE, role)
+    return view
+
+
+def _enforce() -> None:
+    view = _view_asked_for()
+    if view is None:
+        return
+    role = needed_role(view)
+    if role is None:
+        return
+    found = authenticate()
+    if found.via == "cookie":
+        _check_cookie_use()
+    if not found.role.covers(role):
+        raise Problem(
+            403,
+            "role-too-small",
+            "Your role does not cover this",
+            f"This needs the role {role}, yours is {found.role}; ask your tenant's admin for another key.",
+        )
+    g.principal = found
+
+
+def _view_asked_for() -> Callable[..., Any] | None:
+    """The view that this request goes to; None where routing itself fails (404, 405)."""
+    return current_app.view_functions.get(request.endpoint) if request.endpoint else None
+
+
+def _check_cookie_use() -> None:
+    if request.method not in _SAFE:
+        check_same_origin()
+    elif request.path.startswith("/api/") and request.headers.get("Sec-Fetch-Site") in (
+        "same-site",
+        "cross-site",
+    ):
+        # A page of a sandbox can be same-site, so the Lax cookie comes along. It could not read the answer,
+        # but it could hold event streams open.
+        raise foreign_origin()
+
+
+def _unauthorized(detail: str) -> Problem:
+    return Problem(401, "no-credential", "Sign in first", detail, headers={"WWW-Authenticate": "Bearer"})

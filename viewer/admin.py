@@ -1,0 +1,112 @@
+"""`deskfleet-admin`: tenants, keys, sign-in links and backups, by hand on the control host."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from viewer.accounts import TenantExists, UnknownKey, UnknownTenant
+from viewer.migrations import upgrade
+from viewer.model import Role
+from viewer.settings import Settings, SettingsError, load_settings
+from viewer.store import Store
+
+_NAME = re.compile(r"[a-z][a-z0-9-]{0,30}", re.ASCII)
+
+
+class AdminError(Exception):
+    """What was asked cannot be done; the text is one sentence."""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    asked = _parser().parse_args(arguments)
+    try:
+        settings = load_settings(check_secrets=False)
+        if not settings.database.is_file():
+            raise AdminError(f"there is no database at {settings.database}; start the viewer first")
+        upgrade(settings.database)
+        store = Store(settings.database)
+        try:
+            print(_do(asked, store, settings))
+        finally:
+            store.close()
+    except (AdminError, SettingsError) as error:
+        print(f"deskfleet-admin: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="deskfleet-admin", description=__doc__)
+    nouns = parser.add_subparsers(dest="noun", required=True)
+
+    tenant = nouns.add_parser("tenant", help="add a tenant").add_subparsers(dest="verb", required=True)
+    tenant.add_parser("add", help="add it and print its first operator key, once").add_argument("name")
+
+    key = nouns.add_parser("key", help="add or revoke API keys").add_subparsers(dest="verb", required=True)
+    add = key.add_parser("add", help="print a new key, once")
+    add.add_argument("--tenant", required=True)
+    add.add_argument("--role", choices=list(Role), type=Role, required=True)
+    add.add_argument("--label", default="")
+    key.add_parser("revoke", help="end a key and every sign-in made with it").add_argument("id")
+
+    link = nouns.add_parser("signin-link", help="print a one-time sign-in link, good for 24 hours")
+    link.add_argument("--tenant", required=True)
+    link.add_argument("--role", choices=list(Role), type=Role, default=Role.OPERATOR)
+
+    backup = nouns.add_parser("backup", help="copy the live database into one consistent file")
+    backup.add_argument("file", type=Path)
+    return parser
+
+
+def _do(asked: argparse.Namespace, store: Store, settings: Settings) -> str:
+    try:
+        match (asked.noun, getattr(asked, "verb", None)):
+            case ("tenant", "add"):
+                return _add_tenant(store, asked.name)
+            case ("key", "add"):
+                return store.accounts.add_key(asked.tenant, asked.role, asked.label).text
+            case ("key", "revoke"):
+                store.accounts.revoke_key(asked.id)
+                return f"key {asked.id} is revoked"
+            case ("signin-link", _):
+                token = store.accounts.new_link(asked.tenant, asked.role)
+                return f"{settings.canonical_origin}/signin#token={token}"
+            case _:
+                return _back_up(store, asked.file)
+    except UnknownTenant as error:
+        known = ", ".join(store.accounts.tenants()) or "none yet"
+        raise AdminError(f"there is no tenant {error}; known: {known}") from error
+    except UnknownKey as error:
+        raise AdminError(f"there is no key {error}; give the 8 letters after df_") from error
+
+
+def _add_tenant(store: Store, name: str) -> str:
+    if not _NAME.fullmatch(name):
+        raise AdminError(f"{name!r} is no tenant's name; give 1 to 31 of a-z, 0-9 and -, a letter first")
+    try:
+        store.accounts.add_tenant(name)
+    except TenantExists as error:
+        raise AdminError(
+            f"there is a tenant {name} already; `key add --tenant {name}` gives it another key"
+        ) from error
+    return store.accounts.add_key(name, Role.OPERATOR, "first operator").text
+
+
+def _back_up(store: Store, target: Path) -> str:
+    """Write a file that only its owner can read: it holds hashes and sealed passwords."""
+    try:
+        os.close(os.open(target, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+        store.backup(target)
+    except FileExistsError as error:
+        raise AdminError(f"{target} exists already; give a new name") from error
+    except OSError as error:
+        raise AdminError(f"{target} cannot be written ({error.strerror})") from error
+    return f"{target}: {target.stat().st_size} bytes"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,119 @@
+"""`create_app`: store and blueprints put together, errors as problem documents, headers on every answer."""
+
+from __future__ import annotations
+
+import logging
+import uuid
+
+from flask import Flask, Response, g, request
+from werkzeug.exceptions import HTTPException
+from werkzeug.wrappers import Response as BaseResponse
+
+from viewer.access import anyone, enforce_on, public_origin
+from viewer.api import api
+from viewer.assets import assets, read_manifest
+from viewer.authz import authz
+from viewer.events import events
+from viewer.pages import content_policy, error_page, is_page, pages, send_to_canonical_origin
+from viewer.problems import Problem, not_found, respond
+from viewer.services import Services, services
+from viewer.settings import Settings
+from viewer.sign_in import sign_in
+from viewer.store import SessionNotFound, Store
+
+MOST_BODY_BYTES = 64 * 1024
+
+_log = logging.getLogger("deskfleet.viewer")
+
+
+def create_app(settings: Settings, store: Store | None = None) -> Flask:
+    """The viewer. `store` defaults to one on the settings' database, which must be migrated already."""
+    app = Flask(__name__, static_folder=None)
+    app.config["MAX_CONTENT_LENGTH"] = MOST_BODY_BYTES
+    app.extensions["deskfleet"] = Services(settings, store or Store(settings.database))
+    app.add_url_rule("/healthz", view_func=healthz)
+    for blueprint in (api, events, authz, sign_in, pages, assets):
+        app.register_blueprint(blueprint)
+    files = read_manifest().files
+    app.jinja_env.globals["asset"] = lambda name: f"/static/build/{files.get(name, name)}"
+    app.before_request(_name_the_request)
+    app.before_request(send_to_canonical_origin)
+    enforce_on(app)
+    app.register_error_handler(Problem, _answer_problem)
+    app.register_error_handler(SessionNotFound, _answer_not_found)
+    app.register_error_handler(HTTPException, _answer_http_error)
+    app.register_error_handler(Exception, _answer_failure)
+    app.after_request(_finish)
+    return app
+
+
+@anyone
+def healthz() -> Response:
+    """200 when the database answers."""
+    if not services().store.is_answering():
+        raise Problem(503, "no-database", "Not ready", "The database does not answer.")
+    return Response('{"status":"ok"}', content_type="application/json")
+
+
+def _name_the_request() -> None:
+    g.request_id = uuid.uuid4().hex[:16]
+
+
+def _answer_problem(problem: Problem) -> BaseResponse:
+    if request.method in ("GET", "HEAD") and is_page(request.path):
+        return error_page(problem)
+    return respond(problem)
+
+
+def _answer_not_found(_error: SessionNotFound) -> BaseResponse:
+    return _answer_problem(not_found())
+
+
+def _answer_http_error(error: HTTPException) -> BaseResponse:
+    """Werkzeug's own refusals: no such route, wrong method, body too large, redirects."""
+    if error.code is None or error.code < 400:
+        return error.get_response()
+    return _answer_problem(_problem_of(error))
+
+
+def _problem_of(error: HTTPException) -> Problem:
+    status = error.code or 500
+    if status == 404:
+        return not_found()
+    if status == 405:
+        allowed = ", ".join(sorted(getattr(error, "valid_methods", None) or ()))
+        return Problem(
+            405,
+            "wrong-method",
+            "Method not allowed",
+            f"{request.method} does not work here; use {allowed}.",
+            headers={"Allow": allowed},
+        )
+    if status == 413:
+        return Problem(
+            413, "body-too-large", "The body is too large", f"Send at most {MOST_BODY_BYTES} bytes."
+        )
+    return Problem(status, "refused", error.name, error.description or error.name)
+
+
+def _answer_failure(error: Exception) -> BaseResponse:
+    """Our own mistake: the log has the trace under the request's id, the client only the id."""
+    _log.error("request %s: %s %s failed", g.request_id, request.method, request.path, exc_info=error)
+    detail = f"The viewer failed; its log says more under request {g.request_id}."
+    return _answer_problem(Problem(500, "failure", "Something went wrong here", detail))
+
+
+def _finish(response: Response) -> Response:
+    headers = response.headers
+    headers["X-Request-Id"] = g.request_id
+    headers["X-Content-Type-Options"] = "nosniff"
+    headers["Referrer-Policy"] = "same-origin"
+    headers["Cross-Origin-Resource-Policy"] = "same-origin"
+    if response.mimetype == "text/html":
+        headers["Content-Security-Policy"] = content_policy(public_origin())
+        headers["Cross-Origin-Opener-Policy"] = "same-origin"
+    else:
+        headers["Content-Security-Policy"] = "default-src 'none'; frame-ancestors 'none'"
+    # Static files say for themselves how long they live; everything else is one person's, now.
+    headers.setdefault("Cache-Control", "no-store")
+    return response

@@ -1,0 +1,125 @@
+"""What comes in: JSON bodies and query strings, read into pydantic models or refused with a problem."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, TypeVar
+
+from flask import request
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic_core import from_json
+
+from viewer.model import Status
+from viewer.problems import FieldError, Problem, from_validation, wrong_fields
+
+_Model = TypeVar("_Model", bound=BaseModel)
+
+SMALLEST, LARGEST = (640, 480), (3840, 2160)
+SHORTEST_TTL_SECONDS = 60
+
+Label = Annotated[str, StringConstraints(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]+$")]
+"""A name from outside: up to 200 printable characters."""
+
+
+def normal_resolution(text: str) -> str:
+    """`1280x800` for `1280x800` and `1280x800x24`; ValueError outside 640x480 … 3840x2160."""
+    match = re.fullmatch(r"([1-9]\d{2,3})x([1-9]\d{2,3})(x24)?", text, re.ASCII)
+    if match is None:
+        raise ValueError("is not WIDTHxHEIGHT")
+    width, height = int(match[1]), int(match[2])
+    if width < SMALLEST[0] or height < SMALLEST[1]:
+        raise ValueError("is too small")
+    if width > LARGEST[0] or height > LARGEST[1]:
+        raise ValueError("is too large")
+    return f"{width}x{height}"
+
+
+class CreateSession(BaseModel):
+    """What a new desktop may be asked for; everything has a default."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    image: Label | None = Field(None, description="the name or alias of an image of the catalogue")
+    resolution: Annotated[str, AfterValidator(normal_resolution)] | None = Field(
+        None, description="WIDTHxHEIGHT such as 1280x800, from 640x480 to 3840x2160"
+    )
+    task_id: Label | None = Field(None, description="1 to 200 printable characters")
+    agent_id: Label | None = Field(None, description="1 to 200 printable characters")
+    ttl_seconds: int | None = Field(
+        None, ge=SHORTEST_TTL_SECONDS, description="a whole number of seconds, from 60 to the fleet's maximum"
+    )
+    wait: bool = Field(
+        True, description="true to be answered when the desktop is usable, false to be answered at once"
+    )
+
+
+class ListQuery(BaseModel):
+    """All given conditions hold; `status` may be given several times and means any of them."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    status: tuple[Status, ...] = Field((), description=f"one of {', '.join(Status)}")
+    task_id: Label | None = Field(None, description="1 to 200 printable characters")
+    agent_id: Label | None = Field(None, description="1 to 200 printable characters")
+    sandbox_id: Label | None = Field(None, description="1 to 200 printable characters")
+    image: Label | None = Field(None, description="the name or alias of an image of the catalogue")
+    host: Label | None = Field(None, description="the name of a host")
+    cursor: Label | None = Field(None, description="a `next_cursor` as it was given out")
+    limit: int = Field(50, ge=1, le=200, description="a whole number from 1 to 200")
+
+
+class SignIn(BaseModel):
+    """One of the two."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    key: str | None = Field(None, max_length=200, repr=False, description="an API key")
+    token: str | None = Field(
+        None, max_length=200, repr=False, description="the token of a one-time sign-in link"
+    )
+
+
+def json_body(model: type[_Model]) -> _Model:
+    """The request's body as `model`. No body at all counts as `{}`."""
+    data = request.get_data()
+    if not data and not request.mimetype:
+        return model.model_validate({})
+    if request.mimetype != "application/json":
+        raise Problem(
+            415,
+            "not-json",
+            "The body is not JSON",
+            "Send the body as JSON with `Content-Type: application/json`.",
+        )
+    try:
+        value: object = from_json(data, allow_inf_nan=False)
+    except ValueError as error:
+        raise Problem(
+            400,
+            "malformed-json",
+            "The body is not valid JSON",
+            f"The JSON ends in an error: {error}; mend it there.",
+        ) from error
+    if not isinstance(value, dict):
+        raise Problem(400, "malformed-json", "The body is not a JSON object", "Send one JSON object, `{…}`.")
+    try:
+        return model.model_validate(value)
+    except ValidationError as error:
+        raise from_validation(error, model) from error
+
+
+def query(model: type[_Model]) -> _Model:
+    """The query string as `model`; only tuple fields may be given more than once."""
+    values: dict[str, object] = {}
+    for name, given in request.args.lists():
+        field = model.model_fields.get(name)
+        if field is not None and isinstance(field.get_default(), tuple):
+            values[name] = tuple(given)
+        elif len(given) > 1:
+            raise wrong_fields([FieldError(field=name, message="is given twice", mend="give it once")])
+        else:
+            values[name] = given[0]
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        raise from_validation(error, model) from error

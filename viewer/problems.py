@@ -1,0 +1,113 @@
+"""Errors as RFC 9457 problem documents: what is wrong, which field, and what mends it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from flask import Response
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from viewer.model import Frozen
+from viewer.settings import nearest
+
+MEDIA_TYPE = "application/problem+json"
+
+
+class FieldError(Frozen):
+    """One field that is wrong; `mend` says what to send instead."""
+
+    field: str
+    message: str
+    mend: str
+
+
+class ProblemDocument(Frozen):
+    """RFC 9457, with members of ours: the fields at fault, the session that a failed create left behind."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    errors: tuple[FieldError, ...] | None = None
+    session_id: str | None = None
+    error_message: str | None = None
+
+
+class Problem(Exception):
+    """Raised anywhere below a view; the app answers it as a problem document (pages: as the error page)."""
+
+    def __init__(
+        self,
+        status: int,
+        slug: str,
+        title: str,
+        detail: str,
+        *,
+        errors: Sequence[FieldError] = (),
+        headers: dict[str, str] | None = None,
+        session_id: str | None = None,
+        error_message: str | None = None,
+    ) -> None:
+        super().__init__(detail)
+        self.document = ProblemDocument(
+            type=f"urn:deskfleet:problem:{slug}",
+            title=title,
+            status=status,
+            detail=detail,
+            errors=tuple(errors) or None,
+            session_id=session_id,
+            error_message=error_message,
+        )
+        self.headers = headers or {}
+
+    @property
+    def status(self) -> int:
+        return self.document.status
+
+
+def respond(problem: Problem) -> Response:
+    body = problem.document.model_dump_json(exclude_none=True)
+    return Response(body, problem.status, headers=problem.headers, content_type=MEDIA_TYPE)
+
+
+def wrong_fields(errors: Sequence[FieldError], *, status: int = 422) -> Problem:
+    """The request was understood, but these fields cannot be used."""
+    detail = "; ".join(f"{error.field}: {error.message}; {error.mend}" for error in errors)
+    return Problem(status, "wrong-fields", "Some fields cannot be used", detail, errors=errors)
+
+
+def from_validation(error: ValidationError, model: type[BaseModel]) -> Problem:
+    return wrong_fields([_field_error(problem, model) for problem in error.errors(include_url=False)])
+
+
+def not_found() -> Problem:
+    """The same for what never was and for what is another tenant's."""
+    return Problem(
+        404, "not-found", "Not found", "There is nothing here for you; check the address and the id."
+    )
+
+
+def unknown_name(field: str, value: str, known: Iterable[str]) -> Problem:
+    """`value` is not one of the `known` names; the nearest one is offered."""
+    names = list(known)
+    near = nearest(value, names)
+    mend = (f"did you mean {near!r}? " if near else "") + f"known: {', '.join(names)}"
+    return wrong_fields([FieldError(field=field, message=f"{value[:80]!r} is not known", mend=mend)])
+
+
+def _field_error(problem: ErrorDetails, model: type[BaseModel]) -> FieldError:
+    field = ".".join(str(part) for part in problem["loc"] if not isinstance(part, int)) or "body"
+    if problem["type"] == "extra_forbidden":
+        names = list(model.model_fields)
+        near = nearest(field, names)
+        mend = f"did you mean {near!r}?" if near else f"leave it out; known: {', '.join(names)}"
+        return FieldError(field=field[:80], message="unknown field", mend=mend)
+    message = problem["msg"].removeprefix("Value error, ")
+    return FieldError(field=field, message=f"{message[:1].lower()}{message[1:]}", mend=_mend(field, model))
+
+
+def _mend(field: str, model: type[BaseModel]) -> str:
+    """What the field's own description asks for."""
+    info = model.model_fields.get(field)
+    return f"give {info.description}" if info and info.description else "give another value"

@@ -1,0 +1,121 @@
+"""What the API says: the answers' models, and how a session looks from outside. None holds a secret."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import datetime
+from typing import Literal
+
+from pydantic import Field
+
+from viewer.model import Display, Frozen, HostStatus, Kind, Principal, Role, Session, Status
+from viewer.settings import Settings
+
+
+class PublicSession(Frozen):
+    """A session as everyone outside sees it. Times are RFC 3339 in UTC."""
+
+    id: str
+    tenant_id: str
+    kind: Kind
+    display: Display
+    status: Status
+    status_reason: str | None = Field(
+        description="Why it is so, as a short word; `terminating` while it ends."
+    )
+    sandbox_id: str | None
+    host: str | None
+    host_status: HostStatus | None
+    image: str
+    resolution: str | None
+    task_id: str | None
+    agent_id: str | None
+    page_url: str = Field(description="Deep link to the session in the viewer.")
+    novnc_url: str | None = Field(description="A page with nothing but the desktop.")
+    vnc_endpoint: str | None = Field(description="The stream: WebSocket, subprotocol `binary`, RFB 3.8.")
+    devtools_url: str | None
+    error_message: str | None
+    created_at: datetime
+    updated_at: datetime
+    expires_at: datetime | None
+    terminated_at: datetime | None
+
+
+class SessionList(Frozen):
+    items: tuple[PublicSession, ...]
+    next_cursor: str | None = Field(
+        description="Send it as `cursor` for the next page; null on the last one."
+    )
+
+
+class Me(Frozen):
+    """Who the credential belongs to."""
+
+    id: str
+    tenant: str
+    role: Role
+    via: Literal["key", "cookie"]
+
+    @classmethod
+    def of(cls, principal: Principal) -> Me:
+        return cls.model_validate(principal, from_attributes=True)
+
+
+class ImageChoice(Frozen):
+    name: str
+    aliases: tuple[str, ...]
+    display: Display
+    devtools: bool
+
+
+class Defaults(Frozen):
+    """What a create without these fields gets, and what it may ask for at most."""
+
+    image: str
+    resolution: str
+    ttl_seconds: int
+    max_ttl_seconds: int
+
+
+class Catalogue(Frozen):
+    items: tuple[ImageChoice, ...]
+    defaults: Defaults
+
+
+def public_session(session: Session, *, origin: str, hosts: dict[str, HostStatus]) -> PublicSession:
+    """`origin`: where the addresses point; `hosts`: the status of each known host."""
+    streams = session.display is not Display.NONE
+    ws_origin = origin.replace("http", "ws", 1)
+    values = {name: getattr(session, name) for name in PublicSession.model_fields if hasattr(session, name)}
+    return PublicSession(
+        **values,
+        host_status=hosts.get(session.host, HostStatus.UNKNOWN) if session.host else None,
+        page_url=f"{origin}/sandboxes/{session.id}",
+        novnc_url=f"{origin}/view/{session.id}" if streams else None,
+        vnc_endpoint=f"{ws_origin}/stream/{session.id}" if streams else None,
+        devtools_url=None,
+    )
+
+
+def session_list(
+    sessions: Iterable[Session], next_cursor: str | None, *, origin: str, hosts: dict[str, HostStatus]
+) -> SessionList:
+    items = tuple(public_session(session, origin=origin, hosts=hosts) for session in sessions)
+    return SessionList(items=items, next_cursor=next_cursor)
+
+
+def catalogue(settings: Settings) -> Catalogue:
+    items = tuple(
+        ImageChoice.model_validate(image.model_dump(include=set(ImageChoice.model_fields)))
+        for image in settings.images
+    )
+    return Catalogue(items=items, defaults=defaults(settings))
+
+
+def defaults(settings: Settings) -> Defaults:
+    return Defaults(
+        image=settings.default_image,
+        resolution=settings.default_resolution,
+        ttl_seconds=settings.default_ttl_seconds,
+        max_ttl_seconds=settings.max_ttl_seconds,
+    )

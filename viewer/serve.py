@@ -1,0 +1,84 @@
+"""`deskfleet-viewer`: check the settings, migrate, and serve with gunicorn: one process, 64 threads.
+
+One process, because the limits on streams and failed sign-ins live in it; threads, because an event stream or
+a waiting create only waits.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+from types import FrameType
+from typing import Any
+
+from flask import Flask
+from gunicorn.app.base import BaseApplication  # type: ignore[import-untyped]
+from gunicorn.workers.gthread import ThreadWorker  # type: ignore[import-untyped]
+
+from viewer.app import create_app
+from viewer.bootstrap import prepare_database
+from viewer.services import Services
+from viewer.settings import Settings, SettingsError, load_settings
+
+THREADS = 64
+
+
+class Server(BaseApplication):  # type: ignore[misc]
+    """gunicorn with our options and nothing read from files, environment or command line."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        super().__init__()
+
+    def load_config(self) -> None:
+        for name, value in options(self._settings).items():
+            self.cfg.set(name, value)
+
+    def load(self) -> Flask:
+        """Runs in the worker process, after the fork: database connections must not cross one."""
+        return create_app(self._settings)
+
+
+def options(settings: Settings) -> dict[str, Any]:
+    return {
+        "bind": settings.listen,
+        "workers": 1,
+        "worker_class": "gthread",
+        "threads": THREADS,
+        "worker_connections": 1000,
+        "keepalive": 75,
+        "timeout": 60,
+        "graceful_timeout": 3,
+        # Paths hold no secrets, but an access log of ours would only repeat Caddy's.
+        "accesslog": None,
+        "errorlog": "-",
+        "loglevel": "warning",
+        "proc_name": "deskfleet-viewer",
+        "control_socket_disable": True,
+        "post_worker_init": end_streams_on_stop,
+    }
+
+
+def end_streams_on_stop(worker: ThreadWorker) -> None:
+    """Tell waiting threads when the server stops; else each event stream would hold it up to its limit."""
+    here: Services = worker.wsgi.extensions["deskfleet"]
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        here.stopping.set()
+        worker.handle_exit(number, frame)
+
+    signal.signal(signal.SIGTERM, stop)
+
+
+def main() -> None:
+    try:
+        settings = load_settings()
+        prepare_database(settings)
+    except SettingsError as error:
+        print(f"deskfleet-viewer: {error}", file=sys.stderr)
+        sys.exit(2)
+    Server(settings).run()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,98 @@
+"""What the blueprints work with: settings, store, and the limits of this process. One per app."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from dataclasses import dataclass, field
+
+from flask import current_app
+
+from viewer.settings import Settings
+from viewer.store import Store
+
+# Of the server's 64 threads at most 24 + 24 wait for something; the rest keep answering at once.
+STREAMS_AT_ONCE = 24
+STREAMS_PER_PRINCIPAL = 12
+WAITS_AT_ONCE = 24
+_FAILURES_ALLOWED = 10
+_FAILURE_WINDOW_SECONDS = 60.0
+_ADDRESSES_REMEMBERED = 10_000
+
+
+class Slots:
+    """At most `total` held at once, `per_owner` by one owner."""
+
+    def __init__(self, total: int, per_owner: int) -> None:
+        self._total = total
+        self._per_owner = per_owner
+        self._lock = threading.Lock()
+        self._held: dict[str, int] = {}
+
+    def take(self, owner: str) -> bool:
+        with self._lock:
+            if sum(self._held.values()) >= self._total or self._held.get(owner, 0) >= self._per_owner:
+                return False
+            self._held[owner] = self._held.get(owner, 0) + 1
+            return True
+
+    def give_back(self, owner: str) -> None:
+        with self._lock:
+            left = self._held.get(owner, 0) - 1
+            if left > 0:
+                self._held[owner] = left
+            else:
+                self._held.pop(owner, None)
+
+
+class FailureLimit:
+    """Failed sign-ins per address in the last minute. Ten are allowed; a right key costs nothing."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._failures: dict[str, deque[float]] = {}
+
+    def seconds_to_wait(self, address: str) -> int:
+        """0 when the address may try now."""
+        now = time.monotonic()
+        with self._lock:
+            times = self._recent(address, now)
+            if len(times) < _FAILURES_ALLOWED:
+                return 0
+            return int(times[0] + _FAILURE_WINDOW_SECONDS - now) + 1
+
+    def failed(self, address: str) -> None:
+        now = time.monotonic()
+        with self._lock:
+            if len(self._failures) >= _ADDRESSES_REMEMBERED:
+                self._failures = {
+                    old: times for old in list(self._failures) if (times := self._recent(old, now))
+                }
+            times = self._recent(address, now)
+            times.append(now)
+            self._failures[address] = times
+
+    def _recent(self, address: str, now: float) -> deque[float]:
+        times = self._failures.get(address, deque(maxlen=_FAILURES_ALLOWED))
+        while times and times[0] + _FAILURE_WINDOW_SECONDS <= now:
+            times.popleft()
+        return times
+
+
+@dataclass
+class Services:
+    settings: Settings
+    store: Store
+    streams: Slots = field(default_factory=lambda: Slots(STREAMS_AT_ONCE, STREAMS_PER_PRINCIPAL))
+    waits: Slots = field(default_factory=lambda: Slots(WAITS_AT_ONCE, WAITS_AT_ONCE))
+    failures: FailureLimit = field(default_factory=FailureLimit)
+    stopping: threading.Event = field(default_factory=threading.Event)
+    """Set when the server is told to stop: streams and waits end then."""
+
+
+def services() -> Services:
+    found = current_app.extensions["deskfleet"]
+    if not isinstance(found, Services):
+        raise TypeError("create_app has not put Services into this app")
+    return found
