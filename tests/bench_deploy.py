@@ -1,0 +1,49 @@
+"""Bench group "deploy": what a roll-out costs when nothing changed."""
+
+from __future__ import annotations
+
+from statistics import median
+
+from tests.bench_host import bench_fleet
+from tests.bench_row import BenchRow
+from tests.hosts.bare_host import CLONE
+
+ROUNDS = 3
+NOOP = ".venv/bin/pyinfra inventory deploy.py -y"
+BARE = ".venv/bin/pyinfra inventory exec -y -- true"
+"""The least any roll-out with pyinfra can take: imports, inventory, connection, one command."""
+
+
+def rows() -> list[BenchRow]:
+    """The no-op roll-out with its self-check, against one bare command sent the same way."""
+    fleet = bench_fleet()
+    noop, bare = [], []
+    for _ in range(ROUNDS):
+        noop.append(fleet.host.run(NOOP, cwd=CLONE, timeout=300).seconds)
+        bare.append(fleet.host.run(BARE, cwd=CLONE).seconds)
+    seconds = median(noop)
+    figures = [
+        BenchRow(
+            name="no-op deploy, self-check included",
+            value=seconds,
+            unit="s",
+            against=f"pyinfra exec true {median(bare):.2f} s",
+            ratio=seconds / median(bare),
+            goal="<= 90 s",
+            met=seconds <= 90,
+        )
+    ]
+    if fleet.first_up:
+        first = fleet.first_up.seconds
+        figures.append(
+            BenchRow(
+                name="make up on the bench's host",
+                value=first,
+                unit="s",
+                against="",
+                ratio=None,
+                goal="<= 360 s",
+                met=first <= 360,
+            )
+        )
+    return figures
