@@ -199,6 +199,8 @@ def _run_options(host: BareHost) -> list[str]:
         "--security-opt=systempaths=unconfined",
         "--security-opt=apparmor=unconfined",
         "--cgroupns=private",
+        # As on a real machine: the edge binds ::1 too.
+        "--sysctl=net.ipv6.conf.all.disable_ipv6=0",
         "--tmpfs=/run:exec,mode=755",
         "--tmpfs=/run/lock",
         "--volume=/var/lib/docker",  # overlay on overlay does not work

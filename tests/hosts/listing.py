@@ -40,6 +40,9 @@ def lines(*command):
         return []
     return [line.rstrip() for line in done.stdout.splitlines() if line.strip()]
 
+def docker(what, format):
+    return lines("docker", *what.split(), "--format", format)
+
 def describe(path):
     info = os.lstat(path)
     text = f"{path} {info.st_mode:o} {info.st_uid}:{info.st_gid}"
@@ -87,10 +90,10 @@ json.dump({
     "units": lines("systemctl", "list-unit-files", "--no-legend", "--no-pager"),
     "cron": lines("crontab", "-l"),
     "files": files(),
-    "containers": lines("docker", "ps", "--all", "--no-trunc", "--format", "{{.ID}} {{.Names}} {{.Image}} {{.State}}"),
-    "images": lines("docker", "images", "--all", "--no-trunc", "--format", "{{.ID}} {{.Repository}}:{{.Tag}}"),
-    "networks": lines("docker", "network", "ls", "--no-trunc", "--format", "{{.ID}} {{.Name}}"),
-    "volumes": lines("docker", "volume", "ls", "--format", "{{.Name}}"),
+    "containers": docker("ps --all", "{{.ID}} {{.Names}} {{.Image}} {{.State}}"),
+    "images": docker("images --all", "{{.ID}} {{.Repository}}:{{.Tag}}"),
+    "networks": docker("network ls", "{{.ID}} {{.Name}}"),
+    "volumes": docker("volume ls", "{{.Name}}"),
     "namespaces": os.listdir("/run/netns") if os.path.isdir("/run/netns") else [],
     "links": [line.split(":")[1].split("@")[0].strip() for line in lines("ip", "-o", "link")],
     "sockets": sorted({" ".join(line.split()[i] for i in (0, 4)) for line in lines("ss", "-Hlntu")}),

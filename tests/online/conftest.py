@@ -1,0 +1,209 @@
+"""Fixtures: bare hosts with Deskfleet on them. Each variant is brought up at most once in a run.
+
+While developing: DESKFLEET_TEST_KEEP=1 keeps the hosts when pytest ends; the next run takes them over and
+types `make up` again with a new clone. DESKFLEET_TEST_DIRTY=1 lays uncommitted changes over the clone,
+DESKFLEET_TEST_UP=0 leaves a kept host as it is. `python -m tests.hosts.bare_host down` takes all away.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import stat
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from playwright.sync_api import Browser, sync_playwright
+
+from tests.hosts.bare_host import CLONE, BareHost, BareHosts, Variant, bare_hosts
+from tests.hosts.listing import Listing, list_host
+from tests.hosts.own_docker import CACHE
+from tests.online.fleet import Fleet
+
+TEST_SECONDS = 1500  # the first test on a host waits for its `make up`
+CHROMIUM = "/usr/bin/chromium"
+FOREIGN_FILE = "/srv/somebody-elses/notes.txt"
+_figures: list[str] = []
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "last: takes the fleet down; runs after all others on that host")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The plain host first, as it builds the images that the systemd host gets; `last` after the others."""
+    here = Path(__file__).parent
+    ours = [item for item in items if here in item.path.parents]
+    others = [item for item in items if here not in item.path.parents]
+    for item in ours:
+        item.add_marker(pytest.mark.timeout(TEST_SECONDS))
+    items[:] = others + sorted(ours, key=_turn)
+
+
+def _turn(item: pytest.Item) -> tuple[bool, bool]:
+    variant = getattr(item, "callspec", None) and item.callspec.params.get("fleet")  # type: ignore[attr-defined]
+    fixtures: list[str] = getattr(item, "fixturenames", [])
+    on_systemd = variant is Variant.SYSTEMD or "systemd_fleet" in fixtures
+    return on_systemd, item.get_closest_marker("last") is not None
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    if _figures:
+        terminalreporter.section("figures of the bare hosts")
+        for line in _figures:
+            terminalreporter.write_line(line)
+
+
+@pytest.fixture(scope="session")
+def figure() -> Callable[[str, float], None]:
+    """Note a time that the summary prints: what, seconds."""
+
+    def note(what: str, seconds: float) -> None:
+        _figures.append(f"{seconds:8.1f} s  {what}")
+
+    return note
+
+
+@pytest.fixture(scope="session")
+def hosts() -> Iterator[BareHosts]:
+    with bare_hosts() as running:
+        yield running
+
+
+class Fleets:
+    """Brings up a variant the first time it is asked for."""
+
+    def __init__(self, hosts: BareHosts, figure: Callable[[str, float], None]) -> None:
+        self._hosts = hosts
+        self._figure = figure
+        self._up: dict[Variant, Fleet | BaseException] = {}
+
+    def get(self, variant: Variant) -> Fleet:
+        """Raises the same error to every test if `make up` failed, without trying for minutes each time."""
+        if variant not in self._up:
+            try:
+                self._up[variant] = self._bring_up(variant)
+            except BaseException as error:
+                self._up[variant] = error
+        found = self._up[variant]
+        if isinstance(found, Fleet):
+            return found
+        raise RuntimeError(f"`make up` on the {variant} host failed: {found}") from found
+
+    def _bring_up(self, variant: Variant) -> Fleet:
+        host, is_new = self._hosts.start(variant)
+        if is_new and variant is Variant.SYSTEMD:
+            prepare_machine_of_somebody_else(host)
+        fleet = Fleet(host, _listing_before(host, is_new=is_new), was_bare=is_new)
+        if is_new and variant is Variant.SYSTEMD:
+            self._give_images(host)
+        if is_new or os.environ.get("DESKFLEET_TEST_UP") != "0":
+            host.put_clone()
+            done = fleet.make("up")
+            fleet.first_up = done
+            self._figure(f"make up on the {variant} host ({'bare' if is_new else 'kept'})", done.seconds)
+        return fleet
+
+    def _give_images(self, host: BareHost) -> None:
+        """The images that the plain host has built, so that they are built once in a run."""
+        plain = self._up.get(Variant.PLAIN)
+        if not isinstance(plain, Fleet):
+            return
+        listed = plain.docker("images", "--format={{.Repository}}:{{.Tag}}", "deskfleet/*").out.split()
+        names = [name for name in listed if "<none>" not in name]
+        if names:
+            exec_in = "DOCKER_HOST={daemon} docker exec -i {name} docker"
+            daemon = shlex.quote(host.daemon.host)
+            save = exec_in.format(daemon=daemon, name=plain.host.name) + " save " + " ".join(names)
+            load = exec_in.format(daemon=daemon, name=host.name) + " load --quiet"
+            subprocess.run(f"{save} | {load}", shell=True, check=True, stdout=subprocess.DEVNULL)
+
+
+def _listing_before(host: BareHost, *, is_new: bool) -> Listing:
+    kept = CACHE / f"before-{host.name}.json"
+    if is_new:
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        kept.write_text(list_host(host).to_json())
+    return Listing.from_json(kept.read_text())
+
+
+def prepare_machine_of_somebody_else(host: BareHost) -> None:
+    """Docker from Debian, with an image, a running container, a volume and a network; and a file."""
+    host.run(
+        "apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq --yes"
+        " --no-install-recommends docker.io iptables",
+        timeout=300,
+    )
+    host.run("until docker info >/dev/null 2>&1; do sleep 0.3; done")
+    host.run(
+        "tar -C / -chf - usr/bin/sleep $(ldd /usr/bin/sleep | grep -o '/lib[^ ]*')"
+        " | docker import - somebody/image:1"
+        " && docker network create somebodys-network && docker volume create somebodys-volume"
+        " && docker run -d --restart=always --name somebodys-container --network somebodys-network"
+        "    -v somebodys-volume:/data somebody/image:1 /usr/bin/sleep infinity"
+        f" && mkdir -p {Path(FOREIGN_FILE).parent} && echo mine > {FOREIGN_FILE}"
+    )
+
+
+@pytest.fixture(scope="session")
+def fleets(hosts: BareHosts, figure: Callable[[str, float], None]) -> Fleets:
+    return Fleets(hosts, figure)
+
+
+@pytest.fixture(scope="session")
+def plain_fleet(fleets: Fleets) -> Fleet:
+    """Deskfleet on a machine without systemd, brought up from nothing."""
+    return fleets.get(Variant.PLAIN)
+
+
+@pytest.fixture(scope="session")
+def systemd_fleet(fleets: Fleets) -> Fleet:
+    """Deskfleet beside somebody else's Docker, on a machine with systemd."""
+    return fleets.get(Variant.SYSTEMD)
+
+
+@pytest.fixture(params=list(Variant), scope="session")
+def fleet(request: pytest.FixtureRequest, fleets: Fleets) -> Fleet:
+    """Both, one after the other."""
+    return fleets.get(request.param)
+
+
+@pytest.fixture(scope="session")
+def unprepared_host(hosts: BareHosts) -> Iterator[BareHost]:
+    """A bare host with a clone and make's Python environment, where `make up` is going to be refused."""
+    host, is_new = hosts.start(Variant.PLAIN, "bare-refused")
+    host.put_clone()
+    if is_new:
+        host.run(["make", ".venv/.deploy"], cwd=CLONE, timeout=600)
+    yield host
+    if not hosts.keeping:
+        host.destroy()
+
+
+@pytest.fixture
+def browser_in() -> Iterator[Callable[[Fleet], Browser]]:
+    """Chromium of this machine inside a host's network: its localhost is the host's."""
+    with sync_playwright() as playwright, tempfile.TemporaryDirectory() as folder:
+
+        def launch(fleet: Fleet) -> Browser:
+            wrapper = Path(folder) / "chromium"
+            wrapper.write_text(f'#!/bin/sh\nexec {shlex.join(fleet.host.enter(CHROMIUM))} "$@"\n')
+            wrapper.chmod(wrapper.stat().st_mode | stat.S_IXUSR)
+            return playwright.chromium.launch(executable_path=wrapper, args=["--disable-dev-shm-usage"])
+
+        yield launch
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
+    """A failing online test shows what the host's services said last."""
+    outcome: Any = yield
+    report = outcome.get_result()
+    if report.when == "call" and report.failed:
+        for value in getattr(item, "funcargs", {}).values():
+            if isinstance(value, Fleet):
+                report.sections.append((f"services on {value.host.name}", value.logs()))
