@@ -1,8 +1,8 @@
 """The worker: makes true on the hosts what the table asks for, and keeps the table true to the hosts.
 
-One worker acts at a time (a lock file beside the database); a second one waits. A thread for each host compares
-its list with the table every few seconds; the main thread wakes within ~15 ms of any change of the table and
-starts one thread for each session that has something to be done.
+One worker acts at a time (a lock file beside the database); a second one waits. A thread for each host
+compares its list with the table every few seconds; the main thread wakes within ~15 ms of any change of the
+table and starts one thread for each session that has something to be done.
 """
 
 from __future__ import annotations
@@ -351,7 +351,7 @@ class Worker:
                     self._chores.start(END + row.id, lambda: self._lifecycle.fail(row, message))
 
     def _is_being_created(self, row: Session) -> bool:
-        """Its create may be under way, with no id to delete yet; it ends by itself as soon as there is one."""
+        """Its create may be under way, with no id to delete yet; it ends by itself once there is one."""
         return row.sandbox_id is None and row.id in self._chores.in_hand(UP)
 
     def _terminate(self, row: Session, reason: str) -> None:
