@@ -28,6 +28,9 @@ class Picture:
     bgrx: bytes
     """4 bytes a pixel, rows from the top."""
 
+    def is_blank(self) -> bool:
+        return self.bgrx == self.bgrx[:4] * (self.width * self.height)
+
     def colours(self) -> int:
         return len({self.bgrx[at : at + 3] for at in range(0, len(self.bgrx), 4)})
 
@@ -90,37 +93,50 @@ def log_in(connection: socket.socket, password: str) -> tuple[int, int]:
     return width, height
 
 
+def receive_update(connection: socket.socket, pixels: bytearray, width: int) -> int:
+    """Puts one message of the server into `pixels`; returns how many pixels it brought (0 for other messages)."""
+    kind = receive(connection, 1)[0]
+    if kind == 2:  # bell
+        return 0
+    if kind == 3:  # the server's clipboard
+        receive(connection, struct.unpack(">xxxI", receive(connection, 7))[0])
+        return 0
+    brought = 0
+    for _ in range(struct.unpack(">xH", receive(connection, 3))[0]):
+        x, y, columns, rows, _encoding = struct.unpack(">HHHHi", receive(connection, 12))
+        data = receive(connection, columns * rows * 4)
+        for row in range(rows):
+            at = ((y + row) * width + x) * 4
+            pixels[at : at + columns * 4] = data[row * columns * 4 : (row + 1) * columns * 4]
+        brought += columns * rows
+    return brought
+
+
 def take_picture(connection: socket.socket, width: int, height: int) -> Picture:
     """One full, non-incremental picture in raw encoding."""
     connection.sendall(struct.pack(">BBHHHH", 3, 0, 0, 0, width, height))
     pixels = bytearray(width * height * 4)
     missing = width * height
     while missing > 0:
-        kind = receive(connection, 1)[0]
-        if kind == 2:  # bell
-            continue
-        if kind == 3:  # the server's clipboard
-            receive(connection, struct.unpack(">xxxI", receive(connection, 7))[0])
-            continue
-        for _ in range(struct.unpack(">xH", receive(connection, 3))[0]):
-            x, y, columns, rows, _encoding = struct.unpack(">HHHHi", receive(connection, 12))
-            data = receive(connection, columns * rows * 4)
-            for row in range(rows):
-                at = ((y + row) * width + x) * 4
-                pixels[at : at + columns * 4] = data[row * columns * 4 : (row + 1) * columns * 4]
-            missing -= columns * rows
+        missing -= receive_update(connection, pixels, width)
     return Picture(width, height, bytes(pixels))
+
+
+def next_picture(connection: socket.socket, before: Picture) -> Picture:
+    """The picture after the next change; waits for one."""
+    connection.sendall(struct.pack(">BBHHHH", 3, 1, 0, 0, before.width, before.height))
+    pixels = bytearray(before.bgrx)
+    while not receive_update(connection, pixels, before.width):
+        pass
+    return Picture(before.width, before.height, bytes(pixels))
 
 
 def first_frame(host: str, port: int, password: str, *, seconds: float = 20) -> Picture:
     """The first picture of at least two colours; raises TimeoutError where none comes in time."""
     connection, _banner = dial(host, port, seconds=seconds)
-    deadline = time.monotonic() + seconds
     with connection:
-        width, height = log_in(connection, password)
-        while time.monotonic() < deadline:
-            picture = take_picture(connection, width, height)
-            if picture.colours() > 1:
-                return picture
-            time.sleep(0.01)
-    raise TimeoutError(f"the picture had one colour for {seconds} s")
+        picture = take_picture(connection, *log_in(connection, password))
+        connection.settimeout(seconds)
+        while picture.is_blank():
+            picture = next_picture(connection, picture)
+    return picture
