@@ -26,8 +26,9 @@ def sqlite_engine(path: Path) -> Engine:
         # None: the driver opens no transaction by itself; `begin` below says which kind it is.
         connection.isolation_level = None
         cursor = connection.cursor()
-        cursor.execute("PRAGMA journal_mode=WAL")
+        # First: the change to WAL needs a lock too, which another program that starts may hold.
         cursor.execute("PRAGMA busy_timeout=10000")
+        cursor.execute("PRAGMA journal_mode=WAL")
         cursor.execute("PRAGMA foreign_keys=ON")
         cursor.execute("PRAGMA synchronous=NORMAL")
         cursor.close()

@@ -1,0 +1,7 @@
+"""Fixtures for every test. Where each comes from is said by the import."""
+
+from __future__ import annotations
+
+from tests.viewer_fixtures import app, client, migrated_database, people, settings, store
+
+__all__ = ["app", "client", "migrated_database", "people", "settings", "store"]

@@ -1,0 +1,179 @@
+"""A viewer for tests: real settings, a real database in a fresh directory, and people of two tenants.
+
+Alice works for `acme` (operator), Wanda watches there, Ada administers it. Bob works for `bolt` and has nothing
+of theirs.
+What the worker would do to a session, a test does itself through `store.fleet`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cryptography.fernet import Fernet
+from flask import Flask
+from flask.testing import FlaskClient
+
+from viewer.access import COOKIE
+from viewer.app import create_app
+from viewer.migrations import upgrade
+from viewer.model import Role, Session, Status
+from viewer.settings import Settings
+from viewer.store import NewSession, Store
+
+ORIGIN = "http://deskfleet.localhost:8088"
+OTHER_ORIGIN = "http://localhost:8088"
+UNKNOWN_ID = "11111111-2222-4333-8444-555555555555"
+
+
+@dataclass(frozen=True)
+class Person:
+    """Somebody with a key of a tenant; `headers` is what a program of theirs sends."""
+
+    tenant: str
+    key: str = field(repr=False)
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {"Authorization": f"Bearer {self.key}"}
+
+
+@dataclass(frozen=True)
+class People:
+    alice: Person
+    wanda: Person
+    ada: Person
+    bob: Person
+
+
+def settings_values(directory: Path) -> dict[str, Any]:
+    """Valid settings as the deploy would render them, with their secret files below `directory`."""
+    secrets = {
+        "viewer.key": Fernet.generate_key(),
+        "relay.key": Fernet.generate_key(),
+        "opensandbox.key": b"box-key",
+    }
+    for name, value in secrets.items():
+        (directory / name).write_bytes(value + b"\n")
+    return {
+        "fleet_id": "f-test",
+        "origins": [ORIGIN, OTHER_ORIGIN],
+        "listen": "127.0.0.1:0",
+        "database": str(directory / "deskfleet.db"),
+        "secret_key_file": str(directory / "viewer.key"),
+        "default_image": "desktop",
+        "default_resolution": "1280x800",
+        "default_ttl_seconds": 3600,
+        "max_ttl_seconds": 43200,
+        "max_lifetime_seconds": 86400,
+        "create_deadline_seconds": 2,
+        "hosts": [
+            {
+                "name": "here",
+                "opensandbox_url": "http://127.0.0.1:8080",
+                "opensandbox_key_file": str(directory / "opensandbox.key"),
+                "relay_url": "http://127.0.0.1:8070",
+                "relay_upstream": "127.0.0.1:8070",
+                "relay_key_file": str(directory / "relay.key"),
+                "max_desktops": 8,
+            }
+        ],
+        "images": [
+            {
+                "name": "desktop",
+                "uri": "deskfleet/desktop:latest",
+                "aliases": ["opensandbox/desktop", "opensandbox/desktop:latest"],
+            },
+            {"name": "chrome", "uri": "deskfleet/chrome:latest", "devtools": True},
+            {"name": "shell", "uri": "deskfleet/base:latest", "display": "none"},
+        ],
+    }
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    return Settings.model_validate(settings_values(tmp_path))
+
+
+@pytest.fixture(scope="session")
+def migrated_database(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """An empty database at the newest step; a copy of it is much quicker than the steps."""
+    path = tmp_path_factory.mktemp("database") / "newest.db"
+    upgrade(path)
+    return path.read_bytes()
+
+
+@pytest.fixture
+def store(settings: Settings, migrated_database: bytes) -> Iterator[Store]:
+    settings.database.write_bytes(migrated_database)
+    opened = Store(settings.database)
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def people(store: Store) -> People:
+    store.accounts.add_tenant("acme")
+    store.accounts.add_tenant("bolt")
+
+    def person(tenant: str, role: Role) -> Person:
+        return Person(tenant=tenant, key=store.accounts.add_key(tenant, role).text)
+
+    return People(
+        alice=person("acme", Role.OPERATOR),
+        wanda=person("acme", Role.WATCHER),
+        ada=person("acme", Role.ADMIN),
+        bob=person("bolt", Role.OPERATOR),
+    )
+
+
+@pytest.fixture
+def app(settings: Settings, store: Store, people: People) -> Flask:
+    return create_app(settings, store)
+
+
+class ViewerClient(FlaskClient):
+    """Asks at the canonical origin, as the edge passes it on; cookies are sent by hand."""
+
+    def open(self, *args: Any, **kwargs: Any) -> Any:
+        kwargs.setdefault("base_url", ORIGIN)
+        return super().open(*args, **kwargs)
+
+
+@pytest.fixture
+def client(app: Flask) -> FlaskClient:
+    app.test_client_class = ViewerClient
+    return app.test_client(use_cookies=False)
+
+
+def sign_in(store: Store, person: Person) -> dict[str, str]:
+    """The Cookie header of a browser in which that person is signed in."""
+    token = store.accounts.sign_in_with_key(person.key)
+    return {"Cookie": f"{COOKIE}={token}"}
+
+
+def new_session(store: Store, person: Person, **values: Any) -> Session:
+    defaults: dict[str, Any] = {
+        "image": "desktop",
+        "resolution": "1280x800",
+        "ttl_seconds": 3600,
+        "created_by": "test",
+    }
+    return store.tenant(person.tenant).create(NewSession(**{**defaults, **values}))
+
+
+def running_session(store: Store, person: Person, *, sandbox_id: str = "box-1", **values: Any) -> Session:
+    """A session as the worker leaves it when the first frame has been seen."""
+    session = new_session(store, person, **values)
+    return store.fleet.transition(
+        session.id,
+        Status.RUNNING,
+        host="here",
+        sandbox_id=sandbox_id,
+        vnc_port=40001,
+        expires_at=session.created_at + timedelta(hours=1),
+    )
