@@ -19,13 +19,13 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, sync_playwright
 
+from tests.browser import CHROMIUM, FLAGS
 from tests.hosts.bare_host import CLONE, BareHost, BareHosts, Variant, bare_hosts
 from tests.hosts.listing import Listing, list_host
 from tests.hosts.own_docker import CACHE
 from tests.online.fleet import Fleet
 
 TEST_SECONDS = 1500  # the first test on a host waits for its `make up`
-CHROMIUM = "/usr/bin/chromium"
 FOREIGN_FILE = "/srv/somebody-elses/notes.txt"
 _figures: list[str] = []
 
@@ -184,18 +184,16 @@ def unprepared_host(hosts: BareHosts) -> Iterator[BareHost]:
         host.destroy()
 
 
-@pytest.fixture
-def browser_in() -> Iterator[Callable[[Fleet], Browser]]:
-    """Chromium of this machine inside a host's network: its localhost is the host's."""
-    with sync_playwright() as playwright, tempfile.TemporaryDirectory() as folder:
-
-        def launch(fleet: Fleet) -> Browser:
-            wrapper = Path(folder) / "chromium"
-            wrapper.write_text(f'#!/bin/sh\nexec {shlex.join(fleet.host.enter(CHROMIUM))} "$@"\n')
-            wrapper.chmod(wrapper.stat().st_mode | stat.S_IXUSR)
-            return playwright.chromium.launch(executable_path=wrapper, args=["--disable-dev-shm-usage"])
-
-        yield launch
+@pytest.fixture(scope="module")
+def browser(plain_fleet: Fleet) -> Iterator[Browser]:
+    """Chromium of this machine inside the plain host's network: its localhost is the host's."""
+    with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
+        wrapper = Path(folder) / "chromium"
+        wrapper.write_text(f'#!/bin/sh\nexec {shlex.join(plain_fleet.host.enter(CHROMIUM))} "$@"\n')
+        wrapper.chmod(wrapper.stat().st_mode | stat.S_IXUSR)
+        running = playwright.chromium.launch(executable_path=wrapper, args=FLAGS)
+        yield running
+        running.close()
 
 
 @pytest.hookimpl(hookwrapper=True)

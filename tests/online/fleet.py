@@ -107,7 +107,7 @@ class Api:
 
 @dataclass
 class Fleet:
-    """`before`: what lay on the host before the first `make up`. `first_up`: None if it was not typed again."""
+    """`before`: what lay on the host before any `make up`. `first_up`: None if not typed in this run."""
 
     host: BareHost
     before: Listing
