@@ -111,7 +111,7 @@ class Fleet:
 
     host: BareHost
     before: Listing
-    was_bare: bool
+    was_bare: bool = True
     first_up: Done | None = None
 
     def make(self, target: str, *, check: bool = True, show: bool = True) -> Done:

@@ -1,0 +1,195 @@
+"""`make test`: install what the tests need, then run all of them, part by part, with a summary at the end.
+
+Everything that could clash with a stack brought up by `make up` (ports, bridges, Docker, paths) happens in
+network namespaces and containers of the tests' own, so such a stack goes on as it is. Ends with 0 only if every
+part passed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+POLICY = Path("/usr/sbin/policy-rc.d")
+PASSED_ON = "DESKFLEET_TEST_KEEP,DESKFLEET_TEST_DIRTY,DESKFLEET_TEST_UP,DESKFLEET_TEST_CACHE"
+
+
+@dataclass(frozen=True)
+class Need:
+    """The tests call `program`; where none is on the path, Debian's `package` brings it."""
+
+    program: str
+    package: str
+
+
+NEEDS = (
+    Need("dockerd", "docker.io"),
+    Need("docker", "docker.io"),
+    Need("containerd", "containerd"),
+    Need("iptables", "iptables"),
+    Need("ip", "iproute2"),
+    Need("nsenter", "util-linux"),
+    Need("ps", "procps"),
+    Need("git", "git"),
+    Need("mmdebstrap", "mmdebstrap"),
+    Need("busybox", "busybox-static"),
+    Need("supervisord", "supervisor"),
+    Need("Xtigervnc", "tigervnc-standalone-server"),
+    Need("tigervncpasswd", "tigervnc-tools"),
+    Need("chromium", "chromium"),
+)
+
+
+@dataclass(frozen=True)
+class Part:
+    """Tests that run together. `budget_seconds` on two cores: longer is said, not punished."""
+
+    name: str
+    markers: str
+    budget_seconds: int
+    verbose: bool
+
+
+PARTS = (
+    Part("fast tests", "not real and not host and not browser", 120, verbose=False),
+    Part("real parts and Chromium on this machine", "(real or browser) and not host", 360, verbose=False),
+    Part("the whole product on bare hosts", "host", 1320, verbose=True),
+)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    part: Part
+    code: int
+    seconds: float
+    counts: str
+
+
+def main() -> int:
+    if os.geteuid() != 0:
+        print("The tests start machines of their own, which takes root: sudo …", flush=True)
+        command = ["sudo", f"--preserve-env={PASSED_ON}", sys.executable, "-m", "tests.run", *sys.argv[1:]]
+        return subprocess.run(command, cwd=ROOT, check=False).returncode
+    started = time.monotonic()
+    install_what_is_missing()
+    outcomes = [run_part(part, sys.argv[1:]) for part in PARTS]
+    print_summary(outcomes, time.monotonic() - started)
+    return 1 if any(outcome.code for outcome in outcomes) else 0
+
+
+# --- what the tests need ---
+
+
+def install_what_is_missing() -> None:
+    """Debian's packages for the programs that are not there; says which, and shows how it gets on."""
+    packages = sorted({need.package for need in NEEDS if not is_there(need.program)})
+    if not packages:
+        print("All that the tests need is installed.", flush=True)
+        return
+    print(f"The tests need, and this installs from Debian: {', '.join(packages)}", flush=True)
+    with services_stay_off():
+        apt_get("update", "-q")
+        apt_get("install", "-q", "--yes", "--no-install-recommends", *packages)
+    still_missing = [need.program for need in NEEDS if not is_there(need.program)]
+    if still_missing:
+        raise SystemExit(f"still missing after the installation: {', '.join(still_missing)}")
+
+
+def is_there(program: str) -> bool:
+    return shutil.which(program, path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin") is not None
+
+
+def apt_get(*arguments: str) -> None:
+    """Show apt's output line by line, so that a long download is seen to move; ends the run if apt fails."""
+    env = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
+    command = ["apt-get", "-o", "Dpkg::Use-Pty=0", *arguments]
+    with subprocess.Popen(
+        command,
+        env=env,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        said = []
+        for line in process.stdout:
+            said.append(line)
+            if line.startswith(("Get:", "Fetched", "Setting up")):
+                print(f"  {line.rstrip()[:100]}", flush=True)
+    if process.returncode:
+        raise SystemExit(f"apt-get {arguments[0]} failed:\n{''.join(said[-15:])}")
+
+
+@contextlib.contextmanager
+def services_stay_off() -> Iterator[None]:
+    """Installing a package must not start its service: the machine's Docker is not for the tests to start."""
+    if POLICY.exists():  # the machine has a policy already; it is left alone
+        yield
+        return
+    POLICY.write_text("#!/bin/sh\nexit 101\n")
+    POLICY.chmod(0o755)
+    try:
+        yield
+    finally:
+        POLICY.unlink()
+
+
+# --- running ---
+
+
+def run_part(part: Part, more: Sequence[str]) -> Outcome:
+    print(f"\n=== {part.name} (budget {minutes(part.budget_seconds)})", flush=True)
+    started = time.monotonic()
+    with tempfile.TemporaryDirectory() as folder:
+        report = Path(folder) / "report.xml"
+        command = [sys.executable, "-m", "pytest", "-m", part.markers, f"--junitxml={report}", "-rs",
+                   "--durations=5", "-v" if part.verbose else "-q", *more]  # fmt: skip
+        code = subprocess.run(command, cwd=ROOT, env=test_environment(), check=False).returncode
+        return Outcome(part, code, time.monotonic() - started, counts_of(report))
+
+
+def test_environment() -> dict[str, str]:
+    """/usr/sbin is not on everybody's path, and dockerd and iptables lie there."""
+    return {**os.environ, "PATH": f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"}
+
+
+def counts_of(report: Path) -> str:
+    """`120 passed, 1 failed, 2 skipped`, from pytest's own report."""
+    if not report.exists():
+        return "pytest did not run"
+    suite = ElementTree.parse(report).getroot().find("testsuite")
+    if suite is None:
+        return "nothing was run"
+    numbers = {name: int(suite.get(name, "0")) for name in ("tests", "failures", "errors", "skipped")}
+    failed = numbers["failures"] + numbers["errors"]
+    passed = numbers["tests"] - failed - numbers["skipped"]
+    return f"{passed} passed, {failed} failed, {numbers['skipped']} skipped"
+
+
+def print_summary(outcomes: Sequence[Outcome], seconds: float) -> None:
+    print("\n=== summary", flush=True)
+    for outcome in outcomes:
+        verdict = "ok    " if outcome.code == 0 else "FAILED"
+        over = " (over its budget)" if outcome.seconds > outcome.part.budget_seconds else ""
+        took = f"{minutes(outcome.seconds)} of {minutes(outcome.part.budget_seconds)}{over}"
+        print(f"{verdict}  {outcome.part.name}: {outcome.counts}; {took}")
+    print(f"all together {minutes(seconds)}", flush=True)
+
+
+def minutes(seconds: float) -> str:
+    return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
