@@ -13,8 +13,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from pyinfra import config, state
 from pyinfra.api.inventory import Inventory
+from pyinfra.context import config, state
 from pyinfra_cli import cli as _cli
 from pyinfra_cli.exceptions import CliError, UnexpectedExternalError
 

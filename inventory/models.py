@@ -7,7 +7,15 @@ import re
 from enum import StrEnum
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, StringConstraints, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SecretStr,
+    StringConstraints,
+    field_validator,
+    model_validator,
+)
 
 
 class Section(BaseModel):
@@ -36,7 +44,9 @@ Resolution = Annotated[str, StringConstraints(pattern=r"^[1-9]\d{2,3}x[1-9]\d{2,
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 AbsolutePath = Annotated[str, StringConstraints(pattern=r"^/[A-Za-z0-9._/@+-]+$")]
 
-_DOMAIN = re.compile(r"^(?=.{1,253}$)[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?(\.[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)*$")
+_DOMAIN = re.compile(
+    r"^(?=.{1,253}$)[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?(\.[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)*$"
+)
 
 
 class Ssh(Section):
@@ -51,7 +61,9 @@ class Ssh(Section):
 
 class Host(Section):
     groups: Annotated[tuple[Group, ...], Field(min_length=1)]
-    connect: Annotated[str, StringConstraints(pattern=r"^@(local|fake/[a-z0-9-]+|docker/[A-Za-z0-9_.-]+)$")] | Ssh
+    connect: (
+        Annotated[str, StringConstraints(pattern=r"^@(local|fake/[a-z0-9-]+|docker/[A-Za-z0-9_.-]+)$")] | Ssh
+    )
     max_desktops: int = Field(default=8, ge=1, le=1000)
 
 
@@ -214,7 +226,11 @@ class Site(Section):
     def addresses_are_unique(self) -> Site:
         seen: dict[str, str] = {}
         for name, host in self.hosts.items():
-            address = host.connect if isinstance(host.connect, str) else f"{host.connect.address}:{host.connect.port}"
+            address = (
+                host.connect
+                if isinstance(host.connect, str)
+                else f"{host.connect.address}:{host.connect.port}"
+            )
             if address in seen:
                 raise ValueError(f"hosts {seen[address]!r} and {name!r} have the same address {address}")
             seen[address] = name
@@ -224,8 +240,12 @@ class Site(Section):
     def one_host_carries_the_stack(self) -> Site:
         # Between hosts everything needs mutual TLS; until the site carries its certificates, one host has it all.
         needed = {Group.EDGE, Group.CONTROL, Group.SANDBOXES}
-        if self.hosts and not (len(self.hosts) == 1 and needed <= set(next(iter(self.hosts.values())).groups)):
-            raise ValueError("give one host the groups edge, control and sandboxes; a site is one host so far")
+        if self.hosts and not (
+            len(self.hosts) == 1 and needed <= set(next(iter(self.hosts.values())).groups)
+        ):
+            raise ValueError(
+                "give one host the groups edge, control and sandboxes; a site is one host so far"
+            )
         return self
 
     @model_validator(mode="after")
@@ -237,7 +257,9 @@ class Site(Section):
             if host is None:
                 raise ValueError(f"desktop {name!r} lies on the unknown host {desktop.host!r}")
             if Group.DESKTOPS not in host.groups:
-                raise ValueError(f"desktop {name!r} lies on host {desktop.host!r}, which lacks the group 'desktops'")
+                raise ValueError(
+                    f"desktop {name!r} lies on host {desktop.host!r}, which lacks the group 'desktops'"
+                )
         return self
 
 

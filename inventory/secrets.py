@@ -72,7 +72,9 @@ def _read(path: Path) -> Secrets:
         return Secrets.model_validate(yaml.safe_load(path.read_text()))
     except (ValidationError, yaml.YAMLError):
         # Neither error may be chained: both would quote the file's content.
-        raise SecretsUnreadable(f"{path}: not a secrets file of this version; restore it or move it away") from None
+        raise SecretsUnreadable(
+            f"{path}: not a secrets file of this version; restore it or move it away"
+        ) from None
 
 
 def _write(secrets: Secrets, path: Path, *, replace: bool) -> None:

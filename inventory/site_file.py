@@ -58,7 +58,9 @@ class _StrictLoader(yaml.SafeLoader):
         for key_node, _ in node.value:
             key = self.construct_object(key_node, deep=True)  # type: ignore[no-untyped-call]
             if key in seen:
-                raise yaml.constructor.ConstructorError(None, None, f"key {key!r} appears twice", key_node.start_mark)
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"key {key!r} appears twice", key_node.start_mark
+                )
             seen.add(key)
         return super().construct_mapping(node, deep)
 
@@ -76,7 +78,9 @@ def _sentences(error: ValidationError, path: Path) -> Iterator[str]:
 
 
 def _is_a_key(part: int | str) -> bool:
-    return isinstance(part, int) or not (part[:1].isupper() or "[" in part or "constrained" in part or part == "str")
+    return isinstance(part, int) or not (
+        part[:1].isupper() or "[" in part or "constrained" in part or part == "str"
+    )
 
 
 def _sentence(problem: Any, where: list[int | str]) -> str:

@@ -1,0 +1,39 @@
+"""The deploy's own proof at the end: a desktop through the edge, its first frame, and its end."""
+
+from __future__ import annotations
+
+from pydantic import SecretStr
+from pyinfra import logger
+from pyinfra.api.command import StringCommand
+from pyinfra.api.deploy import deploy
+from pyinfra.api.operation import operation
+from pyinfra.context import host, state
+
+from inventory.models import Settings
+from roles import wheel
+from roles.files import Commands
+
+
+@deploy("Check")
+def check(*, settings: Settings, key: SecretStr) -> None:
+    desktop_through_the_edge(
+        name="Create, see and end a desktop", port=settings.port, scheme=settings.scheme, key=key
+    )
+
+
+@operation()
+def desktop_through_the_edge(port: int, scheme: str, key: SecretStr) -> Commands:
+    """Not a change, so it runs here and yields nothing; a failure is yielded, to be the operation's own."""
+    if not state.is_executing:
+        return
+    command = StringCommand(
+        f"{wheel.HOME}/current/bin/deskfleet-check --url {scheme}://localhost:{port} --key-stdin"
+    )
+    # By stdin: arguments and environment of a process can be read by others.
+    done, output = host.run_shell_command(command, _stdin=key.get_secret_value(), _timeout=180)
+    for line in output.stdout_lines:
+        logger.info(f"{host.print_prefix}{line}")
+    if not done:
+        for line in output.stderr_lines:
+            logger.error(f"{host.print_prefix}{line}")
+        yield StringCommand("echo 'the check failed: see above' >&2; exit 1")

@@ -1,0 +1,177 @@
+"""Docker: the engine of the machine, or Debian's; and a network in which sandboxes do not reach each other."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import NamedTuple
+
+from pyinfra.api.command import StringCommand
+from pyinfra.api.deploy import deploy
+from pyinfra.api.facts import FactBase
+from pyinfra.api.operation import operation
+from pyinfra.context import host
+
+from roles.facts import STATE, HasSystemd, Paths
+from roles.files import Commands, Directory, directories, place, sha256
+from roles.packages import packages
+from roles.units import Unit, no_unit, run
+
+NETWORK = "deskfleet"
+BRIDGE = "df-sandboxes"
+OURS = f"{STATE}/docker.ours"
+
+# A network of ours, not `icc: false` in the engine's own configuration: that would change how the machine's other
+# containers see each other, and needs a restart of an engine that is not ours.
+_NETWORK_OPTIONS = {
+    "com.docker.network.bridge.enable_icc": "false",
+    "com.docker.network.bridge.name": BRIDGE,
+}
+
+# The OpenSandbox server cannot ask for log options per container, so a sandbox's log is bounded by the engine's
+# defaults; those are ours to set only where the engine is. Live restore: sandboxes outlive a crash of dockerd.
+_DAEMON = {"log-driver": "json-file", "log-opts": {"max-size": "10m", "max-file": "3"}, "live-restore": True}
+
+DOCKERD = Unit(
+    name="deskfleet-dockerd",
+    description="Docker engine (started by Deskfleet)",
+    command=("/usr/bin/env", "dockerd"),
+    user="root",
+    environment={"HOME": "/root", "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"},
+    stop_seconds=20,
+    ready="docker info >/dev/null 2>&1",
+    ready_seconds=60,
+)
+
+_SCRIPTS = Path(__file__).resolve().parent.parent / "templates" / "docker"
+
+
+class Engine(NamedTuple):
+    """installed: there is a dockerd; running: it answers; ours: we installed it; supervised: we keep it running."""
+
+    installed: bool
+    running: bool
+    ours: bool
+    supervised: bool
+
+
+class DockerEngine(FactBase[Engine]):
+    """The Docker engine of the host."""
+
+    def command(self) -> str:
+        return (
+            "echo installed $(command -v dockerd >/dev/null && echo yes); "
+            "echo running $(docker info >/dev/null 2>&1 && echo yes); "
+            f"echo ours $([ -e {OURS} ] && echo yes); "
+            f"echo supervised $([ -e /etc/deskfleet/supervisor/{DOCKERD.name}.conf ] && echo yes)"
+        )
+
+    @staticmethod
+    def default() -> Engine:
+        return Engine(installed=False, running=False, ours=False, supervised=False)
+
+    def process(self, output: list[str]) -> Engine:
+        holds = {line.split()[0] for line in output if line.endswith(" yes")}
+        return Engine(*(field in holds for field in Engine._fields))
+
+
+class DockerNetwork(FactBase[dict[str, str] | None]):
+    """The options of a Docker network; None when there is no such network (or no engine)."""
+
+    def command(self, network: str) -> str:
+        return f"docker network inspect {network} --format '{{{{json .Options}}}}' 2>/dev/null || true"
+
+    def process(self, output: list[str]) -> dict[str, str] | None:
+        text = "".join(output).strip()
+        return dict(json.loads(text)) if text else None
+
+
+@deploy("Docker")
+def docker() -> None:
+    engine = host.get_fact(DockerEngine)
+    systemd = host.get_fact(HasSystemd)
+    ours = engine.ours or not engine.installed
+    # An engine that is installed but has nobody to start it is ours to run, not to own.
+    supervised = not systemd and (ours or engine.supervised or not engine.running)
+    if ours:
+        remember(name="Note that the engine is ours")
+        directories(name="Make /etc/docker", wanted=(Directory("/etc/docker"),))
+        place(
+            name="Write daemon.json",
+            path="/etc/docker/daemon.json",
+            content=json.dumps(_DAEMON, indent=2) + "\n",
+        )
+        packages(name="Install Docker", names=("docker.io", "iptables", "ca-certificates"))
+    if supervised:
+        note_network(name="Note the network before")
+        run(name="Run dockerd", unit=DOCKERD, restart_on=sha256(json.dumps(_DAEMON) if ours else ""))
+    elif systemd:
+        started(name="Start Docker")
+    network(name="Make the sandboxes' network")
+
+
+@operation()
+def remember() -> Commands:
+    if not host.get_fact(Paths, paths=[OURS]):
+        yield _script("before.sh")
+        yield StringCommand(f"touch {OURS}")
+
+
+@operation()
+def note_network() -> Commands:
+    if not host.get_fact(Paths, paths=[f"{STATE}/docker.before"]):
+        yield _script("before.sh")
+
+
+@operation()
+def started() -> Commands:
+    if not host.get_fact(DockerEngine).running:
+        yield StringCommand("systemctl start docker")
+
+
+@operation()
+def network() -> Commands:
+    """Our bridge, on which containers do not reach each other."""
+    found = host.get_fact(DockerNetwork, network=NETWORK)
+    if found == _NETWORK_OPTIONS:
+        return
+    if found is not None:
+        yield StringCommand("docker network rm", NETWORK)
+    options = " ".join(f"--opt {key}={value}" for key, value in _NETWORK_OPTIONS.items())
+    yield StringCommand(f"docker network create --driver bridge {options} {NETWORK}")
+
+
+@deploy("Docker away")
+def no_docker() -> None:
+    no_network(name="Remove sandboxes and their network")
+    engine = host.get_fact(DockerEngine)
+    if engine.ours or engine.supervised:
+        if engine.ours and host.get_fact(HasSystemd):
+            stopped(name="Stop Docker")
+        no_unit(name="Stop dockerd", unit=DOCKERD.name)
+        no_traces(name="Remove what the engine left", ours=engine.ours)
+
+
+@operation()
+def no_network() -> Commands:
+    if host.get_fact(DockerNetwork, network=NETWORK) is not None:
+        yield StringCommand(
+            f'ours=$(docker ps -aq --filter network={NETWORK}); [ -z "$ours" ] || docker rm -fv $ours >/dev/null; '
+            f"docker network rm {NETWORK}"
+        )
+
+
+@operation()
+def stopped() -> Commands:
+    if host.get_fact(DockerEngine).running:
+        yield StringCommand("systemctl stop docker.socket docker containerd")
+
+
+@operation()
+def no_traces(ours: bool) -> Commands:
+    if host.get_fact(Paths, paths=[f"{STATE}/docker.before"]):
+        yield _script("after.sh", ours="yes" if ours else "")
+
+
+def _script(name: str, *, ours: str = "") -> StringCommand:
+    return StringCommand(f"STATE={STATE} OURS={ours}; export STATE OURS\n{(_SCRIPTS / name).read_text()}")

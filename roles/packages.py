@@ -1,0 +1,42 @@
+"""Debian packages that we bring, and what came with them, so that `make down` removes exactly that.
+
+`/var/lib/deskfleet/packages.before` lists what was installed before our first one; `packages.ours`, `users.ours` and
+`groups.ours` what appeared while apt worked for us.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pyinfra.api.command import StringCommand
+from pyinfra.api.operation import operation
+from pyinfra.context import host
+
+from roles.facts import STATE, HasSystemd, MissingPackages, Paths
+from roles.files import Commands
+
+_SCRIPTS = Path(__file__).resolve().parent.parent / "templates" / "packages"
+
+
+@operation()
+def packages(names: tuple[str, ...]) -> Commands:
+    """Install what is missing of these, without recommended extras, and record all that came along."""
+    missing = host.get_fact(MissingPackages, packages=names)
+    if not missing:
+        host.noop("all installed")
+        return
+    # Where systemd is not PID 1, the packages' own start scripts must not start daemons: ours are supervised.
+    quiet = "" if host.get_fact(HasSystemd) else "1"
+    yield _script("install.sh", KEEP_QUIET=quiet, PACKAGES=" ".join(missing))
+
+
+@operation()
+def no_packages() -> Commands:
+    """Purge the packages we brought, except what something else needs by now, and the accounts they made."""
+    if host.get_fact(Paths, paths=[f"{STATE}/packages.ours"]):
+        yield _script("purge.sh", KEEP_QUIET="", PACKAGES="")
+
+
+def _script(name: str, **environment: str) -> StringCommand:
+    settings = " ".join(f"{key}='{value}'" for key, value in {"STATE": STATE, **environment}.items())
+    return StringCommand(f"{settings}; export STATE KEEP_QUIET PACKAGES\n{(_SCRIPTS / name).read_text()}")

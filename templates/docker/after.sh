@@ -1,0 +1,26 @@
+# Takes back what a dockerd that we started left in the network: it never cleans up itself. Runs with sh on the host.
+set -u
+before() { awk -v key="$1" '$1 == key {print $2}' "$STATE/docker.before"; }
+if [ "$(before chains)" = 0 ] && command -v iptables >/dev/null; then
+    for table in filter nat raw; do
+        iptables -t $table -S 2>/dev/null | grep -E '^-A .*(-j DOCKER|docker0)' | grep -v '^-A DOCKER' | sed 's/^-A/-D/' |
+            while read -r rule; do eval "iptables -t $table $rule"; done
+        chains=$(iptables -t $table -S 2>/dev/null | awk '$1 == "-N" && $2 ~ /^DOCKER/ {print $2}')
+        for chain in $chains; do iptables -t $table -F "$chain"; done
+        for chain in $chains; do iptables -t $table -X "$chain"; done
+    done
+    policy=$(before forward); iptables -P FORWARD "${policy:-ACCEPT}"
+fi
+[ "$(before docker0)" = yes ] || [ ! -e /sys/class/net/docker0 ] || ip link delete docker0
+[ "$(before ip_forward)" != 0 ] || echo 0 > /proc/sys/net/ipv4/ip_forward
+if [ -n "$OURS" ]; then
+    for path in /var/lib/docker /var/lib/containerd /etc/docker; do
+        if grep -qx "path $path" "$STATE/docker.before"; then
+            find $path -mindepth 1 -delete 2>/dev/null
+        else
+            rm -rf $path
+        fi
+    done
+    rm -rf /run/docker /run/docker.sock /run/docker.pid /run/containerd /root/.docker/buildx
+fi
+exit 0

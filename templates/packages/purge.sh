@@ -1,0 +1,21 @@
+# Purges what packages.ours names. Runs with sh on the host.
+set -eu
+installed() { dpkg-query -W -f='${Package} ${db:Status-Status}\n' | awk '$2 == "installed" || $2 == "config-files" {print $1}' | sort; }
+export DEBIAN_FRONTEND=noninteractive
+ours=$(installed | comm -12 - "$STATE/packages.ours")
+if [ -n "$ours" ]; then
+    # dpkg, unlike apt, never takes a package away that something of the machine's owner needs by now.
+    dpkg --purge $ours || true
+    left=$(installed | comm -12 - "$STATE/packages.ours")
+    [ -z "$left" ] || echo "kept, because other packages need them: $left"
+fi
+for user in $(cat "$STATE/users.ours"); do
+    if getent passwd "$user" > /dev/null; then userdel "$user" || true; fi
+done
+for group in $(cat "$STATE/groups.ours"); do
+    if getent group "$group" > /dev/null; then groupdel "$group" || true; fi
+done
+# A bare machine had no package lists; apt fetched them for us.
+if [ ! -s "$STATE/lists.before" ] || ! grep -q Packages "$STATE/lists.before"; then
+    find /var/lib/apt/lists -type f -name '*_dists_*' -delete
+fi
