@@ -1,0 +1,174 @@
+"""A relay as its own process, as it runs on a host, and desktops for it to reach."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import timedelta
+from pathlib import Path
+from urllib.error import URLError
+from urllib.request import urlopen
+
+from cryptography.fernet import Fernet
+from pydantic import SecretStr
+
+from viewer.grants import GRANT_HEADER, Grant, PublishedPort, Target, seal_grant
+from viewer.model import utcnow
+
+PUBLISH_ADDRESS = "127.0.66.1"
+
+
+def free_port(address: str = "127.0.0.1") -> int:
+    with socket.socket() as probe:
+        probe.bind((address, 0))
+        return int(probe.getsockname()[1])
+
+
+def wait_until_answers(url: str, process: subprocess.Popen[bytes], *, seconds: float = 10) -> None:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if process.poll() is not None:
+            raise RuntimeError(f"{process.args!r} ended with {process.returncode}")
+        try:
+            with urlopen(url, timeout=1):
+                return
+        except (URLError, OSError):
+            time.sleep(0.05)
+    raise TimeoutError(f"{url} does not answer")
+
+
+@dataclass
+class RelayProcess:
+    """A running relay and the key its control plane would have."""
+
+    process: subprocess.Popen[bytes]
+    address: str
+    desktops_dir: Path
+    log: Path
+    key: bytes = field(repr=False)
+
+    @property
+    def url(self) -> str:
+        return f"http://{self.address}"
+
+    def grant(
+        self,
+        purpose: str = "stream",
+        *,
+        session_id: str = "s1",
+        target: Target | int | None = None,
+        password: str | None = None,
+        seconds: float = 60,
+        key: bytes | None = None,
+    ) -> dict[str, str]:
+        """Return the header that carries such a grant; an int target is a published port."""
+        grant = Grant.model_validate(
+            {
+                "purpose": purpose,
+                "session_id": session_id,
+                "tenant_id": "t1",
+                "principal": "key:test",
+                "target": PublishedPort(port=target) if isinstance(target, int) else target,
+                "vnc_password": SecretStr(password) if password is not None else None,
+                "expires_at": utcnow() + timedelta(seconds=seconds),
+            }
+        )
+        return {GRANT_HEADER: seal_grant(grant, key or self.key)}
+
+    def resident_bytes(self) -> int:
+        pages = int(Path(f"/proc/{self.process.pid}/statm").read_text().split()[1])
+        return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+@contextmanager
+def running_relay(directory: Path, **settings: float) -> Iterator[RelayProcess]:
+    """Start a relay with these settings beside the usual ones; it gets SIGTERM at the end."""
+    key = Fernet.generate_key()
+    (directory / "relay.key").write_bytes(key)
+    address = f"127.0.0.1:{free_port()}"
+    values: dict[str, str | float] = {
+        "listen": address,
+        "key_file": str(directory / "relay.key"),
+        "publish_address": PUBLISH_ADDRESS,
+        "desktops_dir": str(directory / "desktops"),
+        **settings,
+    }
+    path = directory / "relay.toml"
+    path.write_text("".join(f"{name} = {json.dumps(value)}\n" for name, value in values.items()))
+    log = directory / "relay.log"
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-W", "error", "-m", "viewer.relay.main"],
+            env={**os.environ, "DESKFLEET_RELAY_SETTINGS": str(path)},
+            stderr=output,
+        )
+    try:
+        wait_until_answers(f"http://{address}/healthz", process)
+        yield RelayProcess(process, address, directory / "desktops", log, key)
+    finally:
+        process.send_signal(signal.SIGTERM)
+        try:
+            process.wait(5)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+@dataclass
+class Xvnc:
+    process: subprocess.Popen[bytes]
+    display: str
+    port: int
+    socket_path: Path | None
+
+
+@contextmanager
+def running_xvnc(
+    directory: Path,
+    *,
+    password: str | None = None,
+    unix: Path | None = None,
+    geometry: str = "640x480",
+    pattern: bool = False,
+) -> Iterator[Xvnc]:
+    """A real Xtigervnc on the publish address or on a unix socket, its screen black or (`pattern`) the old
+    stipple of two colours. Nothing draws on it by itself."""
+    port = 0 if unix else free_port(PUBLISH_ADDRESS)
+    security = ["-SecurityTypes", "None"]
+    if password is not None:
+        file = directory / "xvnc.passwd"
+        file.write_bytes(
+            subprocess.run(
+                ["tigervncpasswd", "-f"], input=password.encode(), capture_output=True, check=True
+            ).stdout
+        )
+        security = ["-SecurityTypes", "VncAuth", "-PasswordFile", str(file)]
+    where = ["-rfbunixpath", str(unix), "-rfbport", "-1"] if unix else ["-rfbport", str(port)]
+    if not unix:
+        where += ["-interface", PUBLISH_ADDRESS]
+    reading, writing = os.pipe()
+    with (directory / "xvnc.log").open("wb") as output:
+        process = subprocess.Popen(
+            ["Xtigervnc", "-displayfd", str(writing), "-geometry", geometry, "-depth", "24", "-ac",
+             "-nocursor", "-retro" if pattern else "-br", "-AlwaysShared", "-UseBlacklist=0",
+             *security, *where],
+            stdout=output, stderr=output, pass_fds=[writing],
+        )  # fmt: skip
+    os.close(writing)
+    try:
+        with os.fdopen(reading) as answer:
+            number = answer.readline().strip()
+        if not number:
+            raise RuntimeError((directory / "xvnc.log").read_text())
+        yield Xvnc(process, f":{number}", port, unix)
+    finally:
+        process.kill()
+        process.wait()

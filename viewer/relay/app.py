@@ -1,0 +1,109 @@
+"""The relay's HTTP face. Only the control plane and its edge hold grants; without one, everything is 403."""
+
+from __future__ import annotations
+
+from aiohttp import web
+from pydantic import BaseModel
+
+from viewer.grants import GRANT_HEADER, Grant, GrantRefused, Target, open_grant
+from viewer.model import utcnow
+from viewer.relay.answers import CloseCode, RelayProblem, StreamList
+from viewer.relay.probing import probe
+from viewer.relay.settings import Settings
+from viewer.relay.streams import StreamRefused, Streams
+
+
+class Relay:
+    """Handlers with what they share."""
+
+    def __init__(self, settings: Settings, key: bytes) -> None:
+        self._settings = settings
+        self._key = key
+        self.streams = Streams(settings)
+
+    def app(self) -> web.Application:
+        app = web.Application()
+        app.router.add_get("/healthz", self.healthz, allow_head=False)
+        app.router.add_get("/stream/{session_id}", self.stream, allow_head=False)
+        app.router.add_get("/probe/{session_id}", self.probe, allow_head=False)
+        app.router.add_get("/streams", self.list_streams, allow_head=False)
+        app.router.add_delete("/streams/{session_id}", self.close_streams)
+        return app
+
+    async def healthz(self, request: web.Request) -> web.Response:
+        return web.Response(text="ok")
+
+    async def stream(self, request: web.Request) -> web.StreamResponse:
+        try:
+            grant, target = self._grant_for_target(request, purpose="stream")
+        except GrantRefused as refusal:
+            return _problem(403, "Stream refused", str(refusal))
+        if not web.WebSocketResponse().can_prepare(request):
+            return _problem(426, "Not a WebSocket", "open a stream with a WebSocket upgrade")
+        try:
+            return await self.streams.carry(request, grant, target)
+        except StreamRefused as refusal:
+            return await _close_at_once(request, CloseCode.BUSY, str(refusal))
+
+    async def probe(self, request: web.Request) -> web.Response:
+        try:
+            grant, target = self._grant_for_target(request, purpose="probe")
+        except GrantRefused as refusal:
+            return _problem(403, "Probe refused", str(refusal))
+        password = grant.vnc_password.get_secret_value() if grant.vnc_password else None
+        return _json(await probe(target, password, self._settings))
+
+    async def list_streams(self, request: web.Request) -> web.Response:
+        try:
+            self._grant(request, purpose="manage")
+        except GrantRefused as refusal:
+            return _problem(403, "List refused", str(refusal))
+        return _json(StreamList(streams=self.streams.infos()))
+
+    async def close_streams(self, request: web.Request) -> web.Response:
+        session_id = request.match_info["session_id"]
+        try:
+            grant = self._grant(request, purpose="manage")
+            if grant.session_id:
+                _check_session(grant, session_id)
+        except GrantRefused as refusal:
+            return _problem(403, "Close refused", str(refusal))
+        self.streams.end_session(session_id, CloseCode.REVOKED, "access to this session was revoked")
+        return web.Response(status=204)
+
+    def _grant(self, request: web.Request, *, purpose: str) -> Grant:
+        token = request.headers.get(GRANT_HEADER)
+        if not token:
+            raise GrantRefused(f"the header {GRANT_HEADER} is missing; come through the edge")
+        return open_grant(token, self._key, purpose=purpose, now=utcnow())
+
+    def _grant_for_target(self, request: web.Request, *, purpose: str) -> tuple[Grant, Target]:
+        grant = self._grant(request, purpose=purpose)
+        _check_session(grant, request.match_info["session_id"])
+        if grant.target is None:
+            raise GrantRefused("the grant names no target")
+        return grant, grant.target
+
+
+def _check_session(grant: Grant, session_id: str) -> None:
+    if grant.session_id != session_id:
+        raise GrantRefused("the grant is for another session")
+
+
+def _json(answer: BaseModel) -> web.Response:
+    return web.Response(text=answer.model_dump_json(), content_type="application/json")
+
+
+def _problem(status: int, title: str, detail: str) -> web.Response:
+    problem = RelayProblem(title=title, status=status, detail=detail)
+    return web.Response(
+        status=status, text=problem.model_dump_json(), content_type="application/problem+json"
+    )
+
+
+async def _close_at_once(request: web.Request, code: int, reason: str) -> web.WebSocketResponse:
+    """A page sees close codes, but never the status of a refused upgrade."""
+    browser = web.WebSocketResponse(protocols=("binary",), compress=False, timeout=1)
+    await browser.prepare(request)
+    await browser.close(code=code, message=reason.encode())
+    return browser

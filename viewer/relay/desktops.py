@@ -1,0 +1,65 @@
+"""Reaching an RFB server on this host, and talking to it before its stream is joined."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from typing import TypeVar
+
+from viewer.grants import DesktopSocket, Target
+from viewer.relay.settings import Settings
+from viewer.rfb.conversation import Conversation
+
+Result = TypeVar("Result")
+READ_BYTES = 1 << 18
+
+
+class DesktopUnreachable(Exception):
+    """Nothing answers at the target, or it hung up before it said what we need."""
+
+
+def use_no_delay(sock: socket.socket) -> None:
+    """A key press must not wait for the next one. Keep-alive finds peers that vanished without a word."""
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    if sock.family in (socket.AF_INET, socket.AF_INET6):
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+
+async def connect(target: Target, settings: Settings) -> socket.socket:
+    """Return a connected non-blocking socket, or raise DesktopUnreachable. The caller sets the time limit."""
+    on_unix = isinstance(target, DesktopSocket)
+    sock = socket.socket(socket.AF_UNIX if on_unix else socket.AF_INET, socket.SOCK_STREAM)
+    sock.setblocking(False)
+    try:
+        await asyncio.get_running_loop().sock_connect(sock, _address(target, settings))
+        use_no_delay(sock)
+    except OSError as error:
+        sock.close()
+        raise DesktopUnreachable(f"the desktop cannot be reached ({error.strerror})") from error
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+async def converse(sock: socket.socket, conversation: Conversation[Result]) -> Result:
+    """Run the conversation over the socket; raises RfbError or DesktopUnreachable."""
+    loop = asyncio.get_running_loop()
+    try:
+        await loop.sock_sendall(sock, conversation.opening())
+        while not conversation.done:
+            received = await loop.sock_recv(sock, READ_BYTES)
+            if not received:
+                raise DesktopUnreachable("the desktop hung up")
+            reply = conversation.feed(received)
+            if reply:
+                await loop.sock_sendall(sock, reply)
+    except OSError as error:
+        raise DesktopUnreachable(f"the desktop hung up ({error.strerror})") from error
+    return conversation.result
+
+
+def _address(target: Target, settings: Settings) -> tuple[str, int] | str:
+    if isinstance(target, DesktopSocket):
+        return str(settings.desktops_dir / target.name / "rfb.sock")
+    return str(settings.publish_address), target.port

@@ -1,0 +1,84 @@
+"""The relay's settings: one TOML file and one key file, read here and nowhere else."""
+
+from __future__ import annotations
+
+import tomllib
+from ipaddress import IPv4Address
+from pathlib import Path
+from typing import Annotated
+
+from cryptography.fernet import Fernet
+from pydantic import Field, StringConstraints, ValidationError
+
+from viewer.model import Frozen
+
+SETTINGS_VARIABLE = "DESKFLEET_RELAY_SETTINGS"
+DEFAULT_PATH = Path("/etc/deskfleet/relay.toml")
+
+
+class SettingsError(Exception):
+    """One sentence that names the key and how to mend it."""
+
+
+class Settings(Frozen):
+    """Times are seconds, sizes bytes."""
+
+    listen: Annotated[str, StringConstraints(pattern=r"^(\d{1,3}(\.\d{1,3}){3}|\[[0-9a-f:]+\]):\d{1,5}$")]
+    """ADDRESS:PORT, never a name: what a name resolves to is not ours to trust."""
+    key_file: Path
+    """Holds the key shared with the control plane, as `Fernet.generate_key` makes them."""
+    publish_address: IPv4Address
+    """Where this host publishes its sandboxes' ports; a grant names only the port."""
+    desktops_dir: Path
+    max_stream_seconds: float = Field(default=43200, gt=0)
+    handshake_seconds: float = Field(default=10, gt=0)
+    """For each of the two handshakes of a stream."""
+    probe_seconds: float = Field(default=20, gt=0)
+    max_streams: int = Field(default=400, ge=1)
+    max_streams_per_session: int = Field(default=16, ge=1)
+    max_message_bytes: int = Field(default=1 << 20, ge=1024)
+    """A WebSocket message from a browser must be smaller than this."""
+
+    @property
+    def address(self) -> tuple[str, int]:
+        host, _, port = self.listen.rpartition(":")
+        return host.strip("[]"), int(port)
+
+
+def read_settings(path: Path) -> Settings:
+    """Return the settings of `path`, or raise SettingsError."""
+    try:
+        return Settings.model_validate(tomllib.loads(path.read_text()))
+    except OSError as error:
+        raise SettingsError(f"cannot read {path} ({error.strerror}); create it or fix its mode") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{path} is not TOML: {error}; correct that line") from error
+    except ValidationError as error:
+        raise SettingsError(f"{path}: {_first_problem(error)}") from error
+
+
+def read_key(settings: Settings) -> bytes:
+    """Return the grant key, or raise SettingsError; the sentence never holds what the file holds."""
+    try:
+        key = settings.key_file.read_bytes().strip()
+        Fernet(key)
+    except OSError as error:
+        raise SettingsError(
+            f"key_file: cannot read {settings.key_file} ({error.strerror}); create it or fix its mode"
+        ) from error
+    except ValueError as error:
+        raise SettingsError(
+            f"key_file: {settings.key_file} must hold 32 bytes in URL-safe base64; write a new key into it"
+        ) from error
+    return key
+
+
+def _first_problem(error: ValidationError) -> str:
+    problem = error.errors(include_url=False)[0]
+    key = ".".join(str(part) for part in problem["loc"])
+    if problem["type"] == "extra_forbidden":
+        return f"{key} is not a key of the relay; remove it, known are {', '.join(Settings.model_fields)}"
+    if problem["type"] == "missing":
+        return f"{key} is missing; add it"
+    hint = "; write ADDRESS:PORT" if key == "listen" else ""
+    return f"{key} = {problem['input']!r} is refused: {problem['msg']}{hint}"
