@@ -4,24 +4,26 @@
 - Call `images()` after docker works on the host and before opensandbox.
 - `EXECD_IMAGE` is what opensandbox's `execd_image` names, whichever way the image came.
 
-An image is known by the hash of what it is made from, kept in its label: a run compares labels, and does nothing where
-they agree. How an image is made lies in `templates/images/make-images`, which runs on the host.
+An image is known by the hash of what it is made from, kept in its label: a run compares labels, and does
+nothing where they agree. How an image is made lies in `templates/images/make-images`, which runs on the host.
 """
 
 import hashlib
 import io
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
 from typing import Literal
 
-from pyinfra import host
-from pyinfra.api import FileUploadCommand, OperationError, QuoteString, StringCommand, operation
 from pyinfra.api.arguments import ConnectorArguments
+from pyinfra.api.command import FileUploadCommand, QuoteString, StringCommand
 from pyinfra.api.deploy import deploy
+from pyinfra.api.exceptions import OperationError
 from pyinfra.api.facts import FactBase
 from pyinfra.api.host import Host
+from pyinfra.api.operation import operation
 from pyinfra.api.state import State
+from pyinfra.context import host
 from typing_extensions import override
 
 Source = Literal["auto", "registry", "build"]
@@ -51,8 +53,9 @@ class ImageSources(FactBase[dict[str, str]]):
     @override
     def command(self) -> StringCommand:
         label = '{{range .RepoTags}}{{.}} {{end}}{{index .Config.Labels "org.deskfleet.source"}}'
+        # inspect fails for the missing ones and still tells of the others.
         return StringCommand(
-            "docker image inspect --format", QuoteString(label), *OURS, "2>/dev/null", _separator=" "
+            "docker image inspect --format", QuoteString(label), *OURS, "2>/dev/null || true"
         )
 
     @staticmethod
@@ -70,7 +73,7 @@ class ImageSources(FactBase[dict[str, str]]):
 
 
 class Told(StringCommand):
-    """A command whose output is shown as it comes, however quiet the run: it takes minutes and tells where it is."""
+    """A command whose output is shown as it comes, however quiet the run: it tells of minutes of work."""
 
     @override
     def execute(self, state: State, host: Host, connector_arguments: ConnectorArguments) -> object:
@@ -90,7 +93,7 @@ def source_files(directory: Path) -> dict[str, tuple[bool, bytes]]:
 
 
 def source_hash(name: str, *, sources: Path = SOURCES) -> str:
-    """Hash (hex SHA-256) of all that image `name` is made from: its files, the shared ones, and the layer below."""
+    """Hex SHA-256 of all that an image is made from: its files, the shared ones, and the layer below."""
     below = LAYER_BELOW[name]
     digest = hashlib.sha256(source_hash(below, sources=sources).encode() if below else b"")
     for directory in (sources / name, sources / "shared"):
@@ -132,11 +135,9 @@ def stale(
 @operation()
 def images_present(
     *, names: tuple[str, ...], source: Source, registry: str, upstream_execd: str
-) -> Iterator[FileUploadCommand | StringCommand]:
+) -> Generator[FileUploadCommand | StringCommand, None, None]:
     """Brings every stale image up to date; asks the host one question and does nothing when all agree."""
-    wanted = stale(
-        host.get_fact(ImageSources) or {}, names=names, source=source, upstream_execd=upstream_execd
-    )
+    wanted = stale(host.get_fact(ImageSources), names=names, source=source, upstream_execd=upstream_execd)
     if not wanted:
         host.noop("the images are up to date")
         return
@@ -155,13 +156,13 @@ def images_present(
 
 
 @operation()
-def images_absent() -> Iterator[StringCommand]:
+def images_absent() -> Generator[StringCommand, None, None]:
     """Removes our images by name; one that somebody else's container uses loses its name only."""
-    here = sorted(host.get_fact(ImageSources) or {})
+    here = host.get_fact(ImageSources)
     if not here:
         host.noop("there are no images of ours")
         return
-    yield StringCommand("docker", "image", "rm", "--force", *(f"{name}:latest" for name in here))
+    yield StringCommand("docker", "image", "rm", "--force", *(f"{name}:latest" for name in sorted(here)))
     yield StringCommand("docker image prune --force --filter label=org.deskfleet.owned=true")
     yield StringCommand("rm", "-rf", STORE)
 
@@ -175,13 +176,13 @@ def images(
     upstream_execd: str = UPSTREAM_EXECD,
     present: bool = True,
 ) -> None:
-    """Bring the host's images to what this checkout describes, or (present=False) remove ours and nothing else.
+    """Bring the host's images to what this checkout describes, or (present=False) remove ours only.
 
-    source: "registry" pulls `<registry>/<name>:<source hash>`; "build" makes them on the host; "auto" tries the
-    registry if one is given and builds what it does not get.
+    source: "registry" pulls `<registry>/<name>:<first 16 digits of the source hash>`; "build" makes them on
+    the host; "auto" tries the registry if one is given and builds what it does not get.
     registry: prefix of image references without a trailing slash, such as `registry.example.com/deskfleet`.
     names: which desktops' images (what they build on comes along by itself).
-    upstream_execd: reference of OpenSandbox's own execd image; used where it can be pulled, else our stand-in.
+    upstream_execd: OpenSandbox's own execd image; used where it can be pulled, else our stand-in.
     """
     if not present:
         images_absent(name="Remove Deskfleet's images")

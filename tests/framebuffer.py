@@ -94,7 +94,7 @@ def log_in(connection: socket.socket, password: str) -> tuple[int, int]:
 
 
 def receive_update(connection: socket.socket, pixels: bytearray, width: int) -> int:
-    """Puts one message of the server into `pixels`; returns how many pixels it brought (0 for other messages)."""
+    """Puts one message of the server into `pixels`; returns how many pixels it brought."""
     kind = receive(connection, 1)[0]
     if kind == 2:  # bell
         return 0
