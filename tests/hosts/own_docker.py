@@ -191,10 +191,16 @@ def _launch(daemon: OwnDocker) -> None:
 
 def _spawn(daemon: OwnDocker, *command: str) -> subprocess.Popen[bytes]:
     with _log(daemon, command[0]).open("ab") as log:
-        return subprocess.Popen(
+        process = subprocess.Popen(
             daemon.enter(*command),
             stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True,
         )  # fmt: skip
+    # Held, because it outlives this call: a Popen that is forgotten while its process runs is a warning.
+    _spawned.append(process)
+    return process
+
+
+_spawned: list[subprocess.Popen[bytes]] = []
 
 
 def _log(daemon: OwnDocker, program: str) -> Path:
