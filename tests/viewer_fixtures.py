@@ -1,7 +1,7 @@
 """A viewer for tests: real settings, a real database in a fresh directory, and people of two tenants.
 
-Alice works for `acme` (operator), Wanda watches there, Ada administers it. Bob works for `bolt` and has nothing
-of theirs.
+Alice works for `acme` (operator), Wanda watches there, Ada administers it. Bob works for `bolt` and has
+nothing of theirs.
 What the worker would do to a session, a test does itself through `store.fleet`.
 """
 
@@ -143,11 +143,20 @@ class ViewerClient(FlaskClient):
         kwargs.setdefault("base_url", ORIGIN)
         return super().open(*args, **kwargs)
 
+    # Typed loosely, so that a test may say `answer.json["id"]`.
+    def get(self, *args: Any, **kwargs: Any) -> Any:
+        return super().get(*args, **kwargs)
+
+    def post(self, *args: Any, **kwargs: Any) -> Any:
+        return super().post(*args, **kwargs)
+
+    def delete(self, *args: Any, **kwargs: Any) -> Any:
+        return super().delete(*args, **kwargs)
+
 
 @pytest.fixture
-def client(app: Flask) -> FlaskClient:
-    app.test_client_class = ViewerClient
-    return app.test_client(use_cookies=False)
+def client(app: Flask) -> ViewerClient:
+    return ViewerClient(app, app.response_class, use_cookies=False)
 
 
 def sign_in(store: Store, person: Person) -> dict[str, str]:

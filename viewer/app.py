@@ -30,6 +30,8 @@ def create_app(settings: Settings, store: Store | None = None) -> Flask:
     """The viewer. `store` defaults to one on the settings' database, which must be migrated already."""
     app = Flask(__name__, static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = MOST_BODY_BYTES
+    # Answers come in the order of the models, which is the order of their meaning.
+    app.json.sort_keys = False  # type: ignore[attr-defined]
     app.extensions["deskfleet"] = Services(settings, store or Store(settings.database))
     app.add_url_rule("/healthz", view_func=healthz)
     for blueprint in (api, events, authz, sign_in, pages, assets):

@@ -101,7 +101,8 @@ def _field_error(problem: ErrorDetails, model: type[BaseModel]) -> FieldError:
     if problem["type"] == "extra_forbidden":
         names = list(model.model_fields)
         near = nearest(field, names)
-        mend = f"did you mean {near!r}?" if near else f"leave it out; known: {', '.join(names)}"
+        mend = f"did you mean {near!r}?" if near else "leave it out"
+        mend += f"; known: {', '.join(names)}"
         return FieldError(field=field[:80], message="unknown field", mend=mend)
     message = problem["msg"].removeprefix("Value error, ")
     return FieldError(field=field, message=f"{message[:1].lower()}{message[1:]}", mend=_mend(field, model))

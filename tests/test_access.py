@@ -1,0 +1,151 @@
+"""Who gets what on every route: the table is checked against the app's own list of routes."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from flask import Flask
+
+from tests.viewer_fixtures import ORIGIN, People, ViewerClient, running_session, sign_in
+from viewer.access import enforce_on
+from viewer.model import Role, Status
+from viewer.problems import ProblemDocument
+from viewer.store import Store
+
+FOREIGN = "http://evil.content.deskfleet.localhost:8088"
+COLUMNS = [
+    "none", "bad", "revoked", "watcher", "operator", "admin", "other", "cookie", "no origin",
+    "foreign origin",
+]  # fmt: skip
+# The session is of the tenant of everyone but `other`. The last three are the operator's browser: asking from
+# our own page, without an Origin (an old form), and from a sandbox's page.
+TABLE = {
+    "GET /": "303 303 303 303 303 303 303 303 303 303",
+    "GET /signin": "200 200 200 200 200 200 200 200 200 200",
+    "POST /signin": "403 403 403 403 403 403 403 422 403 403",
+    "POST /signout": "403 403 403 403 403 403 403 303 403 403",
+    "GET /sandboxes": "303 303 303 200 200 200 200 200 200 200",
+    "GET /sandboxes/<session_id>": "303 303 303 200 200 200 404 200 200 200",
+    "GET /view/<session_id>": "303 303 303 200 200 200 404 200 200 200",
+    "GET /static/build/<path:name>": "404 404 404 404 404 404 404 404 404 404",
+    "GET /healthz": "200 200 200 200 200 200 200 200 200 200",
+    "GET /authz/stream": "401 401 401 200 200 200 404 200 403 403",
+    "GET /api/v1/openapi.json": "200 200 200 200 200 200 200 200 200 200",
+    "GET /api/v1/me": "401 401 401 200 200 200 200 200 200 403",
+    "GET /api/v1/images": "401 401 401 200 200 200 200 200 200 403",
+    "GET /api/v1/events": "401 401 401 200 200 200 200 200 200 403",
+    "GET /api/v1/sessions": "401 401 401 200 200 200 200 200 200 403",
+    "POST /api/v1/sessions": "401 401 401 403 202 202 202 202 403 403",
+    "GET /api/v1/sessions/<session_id>": "401 401 401 200 200 200 404 200 200 403",
+    "DELETE /api/v1/sessions/<session_id>": "401 401 401 403 204 204 404 204 403 403",
+}
+
+
+def all_headers(store: Store, people: People) -> dict[str, dict[str, str]]:
+    revoked = store.accounts.add_key("acme", Role.ADMIN)
+    store.accounts.revoke_key(revoked.id)
+    wrong_end = "A" if people.alice.key[-1] != "A" else "B"
+    foreign = {"Origin": FOREIGN, "Sec-Fetch-Site": "same-site"}
+    return {
+        "none": {},
+        "bad": {
+            "Authorization": f"Bearer {people.alice.key[:-1]}{'A' if people.alice.key[-1] != 'A' else 'B'}"
+        },
+        "revoked": {"Authorization": f"Bearer {revoked.text}"},
+        "watcher": people.wanda.headers,
+        "operator": people.alice.headers,
+        "admin": people.ada.headers,
+        "other": people.bob.headers,
+        "cookie": {**sign_in(store, people.alice), "Origin": ORIGIN},
+        "no origin": sign_in(store, people.alice),
+        "foreign origin": {**sign_in(store, people.alice), **foreign},
+    }
+
+
+def test_every_route_of_the_app_has_a_row(app: Flask) -> None:
+    routes = {
+        f"{method} {rule.rule}"
+        for rule in app.url_map.iter_rules()
+        for method in (rule.methods or set()) - {"HEAD", "OPTIONS"}
+    }
+    assert routes == set(TABLE)
+
+
+@pytest.mark.parametrize("route", TABLE)
+def test_route_answers_each_principal_as_the_table_says(
+    route: str, client: ViewerClient, store: Store, people: People
+) -> None:
+    method, _, path = route.partition(" ")
+    session = running_session(store, people.alice)
+    path = path.replace("<session_id>", session.id).replace("<path:name>", "nothing-here.js")
+    if method == "DELETE":
+        store.fleet.transition(session.id, Status.TERMINATED)
+    stream = {"X-Forwarded-Uri": f"/stream/{session.id}", "X-Forwarded-Method": "GET"}
+    got = {}
+    for who, headers in all_headers(store, people).items():
+        body = json.dumps({"wait": False} if path == "/api/v1/sessions" else {}) if method == "POST" else None
+        kind = {"Content-Type": "application/json"} if body else {}
+        with client.open(path, method=method, data=body, headers={**headers, **kind, **stream}) as answer:
+            got[who] = answer.status_code
+            if answer.status_code >= 400 and path.startswith(("/api", "/authz")):
+                ProblemDocument.model_validate_json(answer.get_data())
+        if method == "GET":
+            with client.head(path, headers={**headers, **stream}) as answer:
+                assert answer.status_code == got[who]
+    assert got == dict(zip(COLUMNS, map(int, TABLE[route].split()), strict=True))
+
+
+def test_what_is_foreign_looks_like_what_never_was(
+    client: ViewerClient, store: Store, people: People
+) -> None:
+    session = running_session(store, people.alice)
+    for path in ("/api/v1/sessions/", "/sandboxes/", "/view/"):
+        answers = [
+            client.get(path + name, headers=people.bob.headers) for name in (session.id, session.id[::-1])
+        ]
+        assert {answer.status_code for answer in answers} == {404}
+        assert answers[0].get_data() == answers[1].get_data()
+
+
+def test_key_wins_over_cookie_and_a_wrong_key_is_not_saved_by_one(
+    client: ViewerClient, store: Store, people: People
+) -> None:
+    cookie = sign_in(store, people.alice)
+    assert client.get("/api/v1/me", headers={**cookie, **people.bob.headers}).json["tenant"] == "bolt"
+    assert client.get("/api/v1/me", headers={**cookie, "Authorization": "Bearer nonsense"}).status_code == 401
+    assert client.get("/api/v1/me", headers={**cookie, "Authorization": "Basic eDp5"}).status_code == 401
+
+
+def test_key_needs_no_origin_for_a_state_change(client: ViewerClient, people: People) -> None:
+    headers = {**people.alice.headers, "Origin": FOREIGN}
+    assert client.post("/api/v1/sessions", json={"wait": False}, headers=headers).status_code == 202
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({"Sec-Fetch-Site": "same-origin"}, 202),
+        ({"Sec-Fetch-Site": "same-site"}, 403),
+        ({"Sec-Fetch-Site": "none"}, 403),
+        ({"Origin": "null"}, 403),
+        ({"Origin": "http://localhost:8088"}, 403),  # ours, but not the one that was asked
+        ({"Origin": ORIGIN + ".evil.example"}, 403),
+        ({"Origin": FOREIGN, "Sec-Fetch-Site": "same-origin"}, 403),
+        ({"Origin": ORIGIN, "X-Forwarded-Host": "localhost:8088"}, 403),
+        ({"Origin": "http://evil.example", "X-Forwarded-Host": "evil.example"}, 403),
+    ],
+)
+def test_cookie_changes_state_only_from_the_very_origin_asked(
+    client: ViewerClient, store: Store, people: People, headers: dict[str, str], status: int
+) -> None:
+    cookie = sign_in(store, people.alice)
+    answer = client.post("/api/v1/sessions", json={"wait": False}, headers={**cookie, **headers})
+    assert answer.status_code == status
+
+
+def test_a_route_without_a_rule_stops_the_app_from_being_made() -> None:
+    app = Flask("forgetful")
+    app.add_url_rule("/open", view_func=lambda: "everything", endpoint="open")
+    with pytest.raises(TypeError, match="no access rule on: open"):
+        enforce_on(app)
