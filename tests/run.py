@@ -1,8 +1,7 @@
 """`make test`: install what the tests need, then run all of them, part by part, with a summary at the end.
 
-Everything that could clash with a stack brought up by `make up` (ports, bridges, Docker, paths) happens in
-network namespaces and containers of the tests' own, so such a stack goes on as it is. Ends with 0 only if every
-part passed.
+What could clash with a stack brought up by `make up` (ports, bridges, Docker, paths) happens in network
+namespaces and containers of the tests' own, so such a stack goes on as it is. Ends with 0 only if all passed.
 """
 
 from __future__ import annotations
