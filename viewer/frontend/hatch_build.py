@@ -142,7 +142,7 @@ def _write_hashed(out: Path, name: str, text: str) -> str:
 def _licences(novnc: Path) -> str:
     """The texts that must travel with noVNC's core; MPL-2.0 also wants to say where the source is."""
     version = json.loads((novnc / "package.json").read_text())["version"]
-    head = f"The viewer contains noVNC {version}, unmodified. Its source is the npm package @novnc/novnc {version}."
+    head = f"The viewer contains noVNC {version}, unmodified; its source is npm's @novnc/novnc {version}."
     parts = ("LICENSE.txt", "docs/LICENSE.MPL-2.0", "docs/LICENSE.BSD-3-Clause", "vendor/pako/LICENSE")
     return "\n\n".join([head, *(f"---- {part} ----\n\n{(novnc / part).read_text()}" for part in parts)])
 

@@ -57,7 +57,7 @@ async function bodyOf(response) {
 function problemFrom(response, answer) {
   const fields = {};
   for (const error of answer?.errors ?? []) {
-    if (typeof error?.field === "string") fields[error.field] = String(error.message ?? error.detail ?? "");
+    if (typeof error?.field === "string") fields[error.field] = [error.message, error.mend].filter(Boolean).join("; ");
   }
   const message = answer?.detail || answer?.title || fallback(response.status);
   return new Problem(response.status, message, fields, Number(response.headers.get("Retry-After")) || 0);

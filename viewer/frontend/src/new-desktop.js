@@ -2,6 +2,7 @@
 
 import { createSession, goToSignIn } from "./api.js";
 import { element } from "./dom.js";
+import { inWords } from "./session.js";
 
 const LIFETIMES_S = [900, 1800, 3600, 7200, 14400, 28800, 43200, 86400];
 
@@ -60,7 +61,7 @@ export class NewDesktopDialog extends EventTarget {
 
   #showErrors(message, fields) {
     const error = this.#box.querySelector(".form-error");
-    const named = Object.entries(fields).map(([field, text]) => `${field}: ${text}`);
+    const named = Object.entries(fields).map(([field, text]) => `${inWords(field.replace("_seconds", ""))}: ${text}.`);
     error.textContent = named.length ? named.join(" ") : message;
     error.hidden = !error.textContent;
     for (const select of this.#form.querySelectorAll("select")) select.toggleAttribute("aria-invalid", select.name in fields);

@@ -5,7 +5,7 @@
 
 import { Problem, goToSignIn, serverNow, terminateSession } from "./api.js";
 import { badge, element, icon, iconButton, relabel, setText } from "./dom.js";
-import { ago, badgeOf, duration, exactly, hostIsLost, inWords, isEnding, isOver, shortId } from "./session.js";
+import { ago, badgeOf, duration, exactly, hostIsLost, inWords, isEnding, isOver, nameOf, screenOf, shortId } from "./session.js";
 
 const BACK_OFF_S = [0.5, 1, 2, 3, 5, 8, 10];
 const STEADY_AFTER_MS = 10_000;
@@ -288,8 +288,8 @@ class SandboxViewer extends HTMLElement {
 
   #renderBar(session) {
     const parts = this.#parts;
-    setText(parts.title, session ? shortId(session.id) : (this.getAttribute("session") ? shortId(this.getAttribute("session")) : "No desktop"));
-    setText(parts.subtitle, session ? [session.image, session.resolution?.replace("x", " × ")].filter(Boolean).join(" · ") : "");
+    setText(parts.title, session ? nameOf(session) : shortId(this.getAttribute("session") ?? "") || "No desktop");
+    setText(parts.subtitle, session ? screenOf(session) : "");
     const shown = session ? badgeOf(session) : null;
     if (shown && parts.badge.textContent !== shown.label) parts.badge.replaceChildren(badge(shown));
     if (!shown) parts.badge.replaceChildren();
@@ -299,7 +299,7 @@ class SandboxViewer extends HTMLElement {
     parts.fullscreen.hidden = !document.fullscreenEnabled;
     parts.fullscreen.disabled = !session;
     parts.tab.hidden = this.hasAttribute("bare");
-    if (session && !isOver(session)) parts.tab.href = session.novnc_url;
+    if (live && session.novnc_url) parts.tab.href = session.novnc_url;
     else parts.tab.removeAttribute("href");
     parts.terminate.hidden = session?.kind === "desktop" || document.body.dataset.role === "watcher";
     parts.terminate.disabled = !live;
@@ -383,11 +383,11 @@ class SandboxViewer extends HTMLElement {
     const facts = this.#parts.facts;
     facts.hidden = !session || this.hasAttribute("bare");
     if (facts.hidden) return;
-    const rows = [["Host", session.host], ["Task", session.task_id], ["Agent", session.agent_id], ["Session", session.id]];
+    const rows = [["Screen", screenOf(session)], ["Host", session.host], ["Task", session.task_id], ["Agent", session.agent_id], ["Session", session.id]];
     const key = JSON.stringify([rows, session.expires_at]);
     if (facts.dataset.key === key) return;
     facts.dataset.key = key;
-    facts.replaceChildren(...rows.filter(([, value]) => value).map(([name, value]) => element("div", {}, element("dt", {}, name), element("dd", { title: value }, value))));
+    facts.replaceChildren(...rows.filter(([, value]) => value).map(([name, value]) => element("div", { "data-fact": name.toLowerCase() }, element("dt", {}, name), element("dd", { title: value }, value))));
     if (session.expires_at) {
       facts.append(element("div", { class: "fact-expiry" }, element("dt", {}, "Ends"), element("dd", {}, element("time", { datetime: session.expires_at, title: exactly(session.expires_at) }))));
     }
@@ -474,7 +474,7 @@ class TerminateDialog {
   ask(session, live) {
     this.#session = session;
     this.#live = live;
-    this.text.textContent = `Desktop ${shortId(session.id)} stops at once. Its programs end and files inside it are lost.`;
+    this.text.textContent = `Desktop ${nameOf(session)} stops at once. Its programs end and files inside it are lost.`;
     this.error.hidden = true;
     this.#setPending(false);
     this.box.showModal();

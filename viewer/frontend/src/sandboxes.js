@@ -6,7 +6,7 @@ import "./header.js";
 import { Live } from "./live.js";
 import { NewDesktopDialog } from "./new-desktop.js";
 import "./sandbox-viewer.js";
-import { ago, badgeOf, exactly, isOver, shortId } from "./session.js";
+import { ago, badgeOf, exactly, isOver, nameOf } from "./session.js";
 
 const TITLE = "Sandboxes · Deskfleet";
 const BANNER_AFTER_MS = 1500;
@@ -50,7 +50,7 @@ function selectionChanged() {
 
 function renderTitle() {
   const session = live.sessions.get(shownId() ?? "");
-  document.title = session ? `${badgeOf(session).label} · ${shortId(session.id)} · Deskfleet` : TITLE;
+  document.title = session ? `${badgeOf(session).label} · ${nameOf(session)} · Deskfleet` : TITLE;
 }
 
 /** With nothing chosen, the first active session opens by itself, and a new one when that has ended. */
@@ -75,9 +75,8 @@ function makeRow(session) {
   const pill = element("span", { class: "row-status" });
   const image = element("span", { class: "row-image" });
   const work = element("span", { class: "row-work" });
-  const host = element("span", { class: "row-host" });
   const age = element("time", { class: "row-age" });
-  link.append(element("span", { class: "row-line" }, id, pill), element("span", { class: "row-line" }, image, age), element("span", { class: "row-line" }, work, host));
+  link.append(element("span", { class: "row-line" }, id, pill), element("span", { class: "row-line" }, image, age), element("span", { class: "row-line" }, work));
   link.addEventListener("click", (event) => {
     if (event.metaKey || event.ctrlKey || event.shiftKey) return;
     event.preventDefault();
@@ -91,11 +90,10 @@ function makeRow(session) {
     tick: (now, created) => setText(age, ago(now - created)),
     update(now, latest) {
       const shown = badgeOf(latest);
-      setText(id, shortId(latest.id));
+      setText(id, nameOf(latest));
       if (pill.textContent !== shown.label) pill.replaceChildren(badge(shown));
-      setText(image, latest.image);
+      setText(image, [latest.image, latest.host].filter(Boolean).join(" · "));
       setText(work, [latest.task_id && `Task ${latest.task_id}`, latest.agent_id && `Agent ${latest.agent_id}`].filter(Boolean).join(" · "));
-      setText(host, latest.host ?? "");
       age.dateTime = latest.created_at;
       age.title = exactly(latest.created_at);
       this.tick(now, Date.parse(latest.created_at));

@@ -14,7 +14,7 @@
  * @property {string|null} resolution
  * @property {string|null} task_id
  * @property {string|null} agent_id
- * @property {string} novnc_url
+ * @property {string|null} novnc_url
  * @property {string|null} error_message
  * @property {string} created_at
  * @property {string} updated_at
@@ -44,15 +44,22 @@ export function badgeOf(session) {
   return { tone: TONES[session.status] ?? "bad", label: LABELS[session.status] ?? session.status };
 }
 
-/** The first characters that tell sessions apart, without a prefix such as `ses_`. */
-export function shortId(id) {
-  const bare = id.includes("_") ? id.slice(id.indexOf("_") + 1) : id;
-  return bare.slice(0, 8);
+/** The first characters of an id, enough to tell sessions apart. */
+export const shortId = (id) => id.slice(0, 8);
+
+/** A declared desktop goes by its name (its row keeps it as `sandbox_id`), a sandbox by its short id. */
+export function nameOf(session) {
+  return session.kind === "desktop" && session.sandbox_id ? session.sandbox_id : shortId(session.id);
 }
 
-/** A reason as the worker writes it ("waiting_for_frame", "pulling the image") as a sentence's words. */
+/** "desktop · 1280 × 800" */
+export function screenOf(session) {
+  return [session.image, session.resolution?.replace("x", " × ")].filter(Boolean).join(" · ");
+}
+
+/** A reason as the worker writes it ("waiting for the first frame") as the beginning of a sentence. */
 export function inWords(reason) {
-  const words = String(reason ?? "").replaceAll("_", " ").trim();
+  const words = String(reason ?? "").trim();
   return words ? words[0].toUpperCase() + words.slice(1) : "";
 }
 

@@ -2,13 +2,13 @@
 
 import { Live } from "./live.js";
 import "./sandbox-viewer.js";
-import { badgeOf, shortId } from "./session.js";
+import { badgeOf, nameOf } from "./session.js";
 
 const viewer = document.querySelector("sandbox-viewer");
 const live = new Live({ withList: false });
 
 viewer.addEventListener("sessionchange", ({ detail: session }) => {
-  document.title = `${badgeOf(session).label} · ${shortId(session.id)} · Deskfleet`;
+  document.title = `${badgeOf(session).label} · ${nameOf(session)} · Deskfleet`;
 });
 viewer.live = live;
 live.start();

@@ -1,0 +1,206 @@
+"""The Sandboxes page in a real browser against the real viewer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from playwright.sync_api import Browser, Page, expect
+
+from tests.browser import PHONE, Complaints, new_context, scrolls_sideways, sign_in, wait_for_picture
+from tests.pages.site import PagesSite
+from viewer.model import HostStatus, Role, Status
+
+pytestmark = [pytest.mark.browser, pytest.mark.real]
+
+ROW = "li[data-session]"
+
+
+@pytest.fixture
+def second(browser: Browser, site: PagesSite) -> Iterator[Page]:
+    """Another browser of the same tenant."""
+    context = new_context(browser)
+    page = context.new_page()
+    sign_in(page, site.origin, site.key)
+    yield page
+    context.close()
+
+
+def test_an_empty_list_says_what_to_do(page: Page, site: PagesSite, complaints: Complaints) -> None:
+    page.goto(site.origin)
+    expect(page.locator("[data-for=empty]")).to_contain_text("No desktops yet")
+    expect(page.locator(".viewer-cover")).to_contain_text("No desktop selected")
+    assert complaints.heard == []
+
+
+def test_a_new_desktop_opens_by_itself_and_shows_its_picture(
+    page: Page, site: PagesSite, complaints: Complaints
+) -> None:
+    site.worker.creates = False
+    page.goto(f"{site.origin}/sandboxes")
+    page.get_by_role("button", name="New desktop").first.click()
+    page.get_by_label("Image").select_option("chrome")
+    page.get_by_label("Resolution").select_option("1440x900")
+    page.get_by_label("Lifetime").select_option("2 hours")
+    page.get_by_role("button", name="Create desktop").click()
+    expect(page.locator(".viewer-cover")).to_contain_text("Creating your desktop")
+    expect(page.locator(".cover-clock")).to_have_text("1 s", timeout=4000)
+    [session] = site.store.fleet.live_sessions()
+    assert (session.image, session.resolution, session.ttl_seconds) == ("chrome", "1440x900", 7200)
+    expect(page).to_have_url(f"{site.origin}/sandboxes/{session.id}")
+    site.worker.creates = True
+    wait_for_picture(page)
+    expect(page.locator(".viewer-bar .badge")).to_have_text("Running")
+    expect(page).to_have_title(f"Running · {session.id[:8]} · Deskfleet")
+    assert complaints.heard == []
+
+
+def test_the_list_follows_what_another_browser_does(page: Page, second: Page, site: PagesSite) -> None:
+    for each in (page, second):
+        each.goto(f"{site.origin}/sandboxes")
+        expect(each.locator("[data-for=empty]")).to_be_visible()
+    page.get_by_role("button", name="New desktop").first.click()
+    page.get_by_role("button", name="Create desktop").click()
+    expect(second.locator(ROW)).to_have_count(1, timeout=1500)
+    expect(second.locator(f"{ROW} .badge")).to_have_text("Running")
+    page.locator("[data-control=terminate]").click()
+    page.get_by_role("button", name="Terminate", exact=True).last.click()
+    expect(second.locator(f"{ROW} .badge")).to_have_text("Terminated", timeout=3000)
+    expect(second.locator(".viewer-cover")).to_contain_text("The desktop has ended")
+
+
+def test_rows_show_status_image_host_and_work(page: Page, site: PagesSite) -> None:
+    session = site.running(task="checkout-flow", agent="atlas")
+    page.goto(f"{site.origin}/sandboxes")
+    row = page.locator(ROW)
+    for text in (session.id[:8], "Running", "desktop · here", "Task checkout-flow · Agent atlas", "just now"):
+        expect(row).to_contain_text(text)
+
+
+def test_a_deep_link_opens_its_session_and_back_leads_back(page: Page, site: PagesSite) -> None:
+    first, other = site.running(), site.running()
+    page.goto(f"{site.origin}/sandboxes/{first.id}")
+    expect(page.locator(".viewer-title")).to_have_text(first.id[:8])
+    page.locator(f"{ROW}[data-session='{other.id}'] a").click()
+    expect(page).to_have_url(f"{site.origin}/sandboxes/{other.id}")
+    expect(page.locator(".viewer-title")).to_have_text(other.id[:8])
+    expect(page.locator("a[aria-current=true]")).to_contain_text(other.id[:8])
+    page.go_back()
+    expect(page.locator(".viewer-title")).to_have_text(first.id[:8])
+    page.reload()
+    expect(page.locator(".viewer-title")).to_have_text(first.id[:8])
+
+
+def test_the_first_active_session_opens_by_itself_and_so_does_the_next(page: Page, site: PagesSite) -> None:
+    page.goto(f"{site.origin}/sandboxes")
+    first = site.running()
+    expect(page.locator(".viewer-title")).to_have_text(first.id[:8])
+    site.store.fleet.transition(first.id, Status.TERMINATED)
+    expect(page.locator(".viewer-cover")).to_contain_text("The desktop has ended")
+    second = site.running()
+    expect(page.locator(".viewer-title")).to_have_text(second.id[:8])
+
+
+def test_the_filter_hides_what_has_ended(page: Page, site: PagesSite) -> None:
+    ended, live = site.running(), site.running()
+    site.store.fleet.transition(ended.id, Status.ERROR, error_message="The image is missing.")
+    page.goto(f"{site.origin}/sandboxes")
+    expect(page.locator(ROW)).to_have_count(2)
+    expect(page.locator(f"{ROW}[data-over=true]")).to_contain_text("Error")
+    page.get_by_text("Active", exact=True).click()
+    expect(page.locator(ROW)).to_have_count(1)
+    expect(page.locator("#list-count")).to_have_text("1 active")
+    site.store.fleet.transition(live.id, Status.TERMINATED)
+    expect(page.locator("[data-for=filtered]")).to_be_visible()
+
+
+def test_arrow_keys_walk_the_list_and_enter_opens(page: Page, site: PagesSite) -> None:
+    older, newer = site.running(), site.running()
+    page.goto(f"{site.origin}/sandboxes")
+    page.locator(f"{ROW}[data-session='{newer.id}'] a").focus()
+    page.keyboard.press("ArrowDown")
+    page.keyboard.press("Enter")
+    expect(page).to_have_url(f"{site.origin}/sandboxes/{older.id}")
+
+
+def test_a_silent_host_is_named_as_such(page: Page, site: PagesSite) -> None:
+    session = site.running()
+    page.goto(f"{site.origin}/sandboxes/{session.id}")
+    site.store.fleet.record_host_status("here", HostStatus.UNREACHABLE)
+    expect(page.locator(f"{ROW} .badge")).to_have_text("Host unreachable")
+    expect(page.locator(".viewer-notice")).to_contain_text("Host here does not answer")
+    site.store.fleet.record_host_status("here", HostStatus.OK)
+    expect(page.locator(f"{ROW} .badge")).to_have_text("Running")
+
+
+def test_what_the_server_refuses_is_said_in_the_dialog(page: Page, site: PagesSite) -> None:
+    page.goto(f"{site.origin}/sandboxes")
+    page.get_by_role("button", name="New desktop").first.click()
+    page.locator("[name=image] option").first.evaluate("option => option.value = 'nonsense'")
+    page.get_by_role("button", name="Create desktop").click()
+    expect(page.locator("#new-desktop .form-error")).to_contain_text("Image: 'nonsense' is not known")
+    page.keyboard.press("Escape")
+    expect(page.locator("#new-desktop")).to_be_hidden()
+
+
+def test_a_lost_server_shows_a_banner_and_the_list_catches_up(page: Page, site: PagesSite) -> None:
+    page.goto(f"{site.origin}/sandboxes")
+    expect(page.locator("[data-for=empty]")).to_be_visible()
+    site.edge.go_silent()
+    expect(page.locator("#banner")).to_contain_text("Reconnecting", timeout=8000)
+    session = site.running()
+    site.edge.silent = False
+    expect(page.locator(ROW)).to_have_count(1, timeout=12_000)
+    expect(page.locator("#banner")).to_be_hidden()
+    expect(page.locator(".viewer-title")).to_have_text(session.id[:8])
+
+
+def test_a_browser_without_network_says_so(page: Page, site: PagesSite) -> None:
+    page.goto(f"{site.origin}/sandboxes")
+    expect(page.locator("[data-for=empty]")).to_be_visible()
+    page.context.set_offline(True)
+    expect(page.locator("#banner")).to_contain_text("You are offline")
+    page.context.set_offline(False)
+    expect(page.locator("#banner")).to_be_hidden()
+
+
+def test_names_from_agents_stay_text(page: Page, site: PagesSite, complaints: Complaints) -> None:
+    hostile = "<img src=x onerror=alert(1)>\u202e&lt;"
+    session = site.running(task=hostile, agent=hostile)
+    page.goto(f"{site.origin}/sandboxes/{session.id}")
+    expect(page.locator(".row-work")).to_have_text(f"Task {hostile} · Agent {hostile}")
+    expect(page.locator("[data-fact=task] dd")).to_have_text(hostile)
+    assert complaints.heard == []
+
+
+def test_a_watcher_is_offered_nothing_that_would_be_refused(browser: Browser, site: PagesSite) -> None:
+    session = site.running()
+    context = new_context(browser)
+    watcher = context.new_page()
+    sign_in(watcher, site.origin, site.new_key(Role.WATCHER))
+    watcher.goto(f"{site.origin}/sandboxes/{session.id}")
+    expect(watcher.locator(".viewer-bar .badge")).to_have_text("Running")
+    expect(watcher.get_by_role("button", name="New desktop")).to_have_count(0)
+    expect(watcher.locator("[data-control=terminate]")).to_be_hidden()
+    context.close()
+
+
+def test_on_a_phone_the_list_leads_to_the_viewer_and_back(browser: Browser, site: PagesSite) -> None:
+    session = site.running(task="a-task-with-a-name-much-longer-than-any-phone-is-wide", agent="atlas")
+    context = new_context(browser, size=PHONE)
+    phone = context.new_page()
+    sign_in(phone, site.origin, site.key)
+    phone.goto(f"{site.origin}/sandboxes")
+    expect(phone.locator(ROW)).to_be_visible()
+    expect(phone.locator("sandbox-viewer")).to_be_hidden()
+    assert not scrolls_sideways(phone)
+    phone.locator(f"{ROW} a").tap()
+    expect(phone).to_have_url(f"{site.origin}/sandboxes/{session.id}")
+    expect(phone.locator(ROW)).to_be_hidden()
+    wait_for_picture(phone)
+    assert not scrolls_sideways(phone)
+    phone.get_by_role("link", name="All sandboxes").tap()
+    expect(phone.locator(ROW)).to_be_visible()
+    phone.go_back()
+    expect(phone.locator("sandbox-viewer")).to_be_visible()
+    context.close()

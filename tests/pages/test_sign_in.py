@@ -1,0 +1,102 @@
+"""Coming in and going out, in a real browser against the real viewer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from playwright.sync_api import Browser, Page, expect
+
+from tests.browser import PHONE, Complaints, new_context, scrolls_sideways
+from tests.pages.site import PagesSite
+
+pytestmark = [pytest.mark.browser, pytest.mark.real]
+
+
+@pytest.fixture
+def stranger(browser: Browser) -> Iterator[Page]:
+    context = new_context(browser)
+    yield context.new_page()
+    context.close()
+
+
+def test_a_key_signs_in_and_the_header_says_who_it_is(stranger: Page, site: PagesSite) -> None:
+    complaints = Complaints(stranger)
+    stranger.goto(site.origin)
+    expect(stranger).to_have_title("Sign in · Deskfleet")
+    stranger.get_by_label("API key").fill(f"  {site.key}\n")
+    stranger.get_by_role("button", name="Sign in").click()
+    expect(stranger).to_have_url(f"{site.origin}/sandboxes")
+    expect(stranger.locator(".tenant")).to_have_text("main")
+    expect(stranger.locator(".who")).to_contain_text("admin")
+    assert complaints.heard == []
+
+
+def test_a_link_signs_in_once_and_its_token_leaves_the_address(stranger: Page, site: PagesSite) -> None:
+    link = site.sign_in_link()
+    stranger.goto(link)
+    expect(stranger).to_have_url(f"{site.origin}/sandboxes")
+    stranger.get_by_role("button", name="Sign out").click()
+    expect(stranger).to_have_url(f"{site.origin}/signin")
+    stranger.goto("about:blank")
+    stranger.goto(link)
+    expect(stranger.get_by_role("alert")).to_contain_text("used already or is too old")
+    assert "token" not in stranger.url
+
+
+def test_a_wrong_key_is_refused_in_words(stranger: Page, site: PagesSite) -> None:
+    stranger.goto(f"{site.origin}/signin")
+    stranger.get_by_role("button", name="Sign in").click()
+    expect(stranger.get_by_role("alert")).to_have_text("Enter an API key.")
+    stranger.get_by_label("API key").fill("df_aaaaaaaa_wrong")
+    stranger.keyboard.press("Enter")
+    expect(stranger.get_by_role("alert")).to_contain_text("not known here")
+    expect(stranger.get_by_label("API key")).to_be_focused()
+
+
+def test_too_many_wrong_keys_say_when_to_come_back(stranger: Page, site: PagesSite) -> None:
+    stranger.goto(f"{site.origin}/signin")
+    stranger.evaluate(
+        """async () => {
+            const wrong = {method: "POST", headers: {"Content-Type": "application/json"}, body: '{"key": "x"}'};
+            for (let n = 0; n < 10; n++) await fetch("/signin", wrong);
+        }"""
+    )
+    stranger.get_by_label("API key").fill(site.key)
+    stranger.keyboard.press("Enter")
+    expect(stranger.get_by_role("alert")).to_contain_text("Too many attempts. Try again in")
+
+
+def test_a_deep_link_comes_back_after_sign_in(stranger: Page, site: PagesSite) -> None:
+    session = site.running()
+    stranger.goto(f"{site.origin}/sandboxes/{session.id}")
+    stranger.get_by_label("API key").fill(site.key)
+    stranger.keyboard.press("Enter")
+    expect(stranger).to_have_url(f"{site.origin}/sandboxes/{session.id}")
+
+
+@pytest.mark.parametrize(
+    "elsewhere", ["https://example.org", "//example.org", "/sandboxes/../signout", "javascript:1"]
+)
+def test_sign_in_never_leads_to_a_foreign_page(stranger: Page, site: PagesSite, elsewhere: str) -> None:
+    stranger.goto(f"{site.origin}/signin?next={elsewhere}")
+    stranger.get_by_label("API key").fill(site.key)
+    stranger.keyboard.press("Enter")
+    expect(stranger).to_have_url(f"{site.origin}/sandboxes")
+
+
+def test_an_ended_sign_in_sends_an_open_page_to_sign_in(page: Page, site: PagesSite) -> None:
+    session = site.running()
+    page.goto(f"{site.origin}/sandboxes/{session.id}")
+    expect(page.locator("li[data-session]")).to_have_count(1)
+    page.context.clear_cookies()
+    page.get_by_role("button", name="Reconnect").click()
+    expect(page).to_have_url(f"{site.origin}/signin?next=%2Fsandboxes%2F{session.id}")
+
+
+def test_sign_in_fits_a_phone(browser: Browser, site: PagesSite) -> None:
+    context = new_context(browser, size=PHONE)
+    phone = context.new_page()
+    phone.goto(f"{site.origin}/signin")
+    assert not scrolls_sideways(phone)
+    context.close()

@@ -1,0 +1,218 @@
+"""<sandbox-viewer>: the picture of a real Xtigervnc, its controls, and what it says when something breaks."""
+
+from __future__ import annotations
+
+from typing import cast
+
+import pytest
+from PIL import Image
+from playwright.sync_api import Page, expect
+
+from tests.browser import Complaints, canvas_colours, wait_for_picture
+from tests.pages.site import PagesSite
+from tests.painted_desktop import PaintedDesktop
+from viewer.model import Session, Status
+
+pytestmark = [pytest.mark.browser, pytest.mark.real]
+
+COVER = ".viewer-cover"
+
+
+@pytest.fixture
+def session(site: PagesSite) -> Session:
+    return site.running()
+
+
+@pytest.fixture
+def shown(page: Page, site: PagesSite, session: Session) -> Page:
+    """The session's page with its picture on it."""
+    page.goto(f"{site.origin}/sandboxes/{session.id}")
+    wait_for_picture(page)
+    expect(page.locator(COVER)).to_be_hidden()
+    return page
+
+
+def test_the_canvas_follows_the_desktop(shown: Page, desktop: PaintedDesktop, complaints: Complaints) -> None:
+    desktop.paint(Image.new("RGB", desktop.size, "#0b7285"))
+    for _ in range(50):
+        if canvas_colours(shown) <= 4:
+            break
+        shown.wait_for_timeout(100)
+    pixel = shown.locator(".viewer-stage canvas").evaluate(
+        "canvas => [...canvas.getContext('2d').getImageData(9, 9, 1, 1).data].slice(0, 3)"
+    )
+    assert pixel == pytest.approx([0x0B, 0x72, 0x85], abs=6)
+    desktop.repaint()
+    wait_for_picture(shown)
+    assert complaints.heard == []
+
+
+def test_refresh_opens_another_stream_and_leaves_the_sandbox_alone(
+    shown: Page, site: PagesSite, session: Session
+) -> None:
+    before = site.store.fleet.get(session.id)
+    opened = site.edge.opened
+    shown.get_by_role("button", name="Reconnect").click()
+    wait_for_picture(shown)
+    assert site.edge.opened == opened + 1
+    assert site.store.fleet.get(session.id) == before
+
+
+def test_a_cut_stream_keeps_the_last_frame_grey_and_comes_back(shown: Page, site: PagesSite) -> None:
+    site.edge.refuse_streams = 502
+    site.edge.cut()
+    expect(shown.locator(COVER)).to_contain_text("Connection lost")
+    expect(shown.locator(".cover-clock")).to_contain_text("Reconnecting")
+    expect(shown.locator(".viewer-last-frame")).to_be_visible()
+    assert canvas_colours(shown, ".viewer-last-frame") > 4
+    site.edge.refuse_streams = None
+    wait_for_picture(shown)
+    expect(shown.locator(COVER)).to_be_hidden()
+    expect(shown.locator(".viewer-last-frame")).to_be_hidden()
+
+
+@pytest.mark.parametrize(
+    ("code", "words"),
+    [
+        (4404, "The desktop closed its screen"),
+        (4408, "This stream reached its time limit"),
+        (4502, "screen does not answer"),
+        (1012, "The relay is restarting"),
+    ],
+)
+def test_the_reason_of_a_closed_stream_is_shown(shown: Page, site: PagesSite, code: int, words: str) -> None:
+    site.edge.refuse_streams = 502
+    site.edge.cut(code, "")
+    expect(shown.locator(COVER)).to_contain_text(words)
+
+
+def test_a_withdrawn_stream_does_not_come_back_by_itself(shown: Page, site: PagesSite) -> None:
+    opened = site.edge.opened
+    site.edge.cut(4403, "revoked")
+    expect(shown.locator(COVER)).to_contain_text("Your access to this desktop was withdrawn")
+    shown.wait_for_timeout(2500)
+    assert site.edge.opened == opened
+    shown.get_by_role("button", name="Try again").click()
+    wait_for_picture(shown)
+
+
+def test_try_now_does_not_wait(shown: Page, site: PagesSite) -> None:
+    site.edge.refuse_streams = 502
+    site.edge.cut()
+    expect(shown.locator(".cover-clock")).to_contain_text("Reconnecting in 3 s", timeout=15_000)
+    site.edge.refuse_streams = None
+    shown.get_by_role("button", name="Try now").click()
+    wait_for_picture(shown, seconds=2)
+
+
+def test_an_ended_session_is_told_from_a_broken_stream(
+    shown: Page, site: PagesSite, session: Session
+) -> None:
+    site.store.fleet.transition(session.id, Status.TERMINATED, reason="expired")
+    site.edge.cut(4404, "")
+    expect(shown.locator(COVER)).to_contain_text("The desktop has ended")
+    expect(shown.locator(COVER)).to_contain_text("Expired")
+    expect(shown.locator("[data-control=terminate]")).to_be_disabled()
+
+
+def test_a_failed_session_shows_its_message(shown: Page, site: PagesSite, session: Session) -> None:
+    site.store.fleet.transition(session.id, Status.ERROR, error_message="Image gone; run the deploy.")
+    expect(shown.locator(COVER)).to_contain_text("Image gone; run the deploy.")
+    expect(shown.locator(".viewer-bar .badge")).to_have_text("Error")
+
+
+def test_a_blank_desktop_says_so(shown: Page, site: PagesSite, session: Session) -> None:
+    site.store.fleet.update(session.id, status_reason="blank")
+    expect(shown.locator(".viewer-bar .badge")).to_have_text("Running, blank")
+    expect(shown.locator(".viewer-notice")).to_contain_text("drawn nothing")
+
+
+def test_terminate_asks_first_and_keeping_changes_nothing(
+    shown: Page, site: PagesSite, session: Session
+) -> None:
+    shown.locator("[data-control=terminate]").click()
+    expect(shown.get_by_role("dialog")).to_contain_text("Terminate this desktop?")
+    expect(shown.get_by_role("button", name="Keep it")).to_be_focused()
+    shown.keyboard.press("Enter")
+    assert site.store.fleet.get(session.id).terminate_requested_at is None
+    shown.locator("[data-control=terminate]").click()
+    shown.get_by_role("dialog").get_by_role("button", name="Terminate").click()
+    expect(shown.locator(COVER)).to_contain_text("The desktop has ended")
+    assert site.store.fleet.get(session.id).status is Status.TERMINATED
+
+
+def test_terminate_shows_that_it_is_pending_and_why_it_failed(shown: Page, site: PagesSite) -> None:
+    site.worker.ends = False
+    shown.locator("[data-control=terminate]").click()
+    shown.get_by_role("dialog").get_by_role("button", name="Terminate").click()
+    expect(shown.get_by_role("button", name="Terminating…")).to_be_disabled()
+    expect(shown.locator(".viewer-bar .badge")).to_have_text("Terminating")
+    shown.keyboard.press("Escape")
+    expect(shown.locator(".viewer-notice")).to_contain_text("is being ended")
+    site.worker.ends = True
+    expect(shown.locator(COVER)).to_contain_text("The desktop has ended")
+
+
+def test_a_refused_terminate_is_shown_in_the_dialog(shown: Page, site: PagesSite) -> None:
+    shown.locator("[data-control=terminate]").click()
+    site.edge.silent = True
+    shown.get_by_role("dialog").get_by_role("button", name="Terminate").click()
+    expect(shown.get_by_role("dialog").get_by_role("alert")).to_contain_text("not ready right now")
+
+
+def test_fullscreen_is_entered_and_left(shown: Page) -> None:
+    shown.get_by_role("button", name="Full screen").click()
+    shown.wait_for_function("document.fullscreenElement?.localName === 'sandbox-viewer'")
+    shown.get_by_role("button", name="Leave full screen").click()
+    shown.wait_for_function("document.fullscreenElement === null")
+
+
+def test_new_tab_holds_only_the_viewer(shown: Page, site: PagesSite, session: Session) -> None:
+    with shown.context.expect_page() as opening:
+        shown.get_by_role("link", name="Open in a new tab").click()
+    tab = opening.value
+    complaints = Complaints(tab)
+    expect(tab).to_have_url(f"{site.origin}/view/{session.id}")
+    wait_for_picture(tab)
+    box = tab.locator("sandbox-viewer").bounding_box()
+    assert box is not None
+    assert (box["width"], box["height"]) == (1440, 900)
+    expect(tab.locator(".top")).to_have_count(0)
+    site.store.fleet.transition(session.id, Status.TERMINATED)
+    expect(tab.locator(COVER)).to_contain_text("The desktop has ended")
+    assert complaints.heard == []
+
+
+def test_the_bare_page_takes_nothing_but_the_session_from_its_address(
+    page: Page, site: PagesSite, session: Session
+) -> None:
+    dialled: list[str] = []
+    page.on("websocket", lambda socket: dialled.append(socket.url))
+    page.goto(f"{site.origin}/view/{session.id}?host=evil.example&path=x&password=y#port=1")
+    wait_for_picture(page)
+    assert dialled == [f"{site.origin.replace('http', 'ws')}/stream/{session.id}"]
+
+
+def test_the_keyboard_can_leave_the_desktop(shown: Page) -> None:
+    shown.locator(".viewer-stage canvas").focus()
+    shown.keyboard.press("Tab")
+    assert focused(shown) == "CANVAS"
+    shown.keyboard.press("Control+Alt+Home")
+    assert focused(shown) == "BUTTON"
+
+
+def test_text_goes_to_the_desktops_clipboard(shown: Page, desktop: PaintedDesktop) -> None:
+    assert not desktop.clipboard_is_owned()
+    shown.get_by_role("button", name="Clipboard").click()
+    shown.get_by_label("Text on the desktop's clipboard").fill("from the page")
+    shown.get_by_role("button", name="Send to desktop").click()
+    expect(shown.locator(".viewer-clipboard")).to_be_hidden()
+    for _ in range(30):
+        if desktop.clipboard_is_owned():
+            return
+        shown.wait_for_timeout(100)
+    raise AssertionError("the text never reached the desktop")
+
+
+def focused(page: Page) -> str:
+    return cast(str, page.evaluate("document.activeElement.tagName"))
