@@ -33,7 +33,7 @@ from tests.hosts.own_docker import CACHE, OwnDocker, own_dockerd, stop
 CHECKOUT = Path(__file__).parents[2]
 IMAGE_FILES = Path(__file__).parent / "image"
 CLONE = "/root/deskfleet"
-DAEMON = "hosts"
+DAEMON = os.environ.get("DESKFLEET_TEST_DAEMON", "hosts")  # another name: another run beside this one
 BOOT_SECONDS = 60
 LABEL = "deskfleet-tests.bare-host"
 # What Debian's installer puts on a server, and the two prerequisites the README names.
