@@ -13,6 +13,7 @@ import io
 import shutil
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import tarfile
@@ -29,6 +30,9 @@ ROOT = Path(__file__).parent.parent
 REQUIREMENTS = ROOT / "templates" / "opensandbox" / "requirements.txt"
 CACHE = Path.home() / ".cache" / "deskfleet-tests"
 KEY = "a-key-of-the-tests"
+CANNED_DESKTOP = "while true; do nc -l -p 8080 < /desktop.rfb; done"
+"""Entrypoint script of the tiny image: a stand-in for Xvnc that says its whole side of RFB at once."""
+CANNED_BLANK = CANNED_DESKTOP.replace("desktop", "blank")
 TINY_IMAGE = "deskfleet-test/tiny:latest"
 EXECD_IMAGE = "deskfleet-test/execd:latest"
 APPLETS = ["sh", "tail", "sleep", "httpd", "nc", "cat", "echo", "true", "false", "mkdir"]
@@ -55,11 +59,12 @@ class RealOpenSandbox:
 
     def start(self) -> None:
         (self.folder / "config.toml").write_text(self._config())
-        self._process = subprocess.Popen(
-            [_installed_server(), "--config", str(self.folder / "config.toml")],
-            env={"PATH": "/usr/bin:/bin", "HOME": str(self.folder), "DOCKER_HOST": self.daemon.host},
-            stdout=(self.folder / "server.log").open("ab"), stderr=subprocess.STDOUT, start_new_session=True,
-        )  # fmt: skip
+        with (self.folder / "server.log").open("ab") as log:
+            self._process = subprocess.Popen(
+                [_installed_server(), "--config", str(self.folder / "config.toml")],
+                env={"PATH": "/usr/bin:/bin", "HOME": str(self.folder), "DOCKER_HOST": self.daemon.host},
+                stdout=log, stderr=log, start_new_session=True,
+            )  # fmt: skip
         self._wait_until_it_answers()
 
     def stop(self, number: signal.Signals = signal.SIGTERM) -> None:
@@ -143,10 +148,30 @@ def real_opensandbox(daemon: OwnDocker, folder: Path) -> Iterator[RealOpenSandbo
 
 def import_tiny_images(daemon: OwnDocker) -> None:
     daemon.docker("image", "rm", "--force", TINY_IMAGE, EXECD_IMAGE, check=False)
-    _import(daemon, TINY_IMAGE, {})
+    _import(
+        daemon,
+        TINY_IMAGE,
+        {
+            "desktop.rfb": canned_rfb(colours=2, asks_password=True),
+            "blank.rfb": canned_rfb(colours=1, asks_password=True),
+        },
+    )
     # What the server copies out of the execd image; a real execd would serve commands and files.
     stand_in = {"execd": b"#!/bin/sh\nexec sleep 1000000\n", "bootstrap.sh": b'#!/bin/sh\nexec "$@"\n'}
     _import(daemon, EXECD_IMAGE, stand_in)
+
+
+def canned_rfb(*, colours: int, asks_password: bool, side: int = 16) -> bytes:
+    """Return all that a server says up to its first full update, in Raw; it takes any password.
+
+    It can be sent in one go: a client reads it message by message, whatever it writes itself in between.
+    """
+    pixel_format = struct.pack(">BBBBHHHBBB3x", 32, 24, 0, 1, 255, 255, 255, 16, 8, 0)
+    server_init = struct.pack(">HH", side, side) + pixel_format + struct.pack(">I", 4) + b"tiny"
+    pixels = b"".join(bytes([90 * (number % colours), 40, 40, 0]) for number in range(side * side))
+    update = struct.pack(">BxHHHHHi", 0, 1, 0, 0, side, side, 0) + pixels
+    security = b"\x01\x02" + b"a-fixed-question" if asks_password else b"\x01\x01"
+    return b"RFB 003.008\n" + security + bytes(4) + server_init + update
 
 
 def free_port() -> int:

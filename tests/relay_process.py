@@ -89,7 +89,7 @@ class RelayProcess:
 
 
 @contextmanager
-def running_relay(directory: Path, **settings: float) -> Iterator[RelayProcess]:
+def running_relay(directory: Path, **settings: float | str) -> Iterator[RelayProcess]:
     """Start a relay with these settings beside the usual ones; it gets SIGTERM at the end."""
     key = Fernet.generate_key()
     (directory / "relay.key").write_bytes(key)

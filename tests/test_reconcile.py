@@ -44,7 +44,8 @@ def session(number: int = 1, **fields: object) -> Session:
     usual: dict[str, object] = {
         "id": f"s-{number}", "tenant_id": "main", "status": Status.RUNNING, "sandbox_id": f"sb-{number}",
         "host": HERE, "image": "desktop", "request_id": f"r-{number}", "ttl_seconds": TTL,
-        "created_by": "key", "created_at": start, "updated_at": start, "expires_at": start + timedelta(seconds=TTL),
+        "created_by": "key", "created_at": start, "updated_at": start,
+        "expires_at": start + timedelta(seconds=TTL),
     }  # fmt: skip
     return Session.model_validate(usual | fields)
 

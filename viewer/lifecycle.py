@@ -75,6 +75,10 @@ class HostLink:
         default_factory=lambda: threading.BoundedSemaphore(CREATES_AT_ONCE)
     )
 
+    def close(self) -> None:
+        self.sandboxes.close()
+        self.relay.close()
+
 
 class Lifecycle:
     """Steps on single sessions. Safe to share between threads, one thread a session."""

@@ -296,7 +296,7 @@ class Worker:
     def __init__(self, settings: Settings, store: Store) -> None:
         self._store = store
         self._fleet = store.fleet
-        self._links = {link.name: link for link in _links(settings)}
+        self._links = {link.name: link for link in links_of(settings)}
         self._policy = reconcile.Policy(
             fleet_id=settings.fleet_id,
             create_deadline=timedelta(seconds=settings.create_deadline_seconds),
@@ -336,8 +336,7 @@ class Worker:
 
     def close(self) -> None:
         for link in self._links.values():
-            link.sandboxes.close()
-            link.relay.close()
+            link.close()
 
     def _act(self, action: reconcile.Action) -> None:
         match action:
@@ -365,7 +364,7 @@ class Worker:
         self._fleet.purge(events_before=now - KEEP_EVENTS, sessions_ended_before=now - KEEP_ENDED_SESSIONS)
 
 
-def _links(settings: Settings) -> Iterator[HostLink]:
+def links_of(settings: Settings) -> Iterator[HostLink]:
     for host in settings.hosts:
         yield HostLink(
             name=host.name,

@@ -1,0 +1,288 @@
+"""A fleet for the worker's tests: a real database, the real worker as a process, real hosts behind it."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+
+from cryptography.fernet import Fernet
+
+from tests.real_opensandbox import CANNED_BLANK, CANNED_DESKTOP, TINY_IMAGE, RealOpenSandbox, canned_rfb
+from tests.relay_process import RelayProcess
+from viewer.bootstrap import prepare_database
+from viewer.credentials import open_password
+from viewer.model import Display, Session, Status
+from viewer.settings import load_settings
+from viewer.store import NewSession, Store, TenantStore
+from viewer.worker import links_of
+
+Toml = dict[str, object]
+
+
+class Fleet:
+    """One database with its settings. `start` starts a worker; all else goes through the real store."""
+
+    def __init__(
+        self, folder: Path, server: RealOpenSandbox, relay: RelayProcess, *, url: str = "", **settings: object
+    ) -> None:
+        self.folder = folder
+        self.server = server
+        self.fleet_id = f"f-{secrets.token_hex(4)}"
+        self.settings_file = folder / "viewer.toml"
+        self.log = folder / "worker.log"
+        self._workers: list[subprocess.Popen[bytes]] = []
+        self._write_secrets(server, relay)
+        self._write_settings(self._toml(url or server.url, relay, settings))
+        self.settings = load_settings(self.settings_file)
+        prepare_database(self.settings)
+        self.store = Store(self.settings.database)
+        self.main: TenantStore = self.store.tenant("main")
+        self.link = next(links_of(self.settings))
+        """The test's own way to the host, beside the worker's."""
+
+    def __enter__(self) -> Fleet:
+        return self
+
+    def __exit__(
+        self, _kind: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None
+    ) -> None:
+        for worker in self._workers:
+            worker.kill()
+            worker.wait()
+        self.link.close()
+        self.store.close()
+        self.server.remove_all()
+
+    # --- the worker --------------------------------------------------------------------------------
+
+    def start(self) -> subprocess.Popen[bytes]:
+        with self.log.open("ab") as log:
+            worker = subprocess.Popen(
+                [sys.executable, "-W", "error", "-m", "viewer.worker"],
+                env={**os.environ, "DESKFLEET_SETTINGS": str(self.settings_file)},
+                stderr=log,
+            )
+        self._workers.append(worker)
+        return worker
+
+    def kill(self) -> None:
+        """kill -9 of the newest worker."""
+        self._workers[-1].kill()
+        self._workers[-1].wait()
+
+    def stop(self) -> int:
+        """SIGTERM to the newest worker; its exit code."""
+        self._workers[-1].send_signal(signal.SIGTERM)
+        return self._workers[-1].wait(timeout=15)
+
+    # --- the table ---------------------------------------------------------------------------------
+
+    def create(self, image: str = "tiny", *, ttl: int = 3600) -> Session:
+        found = self.settings.image(image)
+        display = found.display if found else Display.RFB
+        return self.main.create(
+            NewSession(image=image, display=display, resolution="1280x800", ttl_seconds=ttl, created_by="key")
+        )
+
+    def get(self, session: Session) -> Session:
+        return self.main.get(session.id)
+
+    def wait_for(self, session: Session, *statuses: Status, seconds: float = 20) -> Session:
+        """Return the row as soon as it has one of these statuses."""
+        row = self.wait_until(
+            session, lambda row: row.status in statuses or row.status.is_terminal, seconds=seconds
+        )
+        assert row.status in statuses, f"{row.status}: {row.error_message}\n{self.last_log()}"
+        return row
+
+    def wait_until(
+        self, session: Session, fits: Callable[[Session], bool], *, seconds: float = 20
+    ) -> Session:
+        deadline = time.monotonic() + seconds
+        while not fits(row := self.get(session)):
+            if time.monotonic() > deadline:
+                raise AssertionError(
+                    f"{row.status} ({row.status_reason}) after {seconds} s\n{self.last_log()}"
+                )
+            self.store.wait_for_change(0.1)
+        return row
+
+    def vnc_password_of(self, session: Session) -> str:
+        sealed = self.get(session).vnc_password_sealed
+        return open_password(sealed or "", self.settings.secret_key)
+
+    def containers(self) -> list[str]:
+        """Sandbox ids of this fleet's containers, in any state."""
+        listed = self.server.daemon.docker(
+            "ps", "-a", "--filter", f"label=deskfleet.fleet={self.fleet_id}",
+            "--format", '{{.Label "opensandbox.io/id"}}',
+        )  # fmt: skip
+        return listed.stdout.split()
+
+    def wait_for_containers(self, wanted: list[str], *, seconds: float = 20) -> None:
+        deadline = time.monotonic() + seconds
+        while sorted(found := self.containers()) != sorted(wanted):
+            if time.monotonic() > deadline:
+                raise AssertionError(f"containers {found}, wanted {wanted}\n{self.last_log()}")
+            time.sleep(0.1)
+
+    def last_log(self) -> str:
+        return "\n".join(self.log.read_text(errors="replace").splitlines()[-25:])
+
+    # --- its settings ------------------------------------------------------------------------------
+
+    def _write_secrets(self, server: RealOpenSandbox, relay: RelayProcess) -> None:
+        (self.folder / "viewer.key").write_bytes(Fernet.generate_key())
+        (self.folder / "opensandbox.key").write_text(server.key)
+        (self.folder / "relay.key").write_bytes(relay.key)
+
+    def _toml(self, url: str, relay: RelayProcess, changed: Toml) -> Toml:
+        host = {
+            "name": "here", "opensandbox_url": url,
+            "opensandbox_key_file": str(self.folder / "opensandbox.key"),
+            "relay_url": relay.url, "relay_upstream": relay.address,
+            "relay_key_file": str(self.folder / "relay.key"), "max_desktops": changed.pop("max_desktops", 8),
+        }  # fmt: skip
+        return {
+            "fleet_id": self.fleet_id,
+            "origins": ["http://localhost:8088"],
+            "listen": "127.0.0.1:8060",
+            "database": str(self.folder / "deskfleet.db"),
+            "secret_key_file": str(self.folder / "viewer.key"),
+            "default_image": "tiny",
+            "default_resolution": "1280x800",
+            "default_ttl_seconds": 3600,
+            "max_ttl_seconds": 43200,
+            "max_lifetime_seconds": 86400,
+            "create_deadline_seconds": 30,
+            "tenants": [{"name": "main"}],
+            "hosts": [host],
+            "images": [
+                _image("tiny", CANNED_DESKTOP),
+                _image("blank", CANNED_BLANK),
+                _image("shell", "sleep 1000", display="none"),
+                _image("broken", "echo the screen is on fire; exit 3"),
+                _image("missing", "true", uri="deskfleet-test/missing:1"),
+                _image("greedy", "true", memory="1Qi"),
+            ],
+            **changed,
+        }
+
+    def _write_settings(self, values: Toml) -> None:
+        self.settings_file.write_text(
+            "".join(f"{key} = {_toml_value(value)}\n" for key, value in values.items())
+        )
+
+
+def _image(name: str, script: str, **more: str) -> Toml:
+    return {
+        "name": name, "uri": TINY_IMAGE, "entrypoint": ["/bin/sh", "-c", script],
+        "cpu": "500m", "memory": "64Mi", **more,
+    }  # fmt: skip
+
+
+def _toml_value(value: object) -> str:
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{key} = {_toml_value(inner)}" for key, inner in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ", ".join(map(_toml_value, value)) + "]"
+    return json.dumps(value)
+
+
+class LossyWire:
+    """A stretch of network before a real server: it loses the answers to the next `lose` creates.
+
+    The requests arrive and are carried out; that is what makes a lost answer hard.
+    """
+
+    def __init__(self, port: int) -> None:
+        self.lose = 0
+        self._target = port
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self._listener.getsockname()[1]}"
+
+    def close(self) -> None:
+        self._listener.close()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                client, _ = self._listener.accept()
+            except OSError:
+                return
+            threading.Thread(target=self._carry, args=(client,), daemon=True).start()
+
+    def _carry(self, client: socket.socket) -> None:
+        with client, socket.create_connection(("127.0.0.1", self._target)) as server:
+            threading.Thread(target=self._back, args=(server, client), daemon=True).start()
+            while data := _received(client):
+                if data.startswith(b"POST /v1/sandboxes ") and self.lose:
+                    self.lose -= 1
+                    server.sendall(data)
+                    time.sleep(0.1)
+                    return  # hang up on the worker while the server is still at work
+                server.sendall(data)
+
+    def _back(self, server: socket.socket, client: socket.socket) -> None:
+        while data := _received(server):
+            try:
+                client.sendall(data)
+            except OSError:
+                return
+
+
+def _received(one: socket.socket) -> bytes:
+    try:
+        return one.recv(65536)
+    except OSError:
+        return b""
+
+
+class CannedSocketDesktop:
+    """A stand-in for a persistent desktop's Xtigervnc: canned RFB on a unix socket."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._listener: socket.socket | None = None
+
+    def on(self) -> None:
+        self._path.unlink(missing_ok=True)
+        self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._listener.bind(str(self._path))
+        self._listener.listen()
+        threading.Thread(target=self._serve, args=(self._listener,), daemon=True).start()
+
+    def off(self) -> None:
+        if self._listener is not None:
+            self._path.unlink(missing_ok=True)
+            self._listener.shutdown(socket.SHUT_RDWR)
+            self._listener.close()
+
+    def _serve(self, listener: socket.socket) -> None:
+        while True:
+            try:
+                client, _ = listener.accept()
+            except OSError:
+                return
+            client.sendall(canned_rfb(colours=2, asks_password=False))
+            threading.Thread(target=self._until_closed, args=(client,), daemon=True).start()
+
+    def _until_closed(self, client: socket.socket) -> None:
+        with client:
+            while _received(client):
+                pass
