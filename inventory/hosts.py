@@ -5,6 +5,7 @@ Every public list of this module is a group to pyinfra, so all else starts with 
 
 from __future__ import annotations
 
+import os as _os
 from pathlib import Path as _Path
 from typing import Any as _Any
 
@@ -25,6 +26,8 @@ def _entry(name: str, host: _Host) -> tuple[str, dict[str, _Any]]:
     """A host as pyinfra wants it: how it is called, and its data."""
     data: dict[str, _Any] = {"deskfleet": _HostConfig(name=name, site=_SITE, secrets=_SECRETS)}
     if isinstance(host.connect, str):
+        if host.connect == "@local" and _os.geteuid() != 0:
+            data["_sudo"] = True
         return host.connect, data
     data |= {
         "ssh_hostname": host.connect.address,

@@ -64,5 +64,6 @@ def environment(home: str, requirements: str, *, wheel: Path | None = None, sour
         )
     yield StringCommand(
         f"echo {name} > {new}/.complete && ln -sfnT {name} {home}/current.new && mv -fT {home}/current.new {home}/current"
-        f" && ls -1dt {home}/*/ | grep -v '/current/' | tail -n +3 | xargs -r rm -rf"
+        f" && ln -sfnT current/bin {home}/bin"
+        f" && ls -1dt {home}/*/ | grep -v -e '/current/' -e '/bin/' | tail -n +3 | xargs -r rm -rf"
     )

@@ -17,6 +17,11 @@ SECRETS = "/etc/deskfleet/secrets/relay"
 KEY = f"{SECRETS}/relay.key"
 DESKTOPS = Directory("/run/deskfleet/desktops")
 
+_CHECK = (
+    f'{wheel.PYTHON} -c "import pathlib, sys; from viewer.relay.settings import read_settings;'
+    ' read_settings(pathlib.Path(sys.argv[1]))" "$new"'
+)
+
 # A stream ends before Caddy's `stream_close_delay` does.
 _MAX_STREAM_SECONDS = 43_200
 
@@ -45,7 +50,7 @@ def relay(*, settings: Settings, key: SecretStr) -> None:
     system_user(name="Make its user", user=USER, home="/nonexistent")
     directories(name="Make its directories", wanted=(Directory(SECRETS, "750", "root", USER), DESKTOPS))
     place(name="Write its key", path=KEY, content=key, mode="640", group=USER)
-    place(name="Write relay.toml", path=CONFIG, content=config, mode="640", group=USER)
+    place(name="Write relay.toml", path=CONFIG, content=config, mode="640", group=USER, check=_CHECK)
     run(
         name="Run the relay",
         unit=unit(settings.ports.relay),

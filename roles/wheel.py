@@ -60,7 +60,12 @@ def wheel() -> Path:
             str(_ROOT),
         ]
         # npm brings its own list of authorities; a network may have one more, which the machine knows.
-        variables = {"NODE_EXTRA_CA_CERTS": "/etc/ssl/certs/ca-certificates.crt", **os.environ}
+        variables = {
+            "NODE_EXTRA_CA_CERTS": "/etc/ssl/certs/ca-certificates.crt",
+            "NODE_DISABLE_COMPILE_CACHE": "1",
+            "npm_config_cache": str(_BUILT.parent / "npm"),
+            **os.environ,
+        }
         done = subprocess.run(command, env=variables, capture_output=True, text=True, check=False)
         if done.returncode:
             raise WheelNotBuilt(f"building the viewer failed:\n{(done.stdout + done.stderr)[-3000:]}")

@@ -1,0 +1,141 @@
+"""Shows a roll-out to the person who waits for it: every step by name, with seconds, and that long steps move."""
+
+from __future__ import annotations
+
+import os
+import re
+import select
+import subprocess
+import time
+from collections import deque
+from dataclasses import dataclass, field
+from typing import TextIO
+
+_ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|\r")
+_STEP = re.compile(r"^--> Starting operation: (?P<name>.*?)\s*$")
+_RESULT = re.compile(r"^    \[[^]]+\] (?P<result>Success|No changes|Skipped|Error.*)$")
+_OUTPUT = re.compile(r"^\s*\[[^]]+\] ?(?P<text>.*)$")
+
+_BEAT_SECONDS = 10.0
+"""How often a long step is shown to move where the line cannot be rewritten."""
+
+
+@dataclass
+class Step:
+    name: str
+    started: float
+    seconds: float = 0.0
+    changed: bool = False
+    failed: bool = False
+
+    @property
+    def role(self) -> str:
+        return self.name.split(" | ")[0]
+
+
+@dataclass
+class Progress:
+    """Reads pyinfra's lines and writes ours. `out` may be a terminal: then the running step's line is rewritten."""
+
+    out: TextIO
+    steps: list[Step] = field(default_factory=list)
+    said: deque[str] = field(default_factory=lambda: deque(maxlen=40))
+    _beat: float = 0.0
+    _last: str = ""
+
+    def line(self, raw: str, now: float) -> None:
+        """Take one line that pyinfra wrote."""
+        text = _ESCAPES.sub("", raw).rstrip()
+        if step := _STEP.match(text):
+            self._end(now)
+            self.steps.append(Step(step["name"], started=now))
+            self.said.clear()
+            self._last, self._beat = "", now
+            self.show(now)
+        elif result := _RESULT.match(text):
+            self._result(result["result"], now)
+        elif text.strip():
+            output = _OUTPUT.match(text)
+            self._last = (output["text"] if output else text).strip() or self._last
+            self.said.append(output["text"] if output else text)
+
+    def show(self, now: float) -> None:
+        """Say what runs now; called every second or so."""
+        if not self._running:
+            return
+        step = self.steps[-1]
+        seconds = now - step.started
+        if self.out.isatty():
+            room = max(20, os.get_terminal_size(self.out.fileno()).columns - 1)
+            self.out.write("\r\x1b[K" + f"  {seconds:6.1f} s  {step.name}  {self._last}"[:room])
+            self.out.flush()
+        elif now - self._beat >= _BEAT_SECONDS:
+            self._beat = now
+            self._say(f"  {seconds:6.1f} s  … {step.name}: {self._last[:90] or 'at work'}")
+
+    def finish(self, now: float) -> None:
+        self._end(now)
+
+    @property
+    def changes(self) -> int:
+        return sum(step.changed for step in self.steps)
+
+    def table(self) -> str:
+        """Seconds of each role, in the order they came."""
+        seconds: dict[str, float] = {}
+        for step in self.steps:
+            seconds[step.role] = seconds.get(step.role, 0.0) + step.seconds
+        rows = [f"  {value:6.1f} s  {role}" for role, value in seconds.items() if value >= 0.05]
+        return "\n".join(["Time of each step:", *rows])
+
+    @property
+    def _running(self) -> bool:
+        return bool(self.steps) and not self.steps[-1].seconds
+
+    def _result(self, result: str, now: float) -> None:
+        if not self.steps:
+            return
+        step = self.steps[-1]
+        step.changed |= result == "Success"
+        if result.startswith("Error"):
+            step.failed = True
+            self._end(now)
+            self._say("\n".join(f"      {said}" for said in self.said))
+
+    def _end(self, now: float) -> None:
+        if not self._running:
+            return
+        step = self.steps[-1]
+        step.seconds = max(now - step.started, 0.001)
+        if self.out.isatty():
+            self.out.write("\r\x1b[K")
+        if step.failed or step.changed or step.seconds >= 1:
+            mark = "failed" if step.failed else "done" if step.changed else "as it was"
+            self._say(f"  {step.seconds:6.1f} s  {step.name}: {mark}")
+
+    def _say(self, text: str) -> None:
+        self.out.write(text + "\n")
+        self.out.flush()
+
+
+def follow(command: list[str], progress: Progress, *, env: dict[str, str]) -> int:
+    """Run a command, showing it through `progress`; return its exit code. What it said before its first step and
+    after its last one is shown when it failed."""
+    process = subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    stream = process.stdout
+    if stream is None:
+        raise RuntimeError("no pipe to the command")
+    buffered = b""
+    while True:
+        ready, _, _ = select.select([stream], [], [], 0.5)
+        if ready:
+            chunk = os.read(stream.fileno(), 65536)
+            if not chunk:
+                break
+            *lines, buffered = (buffered + chunk).split(b"\n")
+            for line in lines:
+                progress.line(line.decode(errors="replace"), time.monotonic())
+        progress.show(time.monotonic())
+    code = process.wait()
+    progress.finish(time.monotonic())
+    return code
