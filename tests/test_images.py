@@ -1,0 +1,311 @@
+"""The images themselves: made as on a host, run hardened as sandboxes are, and looked at over RFB."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from roles.images import EXECD_IMAGE, SOURCES, source_hash
+from tests.framebuffer import VNC_AUTH, Refused, dial, first_frame, log_in, offered_security
+from tests.hosts.own_docker import OwnDocker, own_dockerd
+from tests.image_host import PASSWORD, Desktop, eventually, lay_out, make_images
+from tests.real_opensandbox import EXECD_IMAGE as TINY_EXECD
+from tests.real_opensandbox import RealOpenSandbox, free_port
+
+# The first run of all makes the images, which takes minutes; later ones find them in the daemon's kept data.
+pytestmark = [pytest.mark.real, pytest.mark.timeout(900)]
+
+
+@pytest.fixture(scope="module")
+def daemon() -> Iterator[OwnDocker]:
+    with own_dockerd("images") as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("images")
+
+
+@pytest.fixture(scope="module")
+def host(daemon: OwnDocker, store: Path) -> OwnDocker:
+    """A Docker host that has the images, made there unless they are up to date already."""
+    done = make_images(daemon, lay_out(store), "build", "desktop", "chrome", "execd")
+    assert done.returncode == 0, done.stderr
+    return daemon
+
+
+@pytest.fixture
+def desktop(host: OwnDocker) -> Iterator[Desktop]:
+    running = Desktop.start(host, "deskfleet/desktop:latest")
+    yield running
+    running.remove()
+
+
+@pytest.fixture
+def chrome(host: OwnDocker) -> Iterator[Desktop]:
+    running = Desktop.start(host, "deskfleet/chrome:latest")
+    yield running
+    running.remove()
+
+
+@pytest.fixture
+def opensandbox(host: OwnDocker, tmp_path: Path) -> Iterator[RealOpenSandbox]:
+    server = WithOurExecd(host, tmp_path, free_port())
+    server.start()
+    yield server
+    server.stop()
+    server.remove_all()
+
+
+class WithOurExecd(RealOpenSandbox):
+    """The real server as a host has it: with the execd image that our role brings."""
+
+    def _config(self) -> str:
+        return super()._config().replace(TINY_EXECD, EXECD_IMAGE)
+
+
+def label(host: OwnDocker, image: str, name: str) -> str:
+    template = f'{{{{index .Config.Labels "{name}"}}}}'
+    return host.docker("image", "inspect", "--format", template, image).stdout.strip()
+
+
+# --- how they are made ---
+
+
+@pytest.mark.parametrize("name", ["base", "desktop", "chrome", "execd-standin"])
+def test_image_says_what_it_is_made_from_and_whose_it_is(host: OwnDocker, name: str) -> None:
+    assert label(host, f"deskfleet/{name}", "org.deskfleet.source") == source_hash(name)
+    assert label(host, f"deskfleet/{name}", "org.deskfleet.owned") == "true"
+
+
+def test_second_run_makes_nothing(host: OwnDocker, store: Path) -> None:
+    before = host.docker("image", "ls", "--no-trunc").stdout
+    done = make_images(host, store / "sources" / "make-images", "build", "desktop", "chrome", "execd")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert host.docker("image", "ls", "--no-trunc").stdout == before
+
+
+def test_failed_build_leaves_the_old_image_and_says_one_sentence(host: OwnDocker, tmp_path: Path) -> None:
+    before = host.docker("image", "inspect", "--format", "{{.Id}}", "deskfleet/chrome").stdout
+    sources = tmp_path / "changed"
+    shutil.copytree(SOURCES, sources)
+    dockerfile = sources / "chrome" / "Dockerfile"
+    dockerfile.write_text(dockerfile.read_text().replace("install chromium", "install no-such-browser"))
+    done = make_images(host, lay_out(tmp_path, sources=sources), "build", "chrome")
+    assert done.returncode == 1
+    assert re.fullmatch(
+        r"images: building chrome failed: E: .*no-such-browser; nothing was replaced, .*\n", done.stderr
+    )
+    assert host.docker("image", "inspect", "--format", "{{.Id}}", "deskfleet/chrome").stdout == before
+
+
+def test_too_little_disk_is_said_before_anything_is_made(host: OwnDocker, tmp_path: Path) -> None:
+    sources = tmp_path / "changed"
+    shutil.copytree(SOURCES, sources)
+    (sources / "base" / "packages").write_text("busybox-static\nca-certificates\nnano\n")
+    small = tmp_path / "small"
+    small.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=32m", "tmpfs", str(small)], check=True)
+    try:
+        done = make_images(host, lay_out(small, sources=sources), "build", "desktop")
+    finally:
+        subprocess.run(["umount", str(small)], check=True)
+    assert done.returncode == 1
+    expected = (
+        rf"images: making the images needs \d+ MB at {small}, but only \d+ MB are free; nothing was changed\n"
+    )
+    assert re.fullmatch(expected, done.stderr)
+
+
+def test_images_name_no_package_server(host: OwnDocker) -> None:
+    listing = "ls /etc/apt/sources.list /etc/apt/sources.list.d /etc/apt/apt.conf.d/90-host 2>/dev/null; true"
+    found = host.docker("run", "--rm", "--entrypoint=sh", "deskfleet/chrome", "-c", listing).stdout
+    assert found.strip() in ("", "/etc/apt/sources.list.d:")
+
+
+# --- the desktop ---
+
+
+def test_desktop_without_a_password_does_not_start(host: OwnDocker) -> None:
+    done = host.docker("run", "--rm", "deskfleet/desktop", check=False)
+    assert done.returncode == 64
+    assert done.stderr.startswith("deskfleet-desktop: VNC_PASSWORD is empty or not set, and ")
+    assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "size", ["12x", "x", "1280", "1280x800x2", "100x100", "99999x99999", "axb", "1280X800"]
+)
+def test_impossible_resolution_is_refused_in_one_sentence(host: OwnDocker, size: str) -> None:
+    done = host.docker(
+        "run", "--rm", "-e", "VNC_PASSWORD=x", "-e", f"RESOLUTION={size}", "deskfleet/desktop", check=False
+    )
+    assert done.returncode == 64
+    assert done.stderr.startswith(f"deskfleet-desktop: RESOLUTION is '{size}', but must be WIDTHxHEIGHT")
+    assert done.stderr.count("\n") == 1
+
+
+def test_desktop_offers_password_logins_only(desktop: Desktop) -> None:
+    connection, banner = dial(desktop.address, 8080)
+    with connection:
+        assert banner == b"RFB 003.008\n"
+        assert offered_security(connection) == bytes([VNC_AUTH])
+
+
+def test_wrong_passwords_let_nobody_in_and_lock_nobody_out(desktop: Desktop) -> None:
+    for _ in range(8):
+        connection, _banner = dial(desktop.address, 8080)
+        with connection, pytest.raises(Refused):
+            log_in(connection, "wrong")
+    assert desktop.picture().width == 1280
+
+
+@pytest.mark.parametrize(("width", "height"), [(1024, 768), (1280, 800), (1920, 1080)])
+def test_first_picture_is_the_wallpaper_in_the_size_asked_for(
+    host: OwnDocker, width: int, height: int
+) -> None:
+    desktop = Desktop.start(host, "deskfleet/desktop:latest", f"RESOLUTION={width}x{height}")
+    try:
+        picture = desktop.picture()
+    finally:
+        desktop.remove()
+    assert (picture.width, picture.height) == (width, height)
+    assert picture.colours() > 1000
+
+
+def test_desktop_runs_as_a_user_without_rights(desktop: Desktop) -> None:
+    desktop.picture()
+    assert desktop.run("id -un; ps axo user= | sort -u") == "desk\ndesk"
+
+
+def test_desktop_has_its_programs(desktop: Desktop) -> None:
+    desktop.picture()
+    assert eventually(
+        lambda: {"xfwm4", "xfce4-panel", "xfdesktop"} <= set(desktop.run("ps axo comm=").split())
+    )
+    assert (
+        desktop.run(
+            "for p in firefox-esr xfce4-terminal thunar mousepad; do which $p >/dev/null || echo $p; done"
+        )
+        == ""
+    )
+
+
+def test_firefox_opens_a_window(desktop: Desktop) -> None:
+    before = desktop.picture()
+    desktop.daemon.docker(
+        "exec", "--detach", "--env=DISPLAY=:1", desktop.container, "firefox-esr", "--kiosk", "about:license"
+    )
+    middle = (400 * 1280 + 1100) * 4
+    assert before.bgrx[middle : middle + 3] != b"\xff\xff\xff"
+    assert eventually(lambda: desktop.picture().bgrx[middle : middle + 3] == b"\xff\xff\xff", seconds=60)
+
+
+def test_what_dies_is_started_again_and_leaves_no_zombie(desktop: Desktop) -> None:
+    desktop.picture()
+    programs = ("xfwm4", "xfce4-panel", "xfdesktop")
+    assert eventually(lambda: set(programs) <= set(desktop.run("ps axo comm=").split()))
+    before = {name: desktop.run(f"pidof {name}") for name in programs}
+    desktop.run("kill -9 $(pidof xfwm4 xfce4-panel xfdesktop); sh -c 'sleep 0.1 &'")
+    assert eventually(
+        lambda: all(desktop.run(f"pidof {name} || true") not in ("", before[name]) for name in programs)
+    )
+    assert eventually(lambda: "Z" not in desktop.run("ps axo stat="), seconds=5)
+
+
+def test_container_ends_with_xvncs_exit_code(desktop: Desktop) -> None:
+    desktop.picture()
+    desktop.run("kill -9 $(pidof Xtigervnc)")
+    assert eventually(
+        lambda: desktop.inspect("{{.State.Status}} {{.State.ExitCode}}") == "exited 137", seconds=5
+    )
+
+
+def test_desktop_ends_at_once_when_asked_to(desktop: Desktop) -> None:
+    desktop.picture()
+    begun = time.monotonic()
+    desktop.daemon.docker("stop", "--time=10", desktop.container)
+    assert time.monotonic() - begun < 5
+    assert desktop.inspect("{{.State.ExitCode}}") == "0"
+
+
+# --- chrome ---
+
+
+def test_chromium_answers_devtools_through_its_forwarder_only(chrome: Desktop) -> None:
+    def answers(port: int) -> bool:
+        try:
+            answer = httpx.get(f"http://{chrome.address}:{port}/json/version", timeout=5, trust_env=False)
+        except httpx.TransportError:
+            return False
+        return "webSocketDebuggerUrl" in answer.json()
+
+    assert eventually(lambda: answers(9222), seconds=60)
+    assert not answers(9223)
+    page = httpx.get(f"http://{chrome.address}:9222/json/list", trust_env=False).json()[0]
+    assert page["title"] == "Chromium"
+
+
+# --- with the real opensandbox-server ---
+
+
+def create(opensandbox: RealOpenSandbox, image: str) -> str:
+    answer = httpx.post(
+        f"{opensandbox.url}/v1/sandboxes",
+        headers={"OPEN-SANDBOX-API-KEY": opensandbox.key},
+        json={
+            "image": {"uri": image},
+            "entrypoint": ["/usr/local/bin/deskfleet-desktop"],
+            "resourceLimits": {"cpu": "2", "memory": "2Gi"},
+            "timeout": 600,
+            "env": {"VNC_PASSWORD": PASSWORD, "RESOLUTION": "1280x800"},
+        },
+        timeout=60,
+        trust_env=False,
+    )
+    assert answer.status_code == 202, answer.text
+    return str(answer.json()["id"])
+
+
+def endpoint(opensandbox: RealOpenSandbox, sandbox: str, port: int) -> str:
+    """`port/path` of an endpoint; the address before it is the host's business."""
+    answer = httpx.get(
+        f"{opensandbox.url}/v1/sandboxes/{sandbox}/endpoints/{port}",
+        headers={"OPEN-SANDBOX-API-KEY": opensandbox.key},
+        trust_env=False,
+    )
+    return str(answer.json()["endpoint"]).split(":", 1)[1]
+
+
+def test_real_server_makes_a_desktop_with_our_execd(opensandbox: RealOpenSandbox) -> None:
+    begun = time.monotonic()
+    sandbox = create(opensandbox, "deskfleet/desktop:latest")
+    created = time.monotonic()
+    picture = first_frame(opensandbox.publish_address, int(endpoint(opensandbox, sandbox, 8080)), PASSWORD)
+    print(f"create {created - begun:.2f} s, first frame {time.monotonic() - begun:.2f} s after the request")
+    assert picture.colours() > 1000
+
+
+def test_execd_standin_answers_ping_and_says_what_it_cannot_do(opensandbox: RealOpenSandbox) -> None:
+    sandbox = create(opensandbox, "deskfleet/desktop:latest")
+    url = f"http://{opensandbox.publish_address}:{endpoint(opensandbox, sandbox, 44772).split('/')[0]}"
+    with httpx.Client(base_url=url, trust_env=False) as client:
+
+        def pings() -> bool:
+            try:
+                return client.get("/ping").status_code == 200
+            except httpx.TransportError:
+                return False
+
+        assert eventually(pings)
+        answer = client.post("/command", json={"command": "true" * 10000})
+        assert answer.status_code == 404
+        assert "can run no commands" in answer.json()["message"]
