@@ -57,6 +57,13 @@ class RealOpenSandbox:
     def publish_address(self) -> str:
         return self.daemon.address
 
+    @property
+    def pid(self) -> int:
+        """Of the running server; raises RuntimeError when it is stopped."""
+        if self._process is None:
+            raise RuntimeError("the server is not running")
+        return self._process.pid
+
     def start(self) -> None:
         (self.folder / "config.toml").write_text(self._config())
         with (self.folder / "server.log").open("ab") as log:

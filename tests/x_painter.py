@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import socket
+import sys
+import time
 from struct import pack, unpack
 
 _PUT_IMAGE = 72
@@ -55,3 +58,18 @@ class Painter:
                 raise ConnectionResetError("the X server hung up")
             data += more
         return data
+
+
+def paint_for_ever(display: str, *, side: int, per_second: int) -> None:
+    """Noise in a square of `side` pixels that moves over the screen: as a film plays in a window."""
+    painter = Painter(display)
+    due = time.monotonic()
+    for count in itertools.count():
+        x = count * 7 % (painter.width - side)
+        painter.paint_noise(x, 40, side, side)
+        due += 1 / per_second
+        time.sleep(max(0, due - time.monotonic()))
+
+
+if __name__ == "__main__":
+    paint_for_ever(sys.argv[1], side=int(sys.argv[2]), per_second=int(sys.argv[3]))
