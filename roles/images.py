@@ -147,6 +147,7 @@ def images_present(
     yield StringCommand("rm", "-rf", unpacked, "&&", "mkdir", unpacked)
     yield StringCommand("tar", "--extract", "--no-same-owner", f"--file={packed}", f"--directory={unpacked}")
     yield Told(
+        "env",
         QuoteString(f"REGISTRY={registry}"),
         QuoteString(f"EXECD={upstream_execd}"),
         f"{unpacked}/make-images",

@@ -87,10 +87,11 @@ def test_image_says_what_it_is_made_from_and_whose_it_is(host: OwnDocker, name: 
 
 
 def test_second_run_makes_nothing(host: OwnDocker, store: Path) -> None:
-    before = host.docker("image", "ls", "--no-trunc").stdout
+    listing = ("image", "ls", "--no-trunc", "--format", "{{.Repository}} {{.ID}}")
+    before = sorted(host.docker(*listing).stdout.splitlines())
     done = make_images(host, store / "sources" / "make-images", "build", "desktop", "chrome", "execd")
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
-    assert host.docker("image", "ls", "--no-trunc").stdout == before
+    assert sorted(host.docker(*listing).stdout.splitlines()) == before
 
 
 def test_failed_build_leaves_the_old_image_and_says_one_sentence(host: OwnDocker, tmp_path: Path) -> None:
