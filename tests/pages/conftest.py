@@ -1,9 +1,8 @@
-"""A browser and a desktop per module, a site per test; the pages are built first when they are not."""
+"""A browser, a desktop and a viewer per module, a tenant per test; the pages are built first."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from playwright.sync_api import Browser, Page
@@ -14,7 +13,7 @@ from tests.painted_desktop import PaintedDesktop
 from viewer.frontend.hatch_build import build_pages
 
 
-@pytest.fixture(scope="session", autouse=True)
+@pytest.fixture(scope="session")
 def built_pages() -> None:
     build_pages(say=lambda _line: None)
 
@@ -33,10 +32,18 @@ def desktop() -> Iterator[PaintedDesktop]:
         yield painted
 
 
-@pytest.fixture
-def site(tmp_path: Path, desktop: PaintedDesktop) -> Iterator[PagesSite]:
-    with PagesSite(folder=tmp_path, vnc_port=desktop.port) as running:
+@pytest.fixture(scope="module")
+def module_site(
+    tmp_path_factory: pytest.TempPathFactory, desktop: PaintedDesktop, built_pages: None
+) -> Iterator[PagesSite]:
+    with PagesSite(folder=tmp_path_factory.mktemp("site"), vnc_port=desktop.port) as running:
         yield running
+
+
+@pytest.fixture
+def site(module_site: PagesSite) -> PagesSite:
+    module_site.begin_test()
+    return module_site
 
 
 @pytest.fixture

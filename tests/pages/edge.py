@@ -33,6 +33,8 @@ class PagesEdge:
         """HTTP status that new streams get instead of a connection."""
         self.silent = False
         """True: the viewer behind the edge is gone, every request gets 502."""
+        self.client_address = "127.0.0.1"
+        """Where requests seem to come from."""
         self._events: set[asyncio.Task[Any]] = set()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="pages-edge", daemon=True)
@@ -103,7 +105,7 @@ class PagesEdge:
             "Host": request.host,
             "X-Forwarded-Host": request.host,
             "X-Forwarded-Proto": "http",
-            "X-Forwarded-For": "127.0.0.1",
+            "X-Forwarded-For": self.client_address,
         }
         body = await request.read()
         async with self._client.request(
@@ -113,12 +115,12 @@ class PagesEdge:
             for name, value in answer.headers.items():
                 if name.lower() not in HOP_BY_HOP:
                     response.headers.add(name, value)
-            await response.prepare(request)
             task = asyncio.current_task()
             if answer.content_type == "text/event-stream" and task is not None:
                 self._events.add(task)
                 task.add_done_callback(self._events.discard)
             with suppress(ConnectionResetError):  # the page went away
+                await response.prepare(request)
                 async for chunk in answer.content.iter_any():
                     await response.write(chunk)
             return response

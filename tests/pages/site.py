@@ -1,24 +1,52 @@
-"""The real viewer with its real store, served to a browser; only what lies behind it is stood in for."""
+"""The real viewer, as its own process on its real store; only what lies behind it is stood in for."""
 
 from __future__ import annotations
 
+import itertools
+import os
+import socket
+import subprocess
+import sys
 import threading
+import time
 from pathlib import Path
 from types import TracebackType
 
+import httpx
 from cryptography.fernet import Fernet
-from werkzeug.serving import WSGIRequestHandler, make_server
 
 from tests.pages.edge import PagesEdge
-from viewer.app import create_app
-from viewer.bootstrap import prepare_database
 from viewer.model import Role, Session, Status
-from viewer.services import Services
-from viewer.settings import HostSettings, ImageSettings, Settings, TenantSettings
 from viewer.store import NewSession, Store
 from viewer.transitions import IllegalTransition
 
-TENANT = "main"
+SETTINGS = """
+fleet_id = "f-tests"
+origins = ["{origin}"]
+listen = "{listen}"
+database = "{folder}/deskfleet.db"
+secret_key_file = "{folder}/viewer.key"
+default_image = "desktop"
+default_resolution = "1280x800"
+default_ttl_seconds = 3600
+max_ttl_seconds = 43200
+max_lifetime_seconds = 86400
+create_deadline_seconds = 120
+[[hosts]]
+name = "here"
+opensandbox_url = "http://127.0.0.1:9"
+opensandbox_key_file = "{folder}/opensandbox.key"
+relay_url = "http://127.0.0.1:9"
+relay_upstream = "127.0.0.1:9"
+relay_key_file = "{folder}/relay.key"
+max_desktops = 8
+[[images]]
+name = "desktop"
+uri = "deskfleet/desktop"
+[[images]]
+name = "chrome"
+uri = "deskfleet/chrome"
+"""
 
 
 class PretendWorker:
@@ -57,23 +85,22 @@ class PretendWorker:
 
 
 class PagesSite:
-    """A viewer behind a `PagesEdge`, with an admin's key, while the `with` block runs."""
+    """A viewer behind a `PagesEdge` while the `with` block runs. Each test has a tenant of its own in it."""
 
     def __init__(self, *, folder: Path, vnc_port: int) -> None:
         self._folder = folder
         self.edge = PagesEdge(vnc_port=vnc_port)
+        self._numbers = itertools.count(1)
+        self.tenant = ""
+        self.key = ""
+        """An admin's key of the present test's tenant."""
 
     def __enter__(self) -> PagesSite:
         self.edge.__enter__()
-        settings = self._settings()
-        prepare_database(settings)
-        self.store = Store(settings.database)
-        self.key = self.store.accounts.add_key(TENANT, Role.ADMIN, "tests").text
-        self._app = create_app(settings, self.store)
-        self._server = make_server("127.0.0.1", 0, self._app, threaded=True, request_handler=Quiet)
-        self._thread = threading.Thread(target=self._server.serve_forever, name="viewer")
-        self._thread.start()
-        self.edge.viewer = f"http://127.0.0.1:{self._server.server_port}"
+        listen = f"127.0.0.1:{_free_port()}"
+        self.edge.viewer = f"http://{listen}"
+        self._start_viewer(listen)
+        self.store = Store(self._folder / "deskfleet.db")
         self.worker = PretendWorker(self.store)
         self.worker.start()
         return self
@@ -82,29 +109,40 @@ class PagesSite:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.worker.stop()
-        services: Services = self._app.extensions["deskfleet"]
-        services.stopping.set()
-        self.edge.__exit__(kind, error, trace)
-        self._server.shutdown()
-        self._thread.join()
-        self._server.server_close()
         self.store.close()
+        self._viewer.terminate()
+        self._viewer.wait(timeout=15)
+        self.edge.__exit__(kind, error, trace)
 
     @property
     def origin(self) -> str:
         return self.edge.origin
 
+    def begin_test(self) -> None:
+        """A fresh tenant, an unknown address, and everything behind the viewer works again."""
+        number = next(self._numbers)
+        self.tenant = f"tenant-{number}"
+        self.store.accounts.add_tenant(self.tenant)
+        self.key = self.new_key(Role.ADMIN)
+        self.worker.creates = self.worker.ends = True
+        self.edge.silent, self.edge.refuse_streams = False, None
+        self.edge.client_address = f"198.51.100.{number % 250 + 1}"
+
     def new_key(self, role: Role) -> str:
-        return self.store.accounts.add_key(TENANT, role, "tests").text
+        return self.store.accounts.add_key(self.tenant, role, "tests").text
 
     def sign_in_link(self) -> str:
-        return f"{self.origin}/signin#token={self.store.accounts.new_link(TENANT, Role.ADMIN)}"
+        return f"{self.origin}/signin#token={self.store.accounts.new_link(self.tenant, Role.ADMIN)}"
+
+    def sessions(self) -> list[Session]:
+        """The tenant's sessions, newest first."""
+        return list(self.store.tenant(self.tenant).list().items)
 
     def creating(
         self, *, image: str = "desktop", task: str | None = None, agent: str | None = None
     ) -> Session:
         """A new session; the pretend worker brings it up at once unless its `creates` is False."""
-        return self.store.tenant(TENANT).create(
+        return self.store.tenant(self.tenant).create(
             NewSession(
                 image=image,
                 resolution="1280x800",
@@ -121,38 +159,28 @@ class PagesSite:
             self.store.wait_for_change(1)
         return self.store.fleet.get(session.id)
 
-    def _settings(self) -> Settings:
+    def _start_viewer(self, listen: str) -> None:
         for name in ("viewer.key", "relay.key", "opensandbox.key"):
             (self._folder / name).write_text(Fernet.generate_key().decode())
-        host = HostSettings(
-            name="here",
-            opensandbox_url="http://127.0.0.1:9",
-            opensandbox_key_file=self._folder / "opensandbox.key",
-            relay_url="http://127.0.0.1:9",
-            relay_upstream="127.0.0.1:9",
-            relay_key_file=self._folder / "relay.key",
-            max_desktops=8,
-        )
-        return Settings(
-            fleet_id="f-tests",
-            origins=(self.edge.origin,),
-            listen="127.0.0.1:9",
-            database=self._folder / "deskfleet.db",
-            secret_key_file=self._folder / "viewer.key",
-            default_image="desktop",
-            default_resolution="1280x800",
-            default_ttl_seconds=3600,
-            max_ttl_seconds=43200,
-            max_lifetime_seconds=86400,
-            create_deadline_seconds=120,
-            tenants=(TenantSettings(name=TENANT),),
-            hosts=(host,),
-            images=tuple(ImageSettings(name=name, uri=f"deskfleet/{name}") for name in ("desktop", "chrome")),
-        )
+        settings = self._folder / "viewer.toml"
+        settings.write_text(SETTINGS.format(origin=self.origin, listen=listen, folder=self._folder))
+        environment = os.environ | {"DESKFLEET_SETTINGS": str(settings)}
+        self._viewer = subprocess.Popen([sys.executable, "-m", "viewer.serve"], env=environment)
+        deadline = time.monotonic() + 30
+        while not _answers(f"http://{listen}/healthz"):
+            if time.monotonic() > deadline or self._viewer.poll() is not None:
+                raise RuntimeError("the viewer did not start; its output says why")
+            time.sleep(0.1)
 
 
-class Quiet(WSGIRequestHandler):
-    """Say nothing about each request."""
+def _answers(url: str) -> bool:
+    try:
+        return httpx.get(url).status_code == 200
+    except httpx.TransportError:
+        return False
 
-    def log(self, type: str, message: str, *args: object) -> None:
-        return None
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

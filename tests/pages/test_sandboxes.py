@@ -45,7 +45,7 @@ def test_a_new_desktop_opens_by_itself_and_shows_its_picture(
     page.get_by_role("button", name="Create desktop").click()
     expect(page.locator(".viewer-cover")).to_contain_text("Creating your desktop")
     expect(page.locator(".cover-clock")).to_have_text("1 s", timeout=4000)
-    [session] = site.store.fleet.live_sessions()
+    [session] = site.sessions()
     assert (session.image, session.resolution, session.ttl_seconds) == ("chrome", "1440x900", 7200)
     expect(page).to_have_url(f"{site.origin}/sandboxes/{session.id}")
     site.worker.creates = True

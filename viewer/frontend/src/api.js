@@ -72,9 +72,21 @@ function fallback(status) {
   return `The server refused (${status}).`;
 }
 
+let held = false;
+
+/** Signing out ends the event stream too, and its 401 must not lead through the sign-in page back here. */
+export function holdSignIn(hold) {
+  held = hold;
+}
+
 /** Leave for the sign-in page and come back here afterwards. */
 export function goToSignIn() {
-  location.assign(`/signin?next=${encodeURIComponent(location.pathname)}`);
+  if (!held) location.assign(`/signin?next=${encodeURIComponent(location.pathname)}`);
+}
+
+/** Leave for the sign-in page for good. */
+export function leaveForSignIn() {
+  location.assign("/signin");
 }
 
 const at = (id) => `/api/v1/sessions/${encodeURIComponent(id)}`;

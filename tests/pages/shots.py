@@ -1,0 +1,162 @@
+"""Every page in every state as pictures, wide and phone, light and dark: `python -m tests.pages.shots FOLDER`."""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal
+
+from playwright.sync_api import Browser, Page, expect
+
+from tests.browser import (
+    PHONE,
+    WIDE,
+    chromium,
+    new_context,
+    screenshot,
+    scrolls_sideways,
+    sign_in,
+    wait_for_picture,
+)
+from tests.pages.site import PagesSite
+from tests.painted_desktop import PaintedDesktop
+from viewer.frontend.hatch_build import build_pages
+from viewer.model import HostStatus, Session, Status
+from viewer.store import DeclaredDesktop
+
+Colours = Literal["light", "dark"]
+Shoot = Callable[[str], None]
+
+
+def main() -> None:
+    folder = Path(sys.argv[1])
+    build_pages()
+    with (
+        tempfile.TemporaryDirectory() as scratch,
+        PaintedDesktop() as desktop,
+        PagesSite(folder=Path(scratch), vnc_port=desktop.port) as site,
+        chromium() as browser,
+    ):
+        for colours in ("light", "dark"):
+            for size, name in ((WIDE, "wide"), (PHONE, "phone")):
+                site.begin_test()
+                take_all(browser, site, folder, size, f"{name}-{colours}", colours)
+
+
+def take_all(
+    browser: Browser, site: PagesSite, folder: Path, size: tuple[int, int], suffix: str, colours: Colours
+) -> None:
+    context = new_context(browser, size=size, colours=colours)
+    page = context.new_page()
+
+    def shoot(name: str) -> None:
+        page.wait_for_timeout(300)
+        if scrolls_sideways(page):
+            print(f"{name}-{suffix}: is wider than its window")
+        screenshot(page, folder, f"{name}-{suffix}")
+
+    take_sign_in(page, site, shoot)
+    sign_in(page, site.origin, site.key)
+    page.goto(f"{site.origin}/sandboxes")
+    expect(page.locator("[data-for=empty]")).to_be_attached()
+    shoot("empty")
+    sessions = make_sessions(site)
+    for name, session in sessions.items():
+        page.goto(f"{site.origin}/sandboxes/{session.id}")
+        expect(page.locator(".viewer-title")).not_to_be_empty()
+        if session.status is Status.RUNNING:
+            wait_for_picture(page)
+        shoot(name)
+    page.goto(f"{site.origin}/sandboxes")
+    shoot("list")
+    take_dialogs(page, site, sessions["running"], shoot)
+    take_trouble(page, site, sessions["running"], shoot)
+    page.goto(f"{site.origin}/nowhere")
+    shoot("error-page")
+    context.close()
+
+
+def take_sign_in(page: Page, site: PagesSite, shoot: Shoot) -> None:
+    page.goto(f"{site.origin}/signin")
+    shoot("signin")
+    page.get_by_label("API key").fill("df_aaaaaaaa_wrong")
+    page.keyboard.press("Enter")
+    page.get_by_role("alert").wait_for()
+    shoot("signin-refused")
+
+
+def make_sessions(site: PagesSite) -> dict[str, Session]:
+    """One session in each state, by the name of the state."""
+    fleet = site.store.fleet
+    site.worker.creates = False
+    ended, failed, lost, paused = (site.creating(agent="atlas") for _ in range(4))
+    fleet.transition(ended.id, Status.TERMINATED, reason="expired")
+    message = "Image deskfleet/chrome:latest is not on host here; run `make up` there to build it."
+    fleet.transition(failed.id, Status.ERROR, error_message=message)
+    fleet.record_host_status("here", HostStatus.OK)
+    fleet.record_host_status("berlin-2", HostStatus.UNREACHABLE)
+    lost = fleet.transition(lost.id, Status.RUNNING, host="berlin-2", vnc_port=40000)
+    fleet.transition(paused.id, Status.RUNNING, host="here", vnc_port=40001)
+    fleet.transition(paused.id, Status.PAUSED, reason="paused by its agent")
+    studio = fleet.upsert_desktop(
+        DeclaredDesktop(
+            name=f"studio-{site.tenant[-1]}",
+            tenant=site.tenant,
+            host="here",
+            backend="tigervnc",
+            resolution="1280x800",
+        )
+    )
+    studio = fleet.transition(studio.id, Status.RUNNING, reason="blank", host="here")
+    running = site.creating(task="checkout-flow", agent="atlas")
+    running = fleet.transition(running.id, Status.RUNNING, host="here", vnc_port=40002)
+    creating = site.creating(image="chrome", task="invoice-4411", agent="an-agent-with-quite-a-long-name")
+    creating = fleet.update(creating.id, host="here", status_reason="waiting for the first frame")
+    return {
+        "running": running,
+        "creating": creating,
+        "blank": studio,
+        "unreachable": lost,
+        "paused": fleet.get(paused.id),
+        "error": fleet.get(failed.id),
+        "terminated": fleet.get(ended.id),
+    }
+
+
+def take_dialogs(page: Page, site: PagesSite, session: Session, shoot: Shoot) -> None:
+    page.locator("[data-opens=new-desktop]:visible").first.click()
+    shoot("new-desktop")
+    page.locator("[name=image] option").first.evaluate("option => option.value = 'dekstop'")
+    page.get_by_role("button", name="Create desktop").click()
+    page.locator("#new-desktop .form-error").wait_for()
+    shoot("new-desktop-refused")
+    page.goto(f"{site.origin}/sandboxes/{session.id}")
+    wait_for_picture(page)
+    page.locator("[data-control=clipboard]").click()
+    shoot("clipboard")
+    page.keyboard.press("Escape")
+    page.locator("[data-control=terminate]").click()
+    shoot("terminate")
+    page.keyboard.press("Escape")
+
+
+def take_trouble(page: Page, site: PagesSite, session: Session, shoot: Shoot) -> None:
+    page.goto(f"{site.origin}/view/{session.id}")
+    wait_for_picture(page)
+    shoot("view")
+    page.goto(f"{site.origin}/sandboxes/{session.id}")
+    wait_for_picture(page)
+    site.edge.refuse_streams = 502
+    site.edge.cut()
+    expect(page.locator(".cover-clock")).to_contain_text("in 2 s", timeout=15_000)
+    shoot("reconnecting")
+    site.edge.go_silent()
+    expect(page.locator("#banner")).not_to_have_attribute("hidden", "", timeout=8000)
+    shoot("offline")
+    site.edge.silent, site.edge.refuse_streams = False, None
+
+
+if __name__ == "__main__":
+    main()
