@@ -49,9 +49,7 @@ def all_headers(store: Store, people: People) -> dict[str, dict[str, str]]:
     foreign = {"Origin": FOREIGN, "Sec-Fetch-Site": "same-site"}
     return {
         "none": {},
-        "bad": {
-            "Authorization": f"Bearer {people.alice.key[:-1]}{'A' if people.alice.key[-1] != 'A' else 'B'}"
-        },
+        "bad": {"Authorization": f"Bearer {people.alice.key[:-1]}{wrong_end}"},
         "revoked": {"Authorization": f"Bearer {revoked.text}"},
         "watcher": people.wanda.headers,
         "operator": people.alice.headers,

@@ -7,6 +7,7 @@ What the worker would do to a session, a test does itself through `store.fleet`.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -92,6 +93,20 @@ def settings_values(directory: Path) -> dict[str, Any]:
             {"name": "shell", "uri": "deskfleet/base:latest", "display": "none"},
         ],
     }
+
+
+def write_settings(values: dict[str, Any], path: Path) -> Path:
+    """The values as a TOML file."""
+    path.write_text("".join(f"{name} = {_toml(value)}\n" for name, value in values.items()))
+    return path
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{name} = {_toml(inner)}" for name, inner in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ", ".join(map(_toml, value)) + "]"
+    return json.dumps(value)
 
 
 @pytest.fixture

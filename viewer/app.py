@@ -14,6 +14,7 @@ from viewer.api import api
 from viewer.assets import assets, read_manifest
 from viewer.authz import authz
 from viewer.events import events
+from viewer.incoming import MOST_BODY_BYTES, drain_body, too_large
 from viewer.pages import content_policy, error_page, is_page, pages, send_to_canonical_origin
 from viewer.problems import Problem, not_found, respond
 from viewer.services import Services, services
@@ -21,14 +22,14 @@ from viewer.settings import Settings
 from viewer.sign_in import sign_in
 from viewer.store import SessionNotFound, Store
 
-MOST_BODY_BYTES = 64 * 1024
-
 _log = logging.getLogger("deskfleet.viewer")
 
 
 def create_app(settings: Settings, store: Store | None = None) -> Flask:
     """The viewer. `store` defaults to one on the settings' database, which must be migrated already."""
     app = Flask(__name__, static_folder=None)
+    # An address has one form: a doubled slash is no page of ours, and no redirect either.
+    app.url_map.merge_slashes = False
     app.config["MAX_CONTENT_LENGTH"] = MOST_BODY_BYTES
     # Answers come in the order of the models, which is the order of their meaning.
     app.json.sort_keys = False  # type: ignore[attr-defined]
@@ -92,9 +93,7 @@ def _problem_of(error: HTTPException) -> Problem:
             headers={"Allow": allowed},
         )
     if status == 413:
-        return Problem(
-            413, "body-too-large", "The body is too large", f"Send at most {MOST_BODY_BYTES} bytes."
-        )
+        return too_large()
     return Problem(status, "refused", error.name, error.description or error.name)
 
 
@@ -106,6 +105,7 @@ def _answer_failure(error: Exception) -> BaseResponse:
 
 
 def _finish(response: Response) -> Response:
+    drain_body()
     headers = response.headers
     headers["X-Request-Id"] = g.request_id
     headers["X-Content-Type-Options"] = "nosniff"

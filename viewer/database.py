@@ -80,6 +80,10 @@ class Database:
             copy.close()
             source.close()
 
+    def stop_waiting(self) -> None:
+        """End every wait, now and later; reading and writing go on."""
+        self._changes.stop()
+
     def close(self) -> None:
         self._changes.close()
         self.engine.dispose()
@@ -99,6 +103,7 @@ class ChangeWatch:
         self._version = 0
         self._waiting = 0
         self._poller: threading.Thread | None = None
+        self._stopped = False
         self._closed = False
 
     def mark(self) -> int:
@@ -121,13 +126,18 @@ class ChangeWatch:
             self._waiting += 1
             self._ensure_poller()
             try:
-                return self._wait_until(lambda: self._closed or self._version != seen, deadline)
+                return self._wait_until(lambda: self._stopped or self._version != seen, deadline)
             finally:
                 self._waiting -= 1
 
+    def stop(self) -> None:
+        with self._state:
+            self._stopped = True
+            self._state.notify_all()
+
     def close(self) -> None:
         with self._state:
-            self._closed = True
+            self._stopped = self._closed = True
             if self._connection is not None:
                 self._connection.close()
                 self._connection = None
@@ -136,7 +146,7 @@ class ChangeWatch:
             self._poller.join()
 
     def _wait_until(self, happened: Callable[[], bool], deadline: float) -> bool:
-        return self._state.wait_for(happened, max(0.0, deadline - time.monotonic())) and not self._closed
+        return self._state.wait_for(happened, max(0.0, deadline - time.monotonic())) and not self._stopped
 
     def _read(self) -> int:
         if self._closed:

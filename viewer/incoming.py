@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from typing import Annotated, TypeVar
 
@@ -16,6 +17,8 @@ _Model = TypeVar("_Model", bound=BaseModel)
 
 SMALLEST, LARGEST = (640, 480), (3840, 2160)
 SHORTEST_TTL_SECONDS = 60
+MOST_BODY_BYTES = 64 * 1024
+_MOST_DRAINED_BYTES = 1024 * 1024
 
 Label = Annotated[str, StringConstraints(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]+$")]
 """A name from outside: up to 200 printable characters."""
@@ -79,9 +82,38 @@ class SignIn(BaseModel):
     )
 
 
+def too_large() -> Problem:
+    return Problem(413, "body-too-large", "The body is too large", f"Send at most {MOST_BODY_BYTES} bytes.")
+
+
+def drain_body() -> None:
+    """Read what the view left unread, up to 1 MiB.
+
+    gunicorn reads on to 64 KiB only and then drops the connection after an answer that promised to keep it, so a
+    proxy's next request on it would fail.
+    """
+    if not request.content_length and "Transfer-Encoding" not in request.headers:
+        return
+    stream, left = request.environ["wsgi.input"], _MOST_DRAINED_BYTES
+    with contextlib.suppress(OSError):  # the client went, or its chunks are malformed: gunicorn closes
+        while left > 0 and (chunk := stream.read(min(left, 65536))):
+            left -= len(chunk)
+
+
+def _read_body() -> bytes:
+    try:
+        data = request.get_data()
+    except OSError as error:
+        raise Problem(400, "malformed-body", "The body cannot be read", "Send the body whole.") from error
+    if request.content_length is None and len(data) >= MOST_BODY_BYTES:
+        # A chunked body is cut off at the limit without a word (werkzeug's LimitedStream).
+        raise too_large()
+    return data
+
+
 def json_body(model: type[_Model]) -> _Model:
     """The request's body as `model`. No body at all counts as `{}`."""
-    data = request.get_data()
+    data = _read_body()
     if not data and not request.mimetype:
         return model.model_validate({})
     if request.mimetype != "application/json":

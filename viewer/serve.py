@@ -64,7 +64,7 @@ def end_streams_on_stop(worker: ThreadWorker) -> None:
     here: Services = worker.wsgi.extensions["deskfleet"]
 
     def stop(number: int, frame: FrameType | None) -> None:
-        here.stopping.set()
+        here.stop()
         worker.handle_exit(number, frame)
 
     signal.signal(signal.SIGTERM, stop)

@@ -90,6 +90,10 @@ class Services:
     stopping: threading.Event = field(default_factory=threading.Event)
     """Set when the server is told to stop: streams and waits end then."""
 
+    def stop(self) -> None:
+        self.stopping.set()
+        self.store.stop_waiting()
+
 
 def services() -> Services:
     found = current_app.extensions["deskfleet"]

@@ -132,6 +132,10 @@ class Store:
         """True within about 15 ms of any commit by any process after `since` (default: after this call)."""
         return self._database.wait_for_change(timeout_s, since)
 
+    def stop_waiting(self) -> None:
+        """End every wait, now and later: the process is about to stop."""
+        self._database.stop_waiting()
+
     def is_answering(self) -> bool:
         with self._database.reading() as orm:
             return orm.scalar(select(1)) == 1

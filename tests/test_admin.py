@@ -1,0 +1,92 @@
+from __future__ import annotations
+
+import sqlite3
+import stat
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.viewer_fixtures import settings_values, write_settings
+from viewer.admin import main
+from viewer.credentials import hash_of
+from viewer.model import Role
+from viewer.store import Store
+
+
+@pytest.fixture
+def admin(store: Store, settings: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> Any:
+    monkeypatch.setenv(
+        "DESKFLEET_SETTINGS", str(write_settings(settings_values(tmp_path), tmp_path / "viewer.toml"))
+    )
+
+    def run(*arguments: str) -> str:
+        main(arguments)
+        return str(capsys.readouterr().out).strip()
+
+    return run
+
+
+def refusal(admin: Any, capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    with pytest.raises(SystemExit) as ended:
+        admin(*arguments)
+    assert ended.value.code == 2
+    return capsys.readouterr().err
+
+
+def test_new_tenant_comes_with_an_operator_key(admin: Any, store: Store) -> None:
+    principal = store.accounts.principal_of_key(admin("tenant", "add", "acme"))
+    assert principal is not None
+    assert (principal.tenant, principal.role) == ("acme", Role.OPERATOR)
+
+
+def test_key_is_made_and_revoked(admin: Any, store: Store) -> None:
+    admin("tenant", "add", "acme")
+    key = admin("key", "add", "--tenant", "acme", "--role", "watcher")
+    assert store.accounts.principal_of_key(key) is not None
+    admin("key", "revoke", key.split("_")[1])
+    assert store.accounts.principal_of_key(key) is None
+
+
+def test_link_leads_to_the_canonical_page_with_the_token_in_the_fragment(admin: Any, store: Store) -> None:
+    admin("tenant", "add", "acme")
+    address, _, token = admin("signin-link", "--tenant", "acme", "--role", "admin").partition("#token=")
+    assert address == "http://deskfleet.localhost:8088/signin"
+    assert store.accounts.sign_in_with_link(token) is not None
+
+
+def test_backup_is_private_and_holds_the_keys_hash(admin: Any, tmp_path: Path) -> None:
+    key = admin("tenant", "add", "acme")
+    admin("backup", str(tmp_path / "copy.db"))
+    assert stat.S_IMODE((tmp_path / "copy.db").stat().st_mode) == 0o600
+    copy = sqlite3.connect(tmp_path / "copy.db")
+    assert copy.execute("SELECT sha256 FROM api_keys").fetchall() == [(hash_of(key),)]
+    copy.close()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (("tenant", "add", "Acme Ltd"), "is no tenant's name"),
+        (("tenant", "add", "acme"), "there is a tenant acme already"),
+        (("key", "add", "--tenant", "nobody", "--role", "admin"), "there is no tenant nobody; known: acme"),
+        (("signin-link", "--tenant", "nobody"), "there is no tenant nobody; known: acme"),
+        (("key", "revoke", "zzzzzzzz"), "there is no key zzzzzzzz"),
+        (("backup", "/nowhere/at/all.db"), "cannot be written (No such file or directory)"),
+        (("backup", "/etc/hostname"), "exists already"),
+        (("key", "add", "--tenant", "acme", "--role", "boss"), "invalid"),
+    ],
+)
+def test_what_cannot_be_done_is_one_sentence(
+    admin: Any, capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], sentence: str
+) -> None:
+    admin("tenant", "add", "acme")
+    assert sentence in refusal(admin, capsys, *arguments)
+
+
+def test_before_the_first_start_there_is_nothing_to_administer(
+    admin: Any, settings: Any, store: Store, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings.database.unlink()
+    assert "start the viewer first" in refusal(admin, capsys, "tenant", "add", "acme")
+    assert not settings.database.exists()

@@ -1,0 +1,171 @@
+from __future__ import annotations
+
+from datetime import timedelta
+
+import pytest
+
+from tests.viewer_fixtures import (
+    ORIGIN,
+    OTHER_ORIGIN,
+    UNKNOWN_ID,
+    People,
+    ViewerClient,
+    new_session,
+    running_session,
+    sign_in,
+)
+from viewer.credentials import seal_password
+from viewer.grants import DesktopSocket, Grant, PublishedPort, open_grant
+from viewer.model import Status, utcnow
+from viewer.settings import Settings
+from viewer.store import DeclaredDesktop, Store
+
+
+def asked(path: str, **headers: str) -> dict[str, str]:
+    """What Caddy sends along with the client's own headers."""
+    return {
+        "X-Forwarded-Uri": path,
+        "X-Forwarded-Method": "GET",
+        **{k.replace("_", "-"): v for k, v in headers.items()},
+    }
+
+
+def grant_in(answer: object, settings: Settings) -> Grant:
+    token = answer.headers["X-Df-Grant"]  # type: ignore[attr-defined]
+    return open_grant(token, settings.hosts[0].relay_key(), purpose="stream", now=utcnow())
+
+
+def test_allowed_stream_gets_its_upstream_and_a_grant_for_nothing_else(
+    client: ViewerClient, store: Store, people: People, settings: Settings
+) -> None:
+    sealed = seal_password("hunter22", settings.secret_key)
+    session = running_session(store, people.alice, vnc_password_sealed=sealed)
+    answer = client.get("/authz/stream", headers={**people.alice.headers, **asked(f"/stream/{session.id}")})
+    assert answer.status_code == 200
+    assert answer.headers["X-Df-Upstream"] == "127.0.0.1:8070"
+    grant = grant_in(answer, settings)
+    assert (grant.session_id, grant.tenant_id, grant.target) == (
+        session.id,
+        "acme",
+        PublishedPort(port=40001),
+    )
+    assert grant.vnc_password is not None
+    assert grant.vnc_password.get_secret_value() == "hunter22"
+    assert timedelta(seconds=25) < grant.expires_at - utcnow() <= timedelta(seconds=30)
+    assert "hunter22" not in str(answer.headers)
+
+
+def test_declared_desktop_is_reached_by_its_socket(
+    client: ViewerClient, store: Store, people: People, settings: Settings
+) -> None:
+    desktop = store.fleet.upsert_desktop(
+        DeclaredDesktop(name="studio", tenant="acme", host="here", backend="tigervnc", resolution="1280x800")
+    )
+    store.fleet.transition(desktop.id, Status.RUNNING)
+    answer = client.get("/authz/stream", headers={**people.wanda.headers, **asked(f"/stream/{desktop.id}")})
+    assert grant_in(answer, settings).target == DesktopSocket(name="studio")
+
+
+def test_query_of_the_stream_is_ignored(client: ViewerClient, store: Store, people: People) -> None:
+    session = running_session(store, people.alice)
+    headers = {**people.alice.headers, **asked(f"/stream/{session.id}?x=../y&session={UNKNOWN_ID}")}
+    assert client.get("/authz/stream", headers=headers).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "",
+        "/",
+        "/stream",
+        "/stream/",
+        "/stream/{id}/",
+        "/stream/{id}/x",
+        "/stream//{id}",
+        "//stream/{id}",
+        "/stream/{id}%00",
+        "/stream/%7Bid%7D",
+        "/stream/../stream/{id}",
+        "/stream/x/%2e%2e/{id}",
+        "/Stream/{id}",
+        "/stream/{id};x",
+        "/stream/{ID}",
+        "/stream/{id}\t",
+        "http://evil.example/stream/{id}",
+        "/api/v1/sessions/{id}",
+    ],
+)
+def test_anything_but_exactly_a_stream_is_not_found(
+    client: ViewerClient, store: Store, people: People, path: str
+) -> None:
+    session = running_session(store, people.alice)
+    # Some letter in the id, so that upper case differs.
+    path = path.replace("{id}", session.id).replace("{ID}", session.id.upper().replace("0", "A", 1))
+    assert client.get("/authz/stream", headers={**people.alice.headers, **asked(path)}).status_code == 404
+
+
+@pytest.mark.parametrize("method", ["POST", "CONNECT", "HEAD", ""])
+def test_only_a_get_is_a_stream(client: ViewerClient, store: Store, people: People, method: str) -> None:
+    session = running_session(store, people.alice)
+    headers = {**people.alice.headers, **asked(f"/stream/{session.id}"), "X-Forwarded-Method": method}
+    assert client.get("/authz/stream", headers=headers).status_code == 404
+
+
+def test_session_that_is_not_running_or_has_no_screen_offers_no_stream(
+    client: ViewerClient, store: Store, people: People
+) -> None:
+    creating = new_session(store, people.alice)
+    ended = store.fleet.transition(running_session(store, people.alice).id, Status.TERMINATED)
+    screenless = running_session(store, people.alice, sandbox_id="b", image="shell", display="none")
+    for session in (creating, ended, screenless):
+        headers = {**people.alice.headers, **asked(f"/stream/{session.id}")}
+        assert client.get("/authz/stream", headers=headers).status_code == 404
+
+
+@pytest.mark.parametrize(
+    ("origin", "status"),
+    [
+        (ORIGIN, 200),
+        (None, 403),
+        ("null", 403),
+        (OTHER_ORIGIN, 403),
+        ("http://x.content.deskfleet.localhost:8088", 403),
+    ],
+)
+def test_cookie_opens_a_stream_only_with_the_very_origin(
+    client: ViewerClient, store: Store, people: People, origin: str | None, status: int
+) -> None:
+    session = running_session(store, people.alice)
+    # A foreign page can make the browser send anything but Origin.
+    headers = {
+        **sign_in(store, people.alice),
+        **asked(f"/stream/{session.id}"),
+        "Sec-Fetch-Site": "same-origin",
+    }
+    if origin is not None:
+        headers["Origin"] = origin
+    assert client.get("/authz/stream", headers=headers).status_code == status
+
+
+def test_internal_headers_of_the_client_change_nothing(
+    client: ViewerClient, store: Store, people: People, settings: Settings
+) -> None:
+    session = running_session(store, people.alice)
+    forged = {"X-Df-Upstream": "10.0.0.1:22", "X-Df-Grant": "forged", "X_Df_Upstream": "10.0.0.1:22"}
+    headers = {**people.alice.headers, **asked(f"/stream/{session.id}"), **forged}
+    answer = client.get("/authz/stream", headers=headers)
+    assert answer.headers.getlist("X-Df-Upstream") == ["127.0.0.1:8070"]
+    assert grant_in(answer, settings).session_id == session.id
+    denied = client.get(
+        "/authz/stream", headers={**people.bob.headers, **asked(f"/stream/{session.id}"), **forged}
+    )
+    assert denied.status_code == 404
+    assert "X-Df-Upstream" not in denied.headers
+
+
+def test_refusals_carry_no_internal_header(client: ViewerClient, store: Store, people: People) -> None:
+    session = running_session(store, people.alice)
+    for headers, status in (({}, 401), (people.bob.headers, 404), (sign_in(store, people.alice), 403)):
+        answer = client.get("/authz/stream", headers={**headers, **asked(f"/stream/{session.id}")})
+        assert answer.status_code == status
+        assert not [name for name, _ in answer.headers if name.lower().startswith("x-df")]

@@ -1,0 +1,108 @@
+from __future__ import annotations
+
+import re
+
+import pytest
+
+import viewer.assets
+from tests.viewer_fixtures import ORIGIN, UNKNOWN_ID, People, ViewerClient, running_session, sign_in
+from viewer.settings import Settings
+from viewer.store import Store
+
+
+def test_page_without_a_sign_in_leads_to_it_and_back(client: ViewerClient, people: People) -> None:
+    answer = client.get(f"/sandboxes/{UNKNOWN_ID}")
+    assert (answer.status_code, answer.headers["Location"]) == (303, f"/signin?next=/sandboxes/{UNKNOWN_ID}")
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["/sandboxes/a%0d%0aSet-Cookie:x=y", "/view/%2F%2Fevil.example", "/sandboxes/a?next=//evil.example"],
+)
+def test_way_back_is_one_of_our_own_pages_or_nothing(client: ViewerClient, path: str) -> None:
+    answer = client.get(path)
+    assert answer.status_code in (303, 404)
+    assert answer.headers.get("Location", "/signin") in ("/signin", "/signin?next=/sandboxes/a")
+
+
+def test_foreign_deep_link_is_the_page_for_what_never_was(
+    client: ViewerClient, store: Store, people: People
+) -> None:
+    session = running_session(store, people.alice)
+    answer = client.get(f"/sandboxes/{session.id}", headers=sign_in(store, people.bob))
+    assert (answer.status_code, answer.mimetype) == (404, "text/html")
+    assert session.id not in answer.get_data(as_text=True)
+
+
+def test_browser_on_another_of_our_names_is_sent_to_the_canonical_one(
+    client: ViewerClient, people: People
+) -> None:
+    for host, scheme in (("localhost:8088", "http"), ("127.0.0.1:8060", "http"), ("evil.example", "https")):
+        headers = {"X-Forwarded-Host": host, "X-Forwarded-Proto": scheme}
+        answer = client.get("/sandboxes/a%20b?x=1&y=%2F", headers=headers)
+        assert (answer.status_code, answer.headers["Location"]) == (
+            302,
+            f"{ORIGIN}/sandboxes/a%20b?x=1&y=%2F",
+        )
+
+
+def test_api_answers_on_the_other_name_without_a_redirect(client: ViewerClient, people: People) -> None:
+    headers = {**people.alice.headers, "X-Forwarded-Host": "localhost:8088", "X-Forwarded-Proto": "http"}
+    assert client.get("/api/v1/me", headers=headers).status_code == 200
+
+
+def test_double_slash_does_not_lead_away(client: ViewerClient, people: People) -> None:
+    for path in ("//evil.example", "//evil.example/sandboxes", "/\\evil.example"):
+        location = client.get(path, base_url="http://localhost:8088").headers.get("Location", ORIGIN)
+        assert location.startswith(ORIGIN)
+
+
+@pytest.mark.parametrize("path", ["/signin", "/sandboxes", "/view/{id}", "/nothing"])
+def test_pages_allow_own_scripts_only_and_are_never_cached(
+    client: ViewerClient, store: Store, people: People, path: str
+) -> None:
+    session = running_session(store, people.alice)
+    answer = client.get(path.replace("{id}", session.id), headers=sign_in(store, people.alice))
+    policy = dict(part.split(" ", 1) for part in answer.headers["Content-Security-Policy"].split("; "))
+    assert (policy["script-src"], policy["default-src"], policy["frame-ancestors"]) == (
+        "'self'",
+        "'none'",
+        "'self'",
+    )
+    assert policy["connect-src"] == "'self' ws://deskfleet.localhost:8088"
+    assert answer.headers["Cache-Control"] == "no-store"
+    assert answer.headers["X-Content-Type-Options"] == "nosniff"
+    assert answer.headers["Referrer-Policy"] == "same-origin"
+    page = answer.get_data(as_text=True)
+    assert not re.search(r"<script(?![^>]*\bsrc=)|<style|\son\w+=|\sstyle=|javascript:", page)
+
+
+def test_sandboxes_page_offers_the_catalogue_to_who_may_create(
+    client: ViewerClient, store: Store, people: People, settings: Settings
+) -> None:
+    page = client.get("/sandboxes", headers=sign_in(store, people.alice)).get_data(as_text=True)
+    for image in settings.images:
+        assert f">{image.name}</option>" in page
+    assert 'data-max-ttl="43200"' in page
+    assert "</option>" not in client.get("/sandboxes", headers=sign_in(store, people.wanda)).get_data(
+        as_text=True
+    )
+
+
+def test_built_files_are_cached_for_good_and_others_not_found(
+    client: ViewerClient, tmp_path: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "app-ABCD1234.css").write_text("a {}")  # type: ignore[operator]
+    (tmp_path / "manifest.json").write_text("{}")  # type: ignore[operator]
+    monkeypatch.setattr(viewer.assets, "BUILD", tmp_path)
+    answer = client.get("/static/build/app-ABCD1234.css")
+    assert answer.get_data() == b"a {}"
+    assert answer.headers["Cache-Control"] == "public, max-age=31536000, immutable"
+    answer.close()
+    for path in ("manifest.json", "../app-x.py", "%2e%2e/viewer-x.key", "missing-1.js"):
+        assert client.get(f"/static/build/{path}").status_code == 404
+
+
+def test_failed_page_is_a_page_and_failed_api_a_problem(client: ViewerClient, people: People) -> None:
+    assert client.get("/nothing").mimetype == "text/html"
+    assert client.get("/api/v1/nothing").mimetype == "application/problem+json"

@@ -1,0 +1,157 @@
+"""The real server: gunicorn with our options, in a process of its own."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.viewer_fixtures import ORIGIN, settings_values, write_settings
+from viewer.credentials import hash_of, new_key
+from viewer.model import Status
+from viewer.store import Store
+
+ROOT = Path(__file__).parent.parent
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port: int = listener.getsockname()[1]
+        return port
+
+
+def start(settings_file: Path) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "viewer.serve"],
+        cwd=ROOT,
+        env={**os.environ, "DESKFLEET_SETTINGS": str(settings_file)},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+class Server:
+    def __init__(self, directory: Path) -> None:
+        port = free_port()
+        self.url = f"http://127.0.0.1:{port}"
+        self.key = new_key().text
+        declared = {"id": self.key.split("_")[1], "role": "operator", "sha256": hash_of(self.key)}
+        values: dict[str, Any] = {
+            **settings_values(directory),
+            "listen": f"127.0.0.1:{port}",
+            "tenants": [{"name": "main", "keys": [declared]}],
+        }
+        self.database = directory / "deskfleet.db"
+        self.process = start(write_settings(values, directory / "viewer.toml"))
+        self.client = httpx.Client(
+            base_url=self.url, headers={"Authorization": f"Bearer {self.key}"}, timeout=20
+        )
+        self._wait_until_it_answers()
+
+    def _wait_until_it_answers(self) -> None:
+        for _ in range(400):
+            try:
+                assert self.client.get("/healthz").json() == {"status": "ok"}
+                return
+            except httpx.TransportError:
+                time.sleep(0.025)
+        self.process.kill()
+        raise AssertionError(self.process.communicate()[1])
+
+    def stop(self) -> str:
+        """SIGTERM, and what it had to say."""
+        self.client.close()
+        self.process.terminate()
+        return self.process.communicate(timeout=10)[1]
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    started = Server(tmp_path_factory.mktemp("server"))
+    yield started
+    if started.process.poll() is None:
+        started.stop()
+
+
+def test_server_migrates_and_knows_the_tenants_of_its_settings(server: Server) -> None:
+    me = server.client.get("/api/v1/me").json()
+    assert (me["tenant"], me["role"]) == ("main", "operator")
+
+
+def test_create_is_answered_as_soon_as_another_process_makes_it_run(server: Server) -> None:
+    store = Store(server.database)
+    ready: list[float] = []
+
+    def worker() -> None:
+        while not (waiting := store.fleet.to_create()):
+            store.wait_for_change(1)
+        store.fleet.transition(waiting[0].id, Status.RUNNING, host="here", sandbox_id="box", vnc_port=40001)
+        ready.append(time.monotonic())
+
+    thread = threading.Thread(target=worker)
+    thread.start()
+    answer = server.client.post("/api/v1/sessions", json={})
+    answered = time.monotonic()
+    thread.join()
+    store.close()
+    assert answer.status_code == 201
+    assert answered - ready[0] < 1  # about 20 ms when nothing else runs
+
+
+def test_body_too_large_is_refused_however_it_is_sent(server: Server) -> None:
+    def chunks() -> Iterator[bytes]:
+        yield b'{"task_id": "'
+        for _ in range(70):
+            yield b"x" * 1024
+        yield b'"}'
+
+    headers = {"Content-Type": "application/json"}
+    for body in (b"".join(chunks()), chunks(), b"".join(chunks()), chunks()):
+        answer = server.client.post("/api/v1/sessions", content=body, headers=headers)
+        assert (answer.status_code, answer.headers["Content-Type"]) == (413, "application/problem+json")
+
+
+def test_underscore_form_of_a_header_is_not_taken_for_ours(server: Server) -> None:
+    """WSGI maps both forms to one name; the server must drop the one that a proxy does not strip."""
+    headers = {"X_Forwarded_Host": "localhost:8088", "X_Forwarded_Proto": "http", "Origin": ORIGIN}
+    session = server.client.post("/api/v1/sessions", json={"wait": False}, headers=headers).json()
+    assert session["page_url"].startswith(ORIGIN)
+
+
+def test_server_stops_soon_although_a_stream_is_open(server: Server) -> None:
+    with server.client.stream("GET", "/api/v1/events") as stream:
+        lines = stream.iter_lines()
+        assert next(lines) == "retry: 2000"
+        began = time.monotonic()
+        said = server.stop()
+    assert time.monotonic() - began < 3
+    assert server.process.returncode == 0
+    assert "Traceback" not in said
+
+
+def test_bad_settings_are_one_sentence_and_exit_status_2(tmp_path: Path) -> None:
+    path = write_settings({**settings_values(tmp_path), "listne": "x"}, tmp_path / "viewer.toml")
+    process = start(path)
+    _, said = process.communicate(timeout=20)
+    assert process.returncode == 2
+    assert said == f"deskfleet-viewer: {path}: listne: unknown key, did you mean 'listen'?\n"
+
+
+def test_database_that_cannot_be_used_is_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "deskfleet.db").write_text("this is not a database, it is far too long a text for that" * 50)
+    process = start(write_settings(settings_values(tmp_path), tmp_path / "viewer.toml"))
+    _, said = process.communicate(timeout=20)
+    assert process.returncode == 2
+    assert said.startswith("deskfleet-viewer: database: ")
+    assert "not a database" in said
+    assert said.count("\n") == 1
