@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
@@ -72,6 +73,15 @@ class WithOurExecd(RealOpenSandbox):
         return super()._config().replace(TINY_EXECD, EXECD_IMAGE)
 
 
+def read_host(directory: Path, environment: dict[str, str]) -> str:
+    """The sources.list that this machine would give to its builds."""
+    program = SOURCES / "read-host"
+    subprocess.run(
+        [program, directory], env={**os.environ, **environment}, check=True, capture_output=True, text=True
+    )
+    return (directory / "sources.list").read_text()
+
+
 def label(host: OwnDocker, image: str, name: str) -> str:
     template = f'{{{{index .Config.Labels "{name}"}}}}'
     return host.docker("image", "inspect", "--format", template, image).stdout.strip()
@@ -130,6 +140,29 @@ def test_images_name_no_package_server(host: OwnDocker) -> None:
     listing = "ls /etc/apt/sources.list /etc/apt/sources.list.d /etc/apt/apt.conf.d/90-host 2>/dev/null; true"
     found = host.docker("run", "--rm", "--entrypoint=sh", "deskfleet/chrome", "-c", listing).stdout
     assert found.strip() in ("", "/etc/apt/sources.list.d:")
+
+
+def test_host_with_one_line_sources_gives_debians_main_and_no_third_party(tmp_path: Path) -> None:
+    ours = read_host(tmp_path / "as-it-is", {}).splitlines()
+    assert {line.split()[2] for line in ours} >= {"bookworm"}
+    listed = tmp_path / "sources.list"
+    listed.write_text("\n".join([*ours, "deb http://127.0.0.1:9/vendor bookworm main", ""]))
+    (tmp_path / "lists").mkdir()
+    own = tmp_path / "apt.conf"
+    own.write_text(
+        f'Dir::Etc::sourcelist "{listed}"; Dir::Etc::sourceparts "-"; Dir::State::lists "{tmp_path}/lists";'
+    )
+    assert read_host(tmp_path / "one-line", {"APT_CONFIG": str(own)}).splitlines() == ours
+
+
+def test_host_without_debian_sources_is_told_so(tmp_path: Path) -> None:
+    own = tmp_path / "apt.conf"
+    own.write_text('Dir::Etc::sourcelist "/dev/null"; Dir::Etc::sourceparts "-";')
+    with pytest.raises(subprocess.CalledProcessError) as raised:
+        read_host(tmp_path / "host", {"APT_CONFIG": str(own)})
+    assert raised.value.stderr == (
+        "images: /etc/apt names no http source of Debian's main packages, so no image can be built here\n"
+    )
 
 
 # --- the desktop ---

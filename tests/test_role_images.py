@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from pyinfra.api.exceptions import OperationError
+from pyinfra.api.facts import FactBase
 
 from roles.images import (
     HOST_PACKAGES,
@@ -60,7 +61,7 @@ def test_host_that_has_all_images_is_left_alone(run_role: RunRole) -> None:
 
 
 def test_only_the_image_that_differs_is_made_again(run_role: RunRole) -> None:
-    facts = {ImageSources: {**UP_TO_DATE, "deskfleet/chrome": "of-yesterday"}}
+    facts: dict[type[FactBase[Any]], Any] = {ImageSources: {**UP_TO_DATE, "deskfleet/chrome": "of-yesterday"}}
     ((_, commands),) = run_role(images, source="build", facts=facts)
     assert commands[-1] == f"env REGISTRY= EXECD={UPSTREAM_EXECD} {BUILD} build chrome"
 
