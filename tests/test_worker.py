@@ -127,6 +127,7 @@ def test_full_host_refuses_with_how_full_it_is(
         running_one(fleet)
         refused = fleet.wait_for(fleet.create(), Status.ERROR)
         assert refused.error_message == "no sandbox host has room: 1 of 1 desktops in use on here"
+        assert refused.status_reason == "full"
 
 
 def test_five_at_once_all_come_up(fleet: Fleet) -> None:
@@ -340,8 +341,10 @@ def _work_through_kills(fleet: Fleet, chance: random.Random) -> None:
 def test_second_worker_waits_until_the_first_is_gone(fleet: Fleet) -> None:
     running_one(fleet)
     fleet.start()
-    time.sleep(1.5)
-    assert "another worker is acting" in fleet.last_log()
+    deadline = time.monotonic() + 20
+    while "another worker is acting" not in fleet.last_log():
+        assert time.monotonic() < deadline, fleet.last_log()
+        time.sleep(0.1)
     fleet._workers[0].kill()
     fleet.wait_for(fleet.create(), Status.RUNNING)
 

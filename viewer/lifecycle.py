@@ -20,7 +20,7 @@ from viewer import reconcile
 from viewer.credentials import SealBroken, new_vnc_password, open_password, seal_password
 from viewer.grants import PublishedPort
 from viewer.model import Display, HostStatus, Session, Status, utcnow
-from viewer.placement import NoRoom, choose, rooms
+from viewer.placement import NoHostAnswers, NoRoom, choose, rooms
 from viewer.relay.answers import ProbeOutcome, ProbeResult
 from viewer.relay_client import RelayClient, RelayUnreachable
 from viewer.sandbox_hosts import (
@@ -43,6 +43,8 @@ log = logging.getLogger("deskfleet.worker")
 STARTING = "starting"
 FIRST_FRAME = "waiting for the first frame"
 BLANK = "blank"
+FULL = "full"
+UNREACHABLE = "unreachable"
 
 CREATES_AT_ONCE = 3
 """Per host; with five at once each takes three times as long, because Docker is the bottleneck."""
@@ -56,7 +58,14 @@ STUCK_PENDING_SECONDS = 5.0
 
 
 class GiveUp(Exception):
-    """The session cannot come up; the text is one sentence for a person."""
+    """The session cannot come up; the text is one sentence for a person.
+
+    `reason` is a word for programs: `full` and `unreachable` mean that it may work later.
+    """
+
+    def __init__(self, message: str, *, reason: str | None = None) -> None:
+        super().__init__(message)
+        self.reason = reason
 
 
 class EndWanted(Exception):
@@ -101,7 +110,7 @@ class Lifecycle:
             while row.status is Status.CREATING:
                 row = self._next_step(row)
         except GiveUp as problem:
-            self.fail(self._fleet.get(session_id), str(problem))
+            self.fail(self._fleet.get(session_id), str(problem), reason=problem.reason)
         except (IllegalTransition, EndWanted):
             # Here and now, because nobody else may know yet of a container that has just been made.
             row = self._fleet.get(session_id)
@@ -135,7 +144,8 @@ class Lifecycle:
             try:
                 host = choose(rooms(capacities, statuses, self._fleet.live_sessions()))
             except NoRoom as problem:
-                raise GiveUp(str(problem)) from problem
+                reason = UNREACHABLE if isinstance(problem, NoHostAnswers) else FULL
+                raise GiveUp(str(problem), reason=reason) from problem
             sealed = row.vnc_password_sealed or seal_password(new_vnc_password(), self._settings.secret_key)
             return self._fleet.update(row.id, host=host, vnc_password_sealed=sealed, status_reason=STARTING)
 
@@ -345,14 +355,14 @@ class Lifecycle:
         self._finish(row, Status.TERMINATED, reason=reason)
         return True
 
-    def fail(self, row: Session, message: str) -> None:
+    def fail(self, row: Session, message: str, *, reason: str | None = None) -> None:
         """Give the session up: `error` with this sentence. What its host keeps is deleted now or later."""
         try:
             self._remove_containers(row)
         except (HostUnreachable, HostRefused) as problem:
             # The reconciler deletes the sandbox of a terminal row as soon as the host shows it again.
             log.warning("session %s: its container may still run: %s", row.id, problem)
-        self._finish(row, Status.ERROR, message=message)
+        self._finish(row, Status.ERROR, reason=reason, message=message)
 
     def end(self, action: reconcile.End) -> None:
         """The container came to its end by itself: remove what is left of it and say how it ended."""
@@ -453,7 +463,7 @@ class Lifecycle:
 
     def _be_patient(self, row: Session, problem: HostUnreachable, until: float) -> None:
         if time.monotonic() > until:
-            raise GiveUp(str(problem)) from problem
+            raise GiveUp(str(problem), reason=UNREACHABLE) from problem
         self._fleet.update(row.id, status_reason=str(problem))
         self._stop_or_give_up(row)
         time.sleep(LOOK_UP_EVERY_SECONDS)

@@ -21,6 +21,10 @@ class NoRoom(Exception):
     """No host can take a desktop; the text is one sentence for a person."""
 
 
+class NoHostAnswers(NoRoom):
+    """Not full, but silent."""
+
+
 def rooms(
     capacities: Mapping[str, int],
     statuses: Mapping[str, tuple[HostStatus, str | None]],
@@ -45,13 +49,13 @@ def rooms(
 def choose(candidates: Sequence[HostRoom], *, without: Collection[str] = ()) -> str:
     """Return the least loaded host that answers and has room. `without`: hosts that failed for this session.
 
-    Raises NoRoom.
+    Raises NoRoom or NoHostAnswers.
     """
     answering = [
         room for room in candidates if room.status is not HostStatus.UNREACHABLE and room.name not in without
     ]
     if not answering:
-        raise NoRoom(f"no sandbox host answers: {'; '.join(_silence(room) for room in candidates)}")
+        raise NoHostAnswers(f"no sandbox host answers: {'; '.join(_silence(room) for room in candidates)}")
     free = [room for room in answering if room.used < room.max_desktops]
     if not free:
         raise NoRoom(f"no sandbox host has room: {'; '.join(_fullness(room) for room in answering)}")
