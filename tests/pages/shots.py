@@ -1,4 +1,4 @@
-"""Every page in every state as pictures, wide and phone, light and dark: `python -m tests.pages.shots FOLDER`."""
+"""Every page in every state as pictures, light and dark: `python -m tests.pages.shots FOLDER`."""
 
 from __future__ import annotations
 

@@ -114,6 +114,19 @@ def test_the_filter_hides_what_has_ended(page: Page, site: PagesSite) -> None:
     expect(page.locator("[data-for=filtered]")).to_be_visible()
 
 
+def test_a_long_list_comes_in_pages_but_whatever_lives_is_on_the_first(page: Page, site: PagesSite) -> None:
+    site.worker.creates = False
+    alive = site.creating()
+    for session in [site.creating() for _ in range(60)]:
+        site.store.fleet.transition(session.id, Status.TERMINATED)
+    page.goto(f"{site.origin}/sandboxes")
+    expect(page.locator(ROW)).to_have_count(51)
+    expect(page.locator(ROW).first).to_contain_text(alive.id[:8])
+    page.get_by_role("button", name="Show older").click()
+    expect(page.locator(ROW)).to_have_count(61)
+    expect(page.get_by_role("button", name="Show older")).to_be_hidden()
+
+
 def test_arrow_keys_walk_the_list_and_enter_opens(page: Page, site: PagesSite) -> None:
     older, newer = site.running(), site.running()
     page.goto(f"{site.origin}/sandboxes")

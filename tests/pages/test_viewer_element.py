@@ -58,7 +58,9 @@ def test_refresh_opens_another_stream_and_leaves_the_sandbox_alone(
     assert site.store.fleet.get(session.id) == before
 
 
-def test_a_cut_stream_keeps_the_last_frame_grey_and_comes_back(shown: Page, site: PagesSite) -> None:
+def test_a_cut_stream_keeps_the_last_frame_grey_and_comes_back(
+    shown: Page, site: PagesSite, complaints: Complaints
+) -> None:
     site.edge.refuse_streams = 502
     site.edge.cut()
     expect(shown.locator(COVER)).to_contain_text("Connection lost")
@@ -69,6 +71,7 @@ def test_a_cut_stream_keeps_the_last_frame_grey_and_comes_back(shown: Page, site
     wait_for_picture(shown)
     expect(shown.locator(COVER)).to_be_hidden()
     expect(shown.locator(".viewer-last-frame")).to_be_hidden()
+    assert complaints.but("WebSocket connection to") == []
 
 
 @pytest.mark.parametrize(
@@ -181,6 +184,20 @@ def test_new_tab_holds_only_the_viewer(shown: Page, site: PagesSite, session: Se
     site.store.fleet.transition(session.id, Status.TERMINATED)
     expect(tab.locator(COVER)).to_contain_text("The desktop has ended")
     assert complaints.heard == []
+
+
+def test_a_picture_stays_while_the_viewer_restarts(page: Page, site: PagesSite, session: Session) -> None:
+    page.goto(f"{site.origin}/view/{session.id}")
+    wait_for_picture(page)
+    opened = site.edge.opened
+    site.edge.go_silent()
+    page.wait_for_timeout(3500)
+    assert canvas_colours(page) > 4
+    expect(page.locator(COVER)).to_be_hidden()
+    site.edge.silent = False
+    site.store.fleet.transition(session.id, Status.TERMINATED)
+    expect(page.locator(COVER)).to_contain_text("The desktop has ended", timeout=15_000)
+    assert site.edge.opened == opened
 
 
 def test_the_bare_page_takes_nothing_but_the_session_from_its_address(

@@ -11,6 +11,9 @@ export class Problem extends Error {
   }
 }
 
+// Longer than the longest wait of the API (ending a desktop: 15 s).
+const PATIENCE_MS = 25_000;
+
 let skew = 0;
 
 /** The server's clock in milliseconds: ages and elapsed times are wrong on a machine whose own clock is. */
@@ -28,6 +31,7 @@ export async function call(method, path, body) {
       body: body === undefined ? undefined : JSON.stringify(body),
       credentials: "same-origin",
       cache: "no-store",
+      signal: AbortSignal.timeout(PATIENCE_MS),
     });
   } catch {
     throw new Problem(0, "The server cannot be reached right now.");
@@ -93,5 +97,6 @@ const at = (id) => `/api/v1/sessions/${encodeURIComponent(id)}`;
 export const getSession = (id) => call("GET", at(id));
 export const terminateSession = (id) => call("DELETE", at(id));
 export const createSession = (wanted) => call("POST", "/api/v1/sessions", wanted);
+export const listActive = () => call("GET", "/api/v1/sessions?status=creating&status=running&status=paused&limit=200");
 export const listSessions = (cursor, limit = 50) =>
   call("GET", `/api/v1/sessions?limit=${limit}${cursor ? `&cursor=${encodeURIComponent(cursor)}` : ""}`);

@@ -1,6 +1,7 @@
 // The tenant's sessions as they are now: one list, kept true by the event stream.
 
-import { call, getSession, goToSignIn, listSessions, serverNow } from "./api.js";
+import { call, getSession, goToSignIn, listActive, listSessions, serverNow } from "./api.js";
+import { isOver } from "./session.js";
 
 const BACK_OFF_MS = [500, 1000, 2000, 4000, 8000];
 // Browsers open six connections to a plain-http site, for all tabs together; a tab nobody looks at gives its one back.
@@ -117,12 +118,13 @@ export class Live extends EventTarget {
     if (!this.#withList) return this.#tell("stale", null);
     const asked = serverNow();
     try {
-      const page = await listSessions(null);
-      this.#forgetAllBut(page, asked);
+      // The newest ones, and whatever lives: a desktop of last week must not hide behind fifty short ones of today.
+      const [page, active] = await Promise.all([listSessions(null), listActive()]);
+      this.#forgetAllBut(page, active, asked);
       this.loaded = true;
       this.problem = null;
       this.olderCursor = page.next_cursor;
-      for (const session of page.items) this.accept(session);
+      for (const session of [...active.items, ...page.items]) this.accept(session);
     } catch (problem) {
       if (problem.status === 401) return goToSignIn();
       this.problem = problem;
@@ -130,14 +132,15 @@ export class Live extends EventTarget {
     this.#tell("change", null);
   }
 
-  /** Rows inside the page's span that the server no longer lists were purged. */
-  #forgetAllBut(page, asked) {
-    const listed = new Set(page.items.map((session) => session.id));
+  /** What should be on one of the two lists and is not was purged, or ended while nobody told us. */
+  #forgetAllBut(page, active, asked) {
+    const listed = new Set([...page.items, ...active.items].map((session) => session.id));
     const oldest = page.next_cursor ? Date.parse(page.items.at(-1)?.created_at) : 0;
     for (const [id, session] of this.sessions) {
       const created = Date.parse(session.created_at);
       // One made while the list was on its way isn't in it and is not gone.
-      if (!listed.has(id) && created > oldest && created < asked - 5000) this.sessions.delete(id);
+      const expected = created > oldest || !isOver(session);
+      if (!listed.has(id) && expected && created < asked - 5000) this.sessions.delete(id);
     }
   }
 

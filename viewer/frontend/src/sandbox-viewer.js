@@ -64,6 +64,7 @@ class SandboxViewer extends HTMLElement {
   attributeChangedCallback(_name, before, now) {
     if (before === now || !this.#parts) return;
     this.#dropStream();
+    this.#attempts = 0;
     this.#session = null;
     this.#forgetLastFrame();
     this.#closeClipboard();
@@ -100,7 +101,12 @@ class SandboxViewer extends HTMLElement {
 
   #failedToLoad(problem) {
     if (problem.status === 401) return goToSignIn();
-    if (problem.status === 404) this.#session = null;
+    // The picture is there: what the server can't say now it says later.
+    if (problem.status !== 404 && this.#stream) return;
+    if (problem.status === 404) {
+      this.#dropStream();
+      this.#session = null;
+    }
     this.#problem = problem;
     // Not "no such session": the server is silent, so try again by and by, keeping the picture.
     if (problem.status !== 404) this.#retryLater("");

@@ -105,7 +105,8 @@ function makeRow(session) {
 
 function renderList() {
   const now = serverNow();
-  const ordered = inOrder();
+  // A deep link's session may be known before the list is: one row alone would look like the whole list.
+  const ordered = live.loaded ? inOrder() : [];
   const active = ordered.filter((session) => !isOver(session));
   const shown = onlyActive ? active : ordered;
   const wanted = new Set(shown.map((session) => session.id));
