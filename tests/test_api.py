@@ -105,14 +105,22 @@ def test_create_that_the_worker_never_takes_up_is_answered_as_creating(
     assert (answer.status_code, answer.json["status"]) == (202, "creating")
 
 
-@pytest.mark.parametrize(("reason", "status"), [("image-missing", 502), ("unreachable", 503)])
+@pytest.mark.parametrize(
+    ("host", "seen", "status"),
+    [("here", HostStatus.OK, 502), ("here", HostStatus.UNREACHABLE, 503), (None, HostStatus.OK, 503)],
+)
 def test_failed_create_names_the_session_and_the_reason(
-    client: ViewerClient, store: Store, people: People, worker: Any, reason: str, status: int
+    client: ViewerClient,
+    store: Store,
+    people: People,
+    worker: Any,
+    host: str | None,
+    seen: HostStatus,
+    status: int,
 ) -> None:
+    store.fleet.record_host_status("here", seen)
     worker(
-        lambda new: store.fleet.transition(
-            new.id, Status.ERROR, reason=reason, error_message="It is not there."
-        )
+        lambda new: store.fleet.transition(new.id, Status.ERROR, host=host, error_message="It is not there.")
     )
     answer = client.post("/api/v1/sessions", json={}, headers=people.alice.headers)
     assert answer.status_code == status

@@ -117,9 +117,9 @@ class AccountStore:
         now = utcnow()
         with self._database.writing() as orm:
             link = orm.get(SignInLinkRow, hash_of(text))
-            if link is None or link.used_at is not None or link.ends_at <= now:
+            if link is None or link.ends_at <= now:
                 return None
-            link.used_at = now
+            orm.delete(link)
             principal = Principal(
                 id=f"link:{link.sha256[:8]}", tenant=link.tenant_id, role=Role(link.role), via="cookie"
             )
@@ -152,21 +152,9 @@ class AccountStore:
                 role=role.value,
                 created_at=now,
                 ends_at=now + LINK_LIFE,
-                used_at=None,
             )
             orm.add(row)
         return token
-
-    def purge(self) -> None:
-        """Forget sign-ins and links that are over."""
-        now = utcnow()
-        with self._database.writing() as orm:
-            orm.execute(
-                delete(SignInRow).where(
-                    (SignInRow.ends_at <= now) | (SignInRow.used_at <= now - SIGN_IN_IDLE)
-                )
-            )
-            orm.execute(delete(SignInLinkRow).where(SignInLinkRow.ends_at <= now))
 
     def _stamp(self, sha256: str, now: datetime) -> None:
         with self._database.writing() as orm:
@@ -210,9 +198,17 @@ def _revoke(orm: OrmSession, row: ApiKeyRow) -> None:
     orm.execute(delete(SignInRow).where(SignInRow.key_id == row.id))
 
 
+def _forget_what_is_over(orm: OrmSession, now: datetime) -> None:
+    orm.execute(
+        delete(SignInRow).where((SignInRow.ends_at <= now) | (SignInRow.used_at <= now - SIGN_IN_IDLE))
+    )
+    orm.execute(delete(SignInLinkRow).where(SignInLinkRow.ends_at <= now))
+
+
 def _new_sign_in(orm: OrmSession, principal: Principal, key_id: str | None) -> SecretToken:
     token = new_token()
     now = utcnow()
+    _forget_what_is_over(orm, now)
     orm.add(
         SignInRow(
             sha256=hash_of(token),

@@ -25,8 +25,6 @@ api = Blueprint("api", __name__, url_prefix="/api/v1")
 TERMINATION_WAIT_SECONDS = 15.0
 # The worker gives up at the deadline itself; a moment more lets its word arrive before we answer.
 _DEADLINE_GRACE_SECONDS = 5.0
-# Reasons that the worker writes when it is the host, not the request, that is at fault for now.
-RETRY_LATER_REASONS = frozenset({"unreachable", "host-unreachable", "full", "no-host", "docker-down"})
 
 
 @api.post("/sessions")
@@ -227,7 +225,8 @@ def _failed_create(session: Session) -> Problem:
             "Somebody ended this session before the desktop was ready; create another one.",
             session_id=session.id,
         )
-    later = session.status_reason in RETRY_LATER_REASONS
+    # No host had room or answered, or the one that was chosen has gone silent: the request itself was fine.
+    later = session.host is None or host_statuses().get(session.host) is HostStatus.UNREACHABLE
     return Problem(
         503 if later else 502,
         "create-failed",

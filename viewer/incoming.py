@@ -89,8 +89,8 @@ def too_large() -> Problem:
 def drain_body() -> None:
     """Read what the view left unread, up to 1 MiB.
 
-    gunicorn reads on to 64 KiB only and then drops the connection after an answer that promised to keep it, so a
-    proxy's next request on it would fail.
+    gunicorn reads on to 64 KiB only and then drops the connection, after an answer that promised to keep it:
+    a proxy's next request on it would fail.
     """
     if not request.content_length and "Transfer-Encoding" not in request.headers:
         return

@@ -156,4 +156,3 @@ class SignInLinkRow(Base):
     role: Mapped[str]
     created_at: Mapped[datetime]
     ends_at: Mapped[datetime]
-    used_at: Mapped[datetime | None]
