@@ -425,8 +425,9 @@ def test_delete_answers_when_the_container_is_gone(
 def test_delete_is_accepted_while_the_host_is_silent(
     client: ViewerClient, store: Store, people: People, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(viewer.api, "TERMINATION_WAIT_SECONDS", 0.05)
+    monkeypatch.setattr(viewer.api, "SILENT_HOST_WAIT_SECONDS", 0.05)
     session = running_session(store, people.alice)
+    store.fleet.record_host_status("here", HostStatus.UNREACHABLE)
     answer = client.delete(f"/api/v1/sessions/{session.id}", headers=people.alice.headers)
     assert (answer.status_code, answer.json["status"], answer.json["status_reason"]) == (
         202,

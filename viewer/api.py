@@ -23,6 +23,7 @@ from viewer.store import BadCursor, NewSession, SessionFilter, TenantStore
 api = Blueprint("api", __name__, url_prefix="/api/v1")
 
 TERMINATION_WAIT_SECONDS = 15.0
+SILENT_HOST_WAIT_SECONDS = 1.0
 # The worker gives up at the deadline itself; a moment more lets its word arrive before we answer.
 _DEADLINE_GRACE_SECONDS = 5.0
 
@@ -114,7 +115,8 @@ def terminate_session(session_id: str) -> Response:
             "This desktop is declared in the inventory; take it out there and run the deploy.",
         )
     session = tenant.request_termination(session_id)
-    session = _wait_until(session, lambda now: now.status.is_terminal, TERMINATION_WAIT_SECONDS)
+    patience = SILENT_HOST_WAIT_SECONDS if _host_is_silent(session) else TERMINATION_WAIT_SECONDS
+    session = _wait_until(session, lambda now: now.status.is_terminal, patience)
     if session.status.is_terminal:
         return Response(status=204)
     return _json(_public(session), 202)
@@ -148,6 +150,10 @@ def get_openapi() -> Response:
 
 def host_statuses() -> dict[str, HostStatus]:
     return {host.name: host.status for host in services().store.fleet.hosts()}
+
+
+def _host_is_silent(session: Session) -> bool:
+    return session.host is not None and host_statuses().get(session.host) is HostStatus.UNREACHABLE
 
 
 def _tenant() -> TenantStore:
@@ -226,7 +232,7 @@ def _failed_create(session: Session) -> Problem:
             session_id=session.id,
         )
     # No host had room or answered, or the one that was chosen has gone silent: the request itself was fine.
-    later = session.host is None or host_statuses().get(session.host) is HostStatus.UNREACHABLE
+    later = session.host is None or _host_is_silent(session)
     return Problem(
         503 if later else 502,
         "create-failed",
