@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
@@ -30,6 +30,16 @@ def free_port(address: str = "127.0.0.1") -> int:
     with socket.socket() as probe:
         probe.bind((address, 0))
         return int(probe.getsockname()[1])
+
+
+def wait_for_listener(address: str, port: int, *, seconds: float = 15) -> None:
+    deadline = time.monotonic() + seconds
+    while True:
+        with suppress(OSError), socket.create_connection((address, port), timeout=1):
+            return
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"nothing listens on {address}:{port}")
+        time.sleep(0.05)
 
 
 def wait_until_answers(url: str, process: subprocess.Popen[bytes], *, seconds: float = 10) -> None:

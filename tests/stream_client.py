@@ -1,4 +1,4 @@
-"""A WebSocket client of the bench: blocking, lean, and offering compression as every browser does."""
+"""A WebSocket client of the bench: blocking, lean, and able to offer compression as every browser does."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from viewer.rfb.probe import SET_ENCODINGS, SET_PIXEL_FORMAT
 _BUFFER = 1 << 20
 _REQUEST = Struct(">BBHHHH")
 _COMPRESSED = 0x40
+_OFFER = {"Sec-WebSocket-Extensions": "permessage-deflate; client_max_window_bits"}
 _CONTROL = 0x8
 _BINARY, _CLOSE, _PING, _PONG = 0x2, 0x8, 0x9, 0xA
 
@@ -22,7 +23,7 @@ _BINARY, _CLOSE, _PING, _PONG = 0x2, 0x8, 0x9, 0xA
 class StreamClient:
     """One open stream, as RFB client. Raises ConnectionError when the other side ends it."""
 
-    def __init__(self, port: int, path: str, headers: dict[str, str]) -> None:
+    def __init__(self, port: int, path: str, headers: dict[str, str], *, offer_compression: bool) -> None:
         self._socket = socket.create_connection(("127.0.0.1", port), timeout=30)
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._buffer = bytearray(_BUFFER)
@@ -30,7 +31,7 @@ class StreamClient:
         self._payload_left = 0
         self._inflated = b""
         self._inflater = zlib.decompressobj(-15)
-        self.compressed = self._upgrade(port, path, headers)
+        self.compressed = self._upgrade(port, path, headers | (_OFFER if offer_compression else {}))
         self._shake_hands()
 
     def close(self) -> None:
@@ -70,7 +71,7 @@ class StreamClient:
         self._socket.sendall(
             f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
             f"Sec-WebSocket-Key: {key}\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Protocol: binary\r\n"
-            f"Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits\r\n{extra}\r\n".encode()
+            f"{extra}\r\n".encode()
         )
         answer = b""
         while b"\r\n\r\n" not in answer:

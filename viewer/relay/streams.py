@@ -23,7 +23,7 @@ from viewer.relay.settings import Settings
 from viewer.rfb.conversation import Conversation, ProtocolError, Refused
 from viewer.rfb.handshake import CLIENT_INIT_SHARED, client_handshake, server_handshake
 
-CLOSING_SECONDS = 0.7
+CLOSING_SECONDS = 0.5
 """For a slow browser to take what is queued, and again for its close frame. Twice this stays below the
 2 s in which the relay must be gone after SIGTERM."""
 
