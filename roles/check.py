@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import SecretStr
 from pyinfra import logger
-from pyinfra.api.command import StringCommand
+from pyinfra.api.command import QuoteString, StringCommand
 from pyinfra.api.deploy import deploy
 from pyinfra.api.operation import operation
 from pyinfra.context import host, state
@@ -14,23 +14,24 @@ from roles import wheel
 from roles.files import Commands
 
 
+CHECK = f"{wheel.HOME}/current/bin/deskfleet-check"
+SECONDS = 240
+
+
 @deploy("Check")
 def check(*, settings: Settings, key: SecretStr) -> None:
-    desktop_through_the_edge(
-        name="Create, see and end a desktop", port=settings.port, scheme=settings.scheme, key=key
-    )
+    # A local site answers on `localhost` too, the only one of its names that Python's resolver knows.
+    desktop_through_the_edge(name="Create, see and end a desktop", url=settings.origins[-1], key=key)
 
 
 @operation()
-def desktop_through_the_edge(port: int, scheme: str, key: SecretStr) -> Commands:
+def desktop_through_the_edge(url: str, key: SecretStr) -> Commands:
     """Not a change, so it runs here and yields nothing; a failure is yielded, to be the operation's own."""
     if not state.is_executing:
         return
-    command = StringCommand(
-        f"{wheel.HOME}/current/bin/deskfleet-check --url {scheme}://localhost:{port} --key-stdin"
-    )
+    command = StringCommand(CHECK, "--url", QuoteString(url), "--key-stdin")
     # By stdin: arguments and environment of a process can be read by others.
-    done, output = host.run_shell_command(command, _stdin=key.get_secret_value(), _timeout=180)
+    done, output = host.run_shell_command(command, _stdin=key.get_secret_value(), _timeout=SECONDS)
     for line in output.stdout_lines:
         logger.info(f"{host.print_prefix}{line}")
     if not done:

@@ -48,7 +48,14 @@ class Unit(Section):
 def systemd_unit(unit: Unit, stamp: str) -> str:
     """The text of the unit file. The stamp in it stands for everything the program reads at its start."""
     command = " ".join(_systemd_word(word) for word in unit.command)
-    return render("units/systemd.service.j2", unit=unit, stamp=stamp, command=command, quoted=_systemd_quoted)
+    return render(
+        "units/systemd.service.j2",
+        unit=unit,
+        stamp=stamp,
+        command=command,
+        capabilities=" ".join(f"CAP_{name.upper()}" for name in unit.capabilities),
+        quoted=_systemd_quoted,
+    )
 
 
 def supervisor_program(unit: Unit, stamp: str) -> str:

@@ -13,14 +13,18 @@ if [ "$(before chains)" = 0 ] && command -v iptables >/dev/null; then
 fi
 [ "$(before docker0)" = yes ] || [ ! -e /sys/class/net/docker0 ] || ip link delete docker0
 [ "$(before ip_forward)" != 0 ] || echo 0 > /proc/sys/net/ipv4/ip_forward
+# dockerd mounts its directory on itself, and the network namespace of the host below /run.
+awk '$2 ~ "^/(var/lib|run)/docker" {print $2}' /proc/mounts | sort -r | while read -r path; do
+    grep -qx "mount $path" "$STATE/docker.before" || umount "$path"
+done
 if [ -n "$OURS" ]; then
-    for path in /var/lib/docker /var/lib/containerd /etc/docker; do
+    for path in /var/lib/docker /var/lib/containerd /opt/containerd /etc/docker; do
         if grep -qx "path $path" "$STATE/docker.before"; then
             find $path -mindepth 1 -delete 2>/dev/null
         else
             rm -rf $path
         fi
     done
-    rm -rf /run/docker /run/docker.sock /run/docker.pid /run/containerd /root/.docker/buildx
+    rm -rf /run/docker /run/docker.sock /run/docker.pid /run/containerd
 fi
 exit 0

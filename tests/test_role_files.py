@@ -1,0 +1,120 @@
+"""Files, directories, users and packages: stated facts, the exact commands, and nothing where all is so already."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+import pytest
+from pydantic import SecretStr
+
+from roles.facts import Account, HasSystemd, MissingPackages, Paths, PathState, User
+from roles.files import Directory, absent, directories, no_user, place, system_user
+from roles.packages import no_packages, packages
+from tests.role_runner import RunRole
+
+TEXT = "port = 1\n"
+HASH = hashlib.sha256(TEXT.encode()).hexdigest()
+
+
+def those(**states: PathState) -> Any:
+    known = {f"/etc/{name}": state for name, state in states.items()}
+    return {Paths: lambda paths: {path: known[path] for path in paths if path in known}}
+
+
+def commands(steps: list[tuple[str, list[Any]]]) -> list[Any]:
+    ((_, found),) = steps
+    return found
+
+
+def test_new_file_is_private_until_checked_and_then_swapped(run_role: RunRole) -> None:
+    steps = run_role(
+        place, path="/etc/a", content=TEXT, mode="640", group="edge", check='caddy validate "$new"', facts=those()
+    )
+    assert commands(steps) == [
+        "install -m 600 /dev/null /etc/a.new",
+        ("put", "/etc/a.new", TEXT),
+        'new=/etc/a.new; caddy validate "$new"',
+        "chown root:edge /etc/a.new && chmod 640 /etc/a.new && mv -fT /etc/a.new /etc/a",
+    ]
+
+
+def test_file_that_is_as_wanted_is_left_alone(run_role: RunRole) -> None:
+    facts = those(a=PathState(HASH, "640", "root", "edge"))
+    steps = run_role(place, path="/etc/a", content=TEXT, mode="640", group="edge", check="false", facts=facts)
+    assert commands(steps) == []
+
+
+def test_wrong_mode_alone_is_mended_in_place(run_role: RunRole) -> None:
+    facts = those(a=PathState(HASH, "644", "root", "root"))
+    steps = run_role(place, path="/etc/a", content=TEXT, mode="640", group="edge", facts=facts)
+    assert commands(steps) == ["chown root:edge /etc/a && chmod 640 /etc/a"]
+
+
+def test_secret_is_in_no_command(run_role: RunRole) -> None:
+    steps = run_role(place, path="/etc/a", content=SecretStr("hunter2"), mode="640", facts=those())
+    shown = [command for command in commands(steps) if isinstance(command, str)]
+    assert "hunter2" not in str(shown)
+    assert ("put", "/etc/a.new", "hunter2\n") in commands(steps)
+
+
+def test_only_directories_that_differ_are_made(run_role: RunRole) -> None:
+    facts = those(a=PathState("", "755", "root", "root"), b=PathState("", "755", "root", "root"))
+    wanted = (Directory("/etc/a"), Directory("/etc/b", "750", "root", "edge"), Directory("/etc/c"))
+    assert commands(run_role(directories, wanted=wanted, facts=facts)) == [
+        "install -d -m 750 -o root -g edge /etc/b",
+        "install -d -m 755 -o root -g root /etc/c",
+    ]
+
+
+def test_user_is_made_with_its_groups(run_role: RunRole) -> None:
+    steps = run_role(system_user, user="edge", home="/var/lib/edge", groups=("docker",), facts={User: None})
+    assert commands(steps) == [
+        "useradd --system --user-group --no-create-home --home-dir /var/lib/edge"
+        " --shell /usr/sbin/nologin --groups docker edge"
+    ]
+
+
+def test_user_that_is_as_wanted_is_left_alone(run_role: RunRole) -> None:
+    facts = {User: Account("/var/lib/edge", "/usr/sbin/nologin", ("edge", "docker"))}
+    assert commands(run_role(system_user, user="edge", home="/var/lib/edge", groups=("docker",), facts=facts)) == []
+
+
+def test_user_in_a_group_too_many_loses_it(run_role: RunRole) -> None:
+    facts = {User: Account("/var/lib/edge", "/usr/sbin/nologin", ("edge", "docker"))}
+    assert commands(run_role(system_user, user="edge", home="/var/lib/edge", facts=facts)) == [
+        "usermod --home /var/lib/edge --shell /usr/sbin/nologin --groups '' edge"
+    ]
+
+
+def test_user_that_is_not_there_needs_no_removal(run_role: RunRole) -> None:
+    assert commands(run_role(no_user, user="edge", facts={User: None})) == []
+
+
+def test_only_what_exists_is_removed(run_role: RunRole) -> None:
+    facts = those(b=PathState("", "755", "root", "root"))
+    assert commands(run_role(absent, paths=("/etc/a", "/etc/b"), facts=facts)) == ["rm -rf /etc/b"]
+    assert commands(run_role(absent, paths=("/etc/a",), facts=facts)) == []
+
+
+@pytest.mark.parametrize("systemd", [True, False])
+def test_missing_packages_are_installed_and_recorded(run_role: RunRole, systemd: bool) -> None:
+    facts = {MissingPackages: ["docker.io"], HasSystemd: systemd}
+    (command,) = commands(run_role(packages, names=("docker.io", "iptables"), facts=facts))
+    # Without systemd no package may start its daemon: ours are supervised.
+    assert f"KEEP_QUIET='{'' if systemd else '1'}' PACKAGES='docker.io'" in command
+    assert "--no-install-recommends" in command
+    assert "packages.ours" in command
+
+
+def test_installed_packages_cost_one_look(run_role: RunRole) -> None:
+    assert commands(run_role(packages, names=("docker.io",), facts={MissingPackages: list[str]()})) == []
+
+
+def test_no_packages_of_ours_no_purge(run_role: RunRole) -> None:
+    assert commands(run_role(no_packages, facts={Paths: lambda paths: {}})) == []
+
+
+def test_unstated_fact_is_an_error(run_role: RunRole) -> None:
+    with pytest.raises(LookupError, match="place asked for Paths; state it in facts="):
+        run_role(place, path="/etc/a", content=TEXT, facts={})
