@@ -30,7 +30,7 @@ ROOT = Path(__file__).parent.parent
 REQUIREMENTS = ROOT / "templates" / "opensandbox" / "requirements.txt"
 CACHE = Path.home() / ".cache" / "deskfleet-tests"
 KEY = "a-key-of-the-tests"
-CANNED_DESKTOP = "while true; do nc -l -p 8080 < /desktop.rfb; done"
+CANNED_DESKTOP = "exec nc -ll -p 8080 -e /desktop.sh"
 """Entrypoint script of the tiny image: a stand-in for Xvnc that says its whole side of RFB at once."""
 CANNED_BLANK = CANNED_DESKTOP.replace("desktop", "blank")
 TINY_IMAGE = "deskfleet-test/tiny:latest"
@@ -161,6 +161,8 @@ def import_tiny_images(daemon: OwnDocker) -> None:
         {
             "desktop.rfb": canned_rfb(colours=2, asks_password=True),
             "blank.rfb": canned_rfb(colours=1, asks_password=True),
+            "desktop.sh": b"#!/bin/sh\ncat /desktop.rfb\nexec cat > /dev/null\n",
+            "blank.sh": b"#!/bin/sh\ncat /blank.rfb\nexec cat > /dev/null\n",
         },
     )
     # What the server copies out of the execd image; a real execd would serve commands and files.

@@ -10,16 +10,14 @@ import random
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from aiohttp import ClientSession
 
-from tests.hosts.own_docker import OwnDocker, own_dockerd
-from tests.real_opensandbox import RealOpenSandbox, real_opensandbox
-from tests.relay_process import RelayProcess, running_relay
-from tests.worker_fleet import CannedSocketDesktop, Fleet, LossyWire
+from tests.real_opensandbox import RealOpenSandbox
+from tests.relay_process import RelayProcess
+from tests.worker.fleet import CannedSocketDesktop, Fleet, LossyWire
 from viewer import reconcile
 from viewer.lifecycle import Lifecycle
 from viewer.model import HostStatus, Session, Status
@@ -27,31 +25,6 @@ from viewer.sandbox_hosts import SandboxHost, SandboxOrder, Stamp
 from viewer.worker import Chores, HostWatch
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(180)]
-
-
-@pytest.fixture(scope="module")
-def daemon() -> Iterator[OwnDocker]:
-    with own_dockerd("worker") as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
-def server(daemon: OwnDocker, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealOpenSandbox]:
-    with real_opensandbox(daemon, tmp_path_factory.mktemp("opensandbox")) as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
-def relay(daemon: OwnDocker, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RelayProcess]:
-    folder = tmp_path_factory.mktemp("relay")
-    with running_relay(folder, publish_address=daemon.address, probe_seconds=3) as running:
-        yield running
-
-
-@pytest.fixture
-def fleet(tmp_path: Path, server: RealOpenSandbox, relay: RelayProcess) -> Iterator[Fleet]:
-    with Fleet(tmp_path, server, relay) as ready:
-        yield ready
 
 
 def running_one(fleet: Fleet) -> Session:

@@ -1,0 +1,167 @@
+"""The self-check through the real chain: Caddy, viewer, worker, relay, opensandbox-server, Docker.
+
+Stand-in, by name: a canned RFB server where a desktop would be.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import httpx
+import pytest
+
+from inventory.catalogue import services_of
+from roles.caddy import caddyfile
+from tests.real_opensandbox import RealOpenSandbox, free_port
+from tests.relay_process import RelayProcess
+from tests.sites import site
+from tests.worker.fleet import Fleet
+from viewer import selfcheck
+from viewer.credentials import hash_of, new_key
+from viewer.model import Status
+
+pytestmark = [pytest.mark.real, pytest.mark.timeout(120)]
+
+KEY = new_key()
+
+
+class Edge:
+    """A whole fleet behind the Caddyfile that the deploy renders."""
+
+    def __init__(self, fleet: Fleet, port: int) -> None:
+        self.fleet = fleet
+        self.url = f"http://localhost:{port}"
+
+    def check(self, *arguments: str, key: str = KEY.text) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-W", "error", "-m", "viewer.selfcheck", "--url", self.url, *arguments],
+            input=key, capture_output=True, text=True, check=False, timeout=90,
+        )  # fmt: skip
+
+
+@pytest.fixture
+def edge(tmp_path: Path, server: RealOpenSandbox, relay: RelayProcess) -> Iterator[Edge]:
+    port, viewer = _port_outside_the_sandboxes_range(), _port_outside_the_sandboxes_range()
+    local = site(
+        edge_port=port,
+        ports={"opensandbox": server.port, "relay": int(relay.address.rpartition(":")[2]), "viewer": viewer},
+    ).settings
+    tenant = {"name": "main", "keys": [{"id": KEY.id, "role": "operator", "sha256": hash_of(KEY.text)}]}
+    with (
+        Fleet(
+            tmp_path,
+            server,
+            relay,
+            origins=list(local.origins),
+            listen=f"127.0.0.1:{viewer}",
+            tenants=[tenant],
+        ) as fleet,
+        ExitStack() as stack,
+    ):
+        fleet.start()
+        text = caddyfile(services_of(local), local, ipv6=False)
+        text = text.replace("/run/deskfleet/caddy", str(tmp_path)).replace(
+            "/var/lib/deskfleet", str(tmp_path)
+        )
+        (tmp_path / "Caddyfile").write_text(text)
+        caddy = shutil.which("caddy", path=str(Path(sys.executable).parent)) or "caddy"
+        _run(stack, tmp_path, caddy, "run", "--adapter", "caddyfile", "--config", str(tmp_path / "Caddyfile"))
+        _run(stack, tmp_path, sys.executable, "-c", "from viewer.serve import main; main()")
+        _wait_until_healthy(f"http://localhost:{port}/healthz", tmp_path)
+        yield Edge(fleet, port)
+
+
+def _port_outside_the_sandboxes_range() -> int:
+    while 40000 <= (port := free_port()) < 41000:
+        pass
+    return port
+
+
+def _run(stack: ExitStack, folder: Path, *command: str) -> None:
+    with (folder / "edge.log").open("ab") as log:
+        process = subprocess.Popen(
+            command,
+            env={**os.environ, "HOME": str(folder), "DESKFLEET_SETTINGS": str(folder / "viewer.toml")},
+            stdout=log, stderr=log,
+        )  # fmt: skip
+    stack.callback(process.wait)
+    stack.callback(process.terminate)
+
+
+def _wait_until_healthy(url: str, folder: Path) -> None:
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:
+        try:
+            if httpx.get(url, timeout=2, trust_env=False).is_success:
+                return
+        except httpx.TransportError:
+            pass
+        time.sleep(0.1)
+    raise AssertionError((folder / "edge.log").read_text()[-3000:])
+
+
+def test_every_step_works_is_timed_and_leaves_nothing_behind(edge: Edge) -> None:
+    done = edge.check("--json")
+    assert done.returncode == 0, done.stderr + edge.fleet.last_log()
+    outcome = json.loads(done.stdout)
+    assert [step["name"] for step in outcome["steps"]] == [
+        "sign in",
+        "create a desktop",
+        "open the stream",
+        "see a real frame",
+        "end the desktop",
+        "see that it is gone",
+    ]
+    assert all(step["ok"] and step["seconds"] >= 0 for step in outcome["steps"])
+    assert outcome["steps"][3]["detail"] == "16x16"
+    assert edge.fleet.containers() == []
+
+
+def test_a_person_sees_one_line_for_each_step(edge: Edge) -> None:
+    done = edge.check()
+    assert done.returncode == 0, done.stderr
+    lines = [line for line in done.stdout.splitlines() if line.startswith("ok ")]
+    assert len(lines) == 6
+    assert KEY.text not in done.stdout + done.stderr
+
+
+def test_wrong_key_fails_at_the_sign_in(edge: Edge) -> None:
+    done = edge.check(key=new_key().text)
+    assert done.returncode == 1
+    assert done.stderr.startswith("deskfleet-check: sign in: Not signed in (401)")
+
+
+def test_desktop_that_cannot_be_made_is_named_with_the_fleets_own_sentence(edge: Edge) -> None:
+    done = edge.check("--image", "broken")
+    assert done.returncode == 1
+    assert "create a desktop: The desktop could not be made" in done.stderr
+    assert "the screen is on fire" in done.stderr
+
+
+def test_blank_desktop_fails_at_the_frame_and_is_taken_away(
+    edge: Edge, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(selfcheck, "FRAME_SECONDS", 2.0)
+    outcome = asyncio.run(selfcheck.check(edge.url, KEY.text, image="blank", quiet=True))
+    assert outcome.error == "see a real frame: the screen stayed one colour for 2 s"
+    [row] = edge.fleet.main.list().items
+    assert edge.fleet.wait_for(row, Status.TERMINATED).status_reason == "on request"
+
+
+def test_edge_that_is_not_there_is_one_sentence() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "viewer.selfcheck", "--url", f"http://localhost:{free_port()}"],
+        input=KEY.text, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert done.stderr.startswith("deskfleet-check: sign in: Cannot connect to host localhost")
+    assert done.stderr.count("\n") == 1
