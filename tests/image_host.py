@@ -37,10 +37,12 @@ def lay_out(store: Path, *, sources: Path = SOURCES) -> Path:
     return unpacked / "make-images"
 
 
-def make_images(daemon: OwnDocker, program: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+def make_images(
+    daemon: OwnDocker, program: Path, *arguments: str, registry: str = ""
+) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         daemon.enter(str(program), *arguments),
-        env={**daemon.env, "REGISTRY": "", "EXECD": ""}, text=True, capture_output=True, check=False,
+        env={**daemon.env, "REGISTRY": registry, "EXECD": ""}, text=True, capture_output=True, check=False,
     )  # fmt: skip
 
 

@@ -19,6 +19,7 @@ from tests.hosts.own_docker import OwnDocker, own_dockerd
 from tests.image_host import PASSWORD, Desktop, eventually, lay_out, make_images
 from tests.real_opensandbox import EXECD_IMAGE as TINY_EXECD
 from tests.real_opensandbox import RealOpenSandbox, free_port
+from tests.small_registry import small_registry
 
 # The first run of all makes the images, which takes minutes; later ones find them in the daemon's kept data.
 pytestmark = [pytest.mark.real, pytest.mark.timeout(900)]
@@ -134,6 +135,57 @@ def test_too_little_disk_is_said_before_anything_is_made(host: OwnDocker, tmp_pa
         rf"images: making the images needs \d+ MB at {small}, but only \d+ MB are free; nothing was changed\n"
     )
     assert re.fullmatch(expected, done.stderr)
+
+
+@pytest.fixture
+def newer_chrome(host: OwnDocker, tmp_path: Path) -> Iterator[tuple[Path, str]]:
+    """make-images of a version with another chrome image, and that image's hash; the real one comes back."""
+    sources = tmp_path / "changed"
+    shutil.copytree(SOURCES, sources)
+    (sources / "chrome" / "rootfs" / "newer").touch()
+    # Under a second name, or it would be cleared away as replaced.
+    host.docker("tag", "deskfleet/chrome:latest", "kept-chrome:latest")
+    yield lay_out(tmp_path, sources=sources), source_hash("chrome", sources=sources)
+    host.docker("tag", "kept-chrome:latest", "deskfleet/chrome:latest")
+    host.docker("image", "rm", "kept-chrome:latest")
+
+
+def saved_image(host: OwnDocker, source: str) -> bytes:
+    """A tiny image, labelled as made from `source`, as `docker save` writes it."""
+    labelled = f"--label=org.deskfleet.source={source}"
+    host.docker("build", "--tag=tiny:latest", labelled, "-", stdin="FROM deskfleet/execd-standin\n")
+    saved = subprocess.run(["docker", "save", "tiny:latest"], env=host.env, check=True, capture_output=True)
+    host.docker("image", "rm", "tiny:latest")
+    return saved.stdout
+
+
+def test_registry_image_is_pulled_by_the_hash_of_its_sources(
+    host: OwnDocker, newer_chrome: tuple[Path, str]
+) -> None:
+    program, source = newer_chrome
+    with small_registry(host, saved_image(host, source), f"chrome:{source[:16]}") as registry:
+        done = make_images(host, program, "registry", "chrome", registry=registry)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert label(host, "deskfleet/chrome", "org.deskfleet.source") == source
+    assert registry not in host.docker("image", "ls").stdout
+
+
+def test_registry_image_of_other_sources_is_refused(host: OwnDocker, newer_chrome: tuple[Path, str]) -> None:
+    program, source = newer_chrome
+    with small_registry(host, saved_image(host, "other"), f"chrome:{source[:16]}") as registry:
+        done = make_images(host, program, "registry", "chrome", registry=registry)
+    assert done.returncode == 1
+    assert "is not the image this version of Deskfleet asks for" in done.stderr
+    assert label(host, "deskfleet/chrome", "org.deskfleet.source") == source_hash("chrome")
+
+
+def test_silent_registry_is_said_in_one_sentence(host: OwnDocker, newer_chrome: tuple[Path, str]) -> None:
+    program, _source = newer_chrome
+    done = make_images(host, program, "registry", "chrome", registry="127.0.0.1:9/deskfleet")
+    assert done.returncode == 1
+    assert re.fullmatch(
+        r"images: pulling chrome failed: .*connection refused.*; nothing was .*\n", done.stderr
+    )
 
 
 def test_images_name_no_package_server(host: OwnDocker) -> None:
