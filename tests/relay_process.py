@@ -99,7 +99,9 @@ class RelayProcess:
 
 
 @contextmanager
-def running_relay(directory: Path, **settings: float | str) -> Iterator[RelayProcess]:
+def running_relay(
+    directory: Path, *, soft_open_files: int | None = None, **settings: float | str
+) -> Iterator[RelayProcess]:
     """Start a relay with these settings beside the usual ones; it gets SIGTERM at the end."""
     key = Fernet.generate_key()
     (directory / "relay.key").write_bytes(key)
@@ -114,9 +116,10 @@ def running_relay(directory: Path, **settings: float | str) -> Iterator[RelayPro
     path = directory / "relay.toml"
     path.write_text("".join(f"{name} = {json.dumps(value)}\n" for name, value in values.items()))
     log = directory / "relay.log"
+    limit = ["prlimit", f"--nofile={soft_open_files}:"] if soft_open_files else []
     with log.open("wb") as output:
         process = subprocess.Popen(
-            [sys.executable, "-W", "error", "-m", "viewer.relay.main"],
+            [*limit, sys.executable, "-W", "error", "-m", "viewer.relay.main"],
             env={**os.environ, "DESKFLEET_RELAY_SETTINGS": str(path)},
             stderr=output,
         )

@@ -299,6 +299,22 @@ def test_the_fourth_stream_of_a_session_is_told_that_there_are_enough(relay: Rel
     with_http(body)
 
 
+def test_many_streams_fit_although_the_soft_limit_on_files_is_small(tmp_path: Path) -> None:
+    with running_relay(tmp_path, soft_open_files=64, max_streams_per_session=60) as relay:
+
+        async def body(http: aiohttp.ClientSession) -> None:
+            with rfb_server(echo) as port:
+                viewers = [await open_viewer(http, relay, target=port) for _ in range(60)]
+                for viewer in viewers:
+                    await viewer.shake_hands()
+                for viewer in viewers:
+                    await viewer.socket.send_bytes(b"alive")
+                    assert await viewer.read(5) == b"alive"
+                await asyncio.gather(*(viewer.socket.close() for viewer in viewers))
+
+        with_http(body)
+
+
 # --- how streams end
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import resource
 import signal
 import sys
 from pathlib import Path
@@ -24,6 +25,9 @@ from viewer.relay.settings import (
 )
 
 BACKLOG = 512
+FILES_PER_STREAM = 3
+"""The browser's connection, our own handle on it, and the desktop's."""
+OTHER_FILES = 256
 log = logging.getLogger("viewer.relay")
 
 
@@ -33,10 +37,22 @@ def main() -> None:
     try:
         settings = read_settings(Path(os.environ.get(SETTINGS_VARIABLE, DEFAULT_PATH)))
         key = read_key(settings)
+        allow_open_files(settings.max_streams)
         uvloop.run(serve(settings, key))
     except SettingsError as error:
         print(f"deskfleet-relay: {error}", file=sys.stderr)
         sys.exit(2)
+
+
+def allow_open_files(streams: int) -> None:
+    """Raise the soft limit on open files to what that many streams need; the usual 1024 ends near 340."""
+    needed = FILES_PER_STREAM * streams + OTHER_FILES
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    possible = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
+    if possible > soft:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (possible, hard))
+    if possible < needed:
+        log.warning("open files are limited to %d; %d streams need %d", hard, streams, needed)
 
 
 async def serve(settings: Settings, key: bytes) -> None:
