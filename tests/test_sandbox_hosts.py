@@ -1,7 +1,7 @@
 """The client of a sandbox host: how it fails.
 
 `FaultyHost` is a stand-in for an OpenSandbox server: it gives the answers, in the documented shapes, that a
-real one gives only when something is broken. What a healthy one does is tested in tests/worker, on a real one.
+real one gives only when something is broken. What a healthy one does is tested in tests/worker.
 """
 
 from __future__ import annotations

@@ -119,6 +119,7 @@ class HostWatch:
         self._policy = policy
         self._memory = reconcile.Memory()
         self._reported: set[str] = set()
+        self._relay_answers = True
         self._last_said: tuple[HostStatus, str | None, float] | None = None
         self._wake = threading.Event()
 
@@ -169,10 +170,14 @@ class HostWatch:
 
     def _watched(self) -> set[str]:
         try:
-            return {stream.session_id for stream in self._link.relay.streams()}
+            watched = {stream.session_id for stream in self._link.relay.streams()}
         except RelayUnreachable as problem:
-            log.warning("%s", problem)
+            if self._relay_answers:
+                log.warning("%s", problem)
+            self._relay_answers = False
             return set()
+        self._relay_answers = True
+        return watched
 
     def _act(self, action: reconcile.Action) -> None:
         name = self._link.name
@@ -407,7 +412,9 @@ def _wait_for_tables(store: Store, stop: threading.Event) -> None:
     while not stop.is_set():
         try:
             store.fleet.hosts()
-        except OperationalError:
+        except OperationalError as error:
+            if "no such" not in str(error):  # neither table nor column is missing: waiting would not help
+                raise
             if not told:
                 log.info("the database has no tables yet; waiting for the viewer to make them")
             told = True
@@ -422,8 +429,7 @@ def main() -> int:
     logging.getLogger("httpx").setLevel(logging.WARNING)
     try:
         settings = load_settings()
-        store = Store(settings.database)
-    except (SettingsError, OSError) as error:
+    except SettingsError as error:
         print(f"deskfleet-worker: {error}", file=sys.stderr)
         return 2
     stop = threading.Event()
@@ -433,17 +439,30 @@ def main() -> int:
 
     signal.signal(signal.SIGTERM, end)
     signal.signal(signal.SIGINT, end)
-    with acting_alone(settings.database, stop) as acting:
-        if acting:
-            _wait_for_tables(store, stop)
-            log.info(
-                "acting for fleet %s on %s", settings.fleet_id, ", ".join(h.name for h in settings.hosts)
-            )
-            worker = Worker(settings, store)
-            worker.run(stop)
-            worker.close()
-            log.info("stopped")
+    store = Store(settings.database)
+    try:
+        _act_until(stop, settings, store)
+    except (OSError, OperationalError) as error:
+        why = str(error).splitlines()[0]
+        print(f"deskfleet-worker: database: {settings.database} cannot be used: {why}", file=sys.stderr)
+        return 2
+    finally:
+        store.close()
     return 0
+
+
+def _act_until(stop: threading.Event, settings: Settings, store: Store) -> None:
+    with acting_alone(settings.database, stop) as acting:
+        if not acting:
+            return
+        _wait_for_tables(store, stop)
+        log.info(
+            "acting for fleet %s on %s", settings.fleet_id, ", ".join(host.name for host in settings.hosts)
+        )
+        worker = Worker(settings, store)
+        worker.run(stop)
+        worker.close()
+        log.info("stopped")
 
 
 if __name__ == "__main__":

@@ -393,6 +393,14 @@ def test_bad_settings_are_one_sentence_and_exit_code_two(tmp_path: Path) -> None
     assert done.stderr.count("\n") == 1
 
 
+def test_database_that_cannot_be_opened_is_one_sentence_and_exit_code_two(fleet: Fleet) -> None:
+    text = fleet.settings_file.read_text()
+    fleet.settings_file.write_text(text.replace("/deskfleet.db", "/nowhere/deskfleet.db"))
+    assert fleet.start().wait(timeout=20) == 2
+    assert "deskfleet.db cannot be used" in fleet.last_log()
+    assert "Traceback" not in fleet.last_log()
+
+
 def test_host_client_is_closed_with_its_connections(server: RealOpenSandbox) -> None:
     host = SandboxHost("here", url=server.url, key=server.key, fleet_id="f-1")
     assert host.version() == "1.1.1"
