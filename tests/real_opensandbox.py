@@ -31,11 +31,11 @@ REQUIREMENTS = ROOT / "templates" / "opensandbox" / "requirements.txt"
 CACHE = Path.home() / ".cache" / "deskfleet-tests"
 KEY = "a-key-of-the-tests"
 CANNED_DESKTOP = "exec nc -ll -p 8080 -e /desktop.sh"
-"""Entrypoint script of the tiny image: a stand-in for Xvnc that says its whole side of RFB at once."""
+"""Entrypoint script of the tiny image: a stand-in for Xvnc with one fixed picture."""
 CANNED_BLANK = CANNED_DESKTOP.replace("desktop", "blank")
 TINY_IMAGE = "deskfleet-test/tiny:latest"
 EXECD_IMAGE = "deskfleet-test/execd:latest"
-APPLETS = ["sh", "tail", "sleep", "httpd", "nc", "cat", "echo", "true", "false", "mkdir"]
+APPLETS = ["sh", "tail", "sleep", "httpd", "head", "nc", "cat", "echo", "true", "false", "mkdir"]
 START_SECONDS = 30
 
 
@@ -159,10 +159,11 @@ def import_tiny_images(daemon: OwnDocker) -> None:
         daemon,
         TINY_IMAGE,
         {
-            "desktop.rfb": canned_rfb(colours=2, asks_password=True),
-            "blank.rfb": canned_rfb(colours=1, asks_password=True),
-            "desktop.sh": b"#!/bin/sh\ncat /desktop.rfb\nexec cat > /dev/null\n",
-            "blank.sh": b"#!/bin/sh\ncat /blank.rfb\nexec cat > /dev/null\n",
+            "greeting.rfb": rfb_greeting(asks_password=True),
+            "desktop.rfb": rfb_screen(colours=2),
+            "blank.rfb": rfb_screen(colours=1),
+            "desktop.sh": canned_script("/desktop.rfb"),
+            "blank.sh": canned_script("/blank.rfb"),
         },
     )
     # What the server copies out of the execd image; a real execd would serve commands and files.
@@ -170,17 +171,31 @@ def import_tiny_images(daemon: OwnDocker) -> None:
     _import(daemon, EXECD_IMAGE, stand_in)
 
 
-def canned_rfb(*, colours: int, asks_password: bool, side: int = 16) -> bytes:
-    """Return all that a server says up to its first full update, in Raw; it takes any password.
+GREETING_ANSWER_BYTES = 12 + 1 + 16 + 1
+"""Version, chosen security type, answer to the question, ClientInit: what a client says before the screen."""
 
-    It can be sent in one go: a client reads it message by message, whatever it writes itself in between.
-    """
+
+def rfb_greeting(*, asks_password: bool) -> bytes:
+    """Return what a server says up to the end of the log-in; it takes any password."""
+    security = b"\x01\x02" + b"a-fixed-question" if asks_password else b"\x01\x01"
+    return b"RFB 003.008\n" + security + bytes(4)
+
+
+def rfb_screen(*, colours: int, side: int = 16) -> bytes:
+    """Return ServerInit and one full update in Raw; a client reads it message by message."""
     pixel_format = struct.pack(">BBBBHHHBBB3x", 32, 24, 0, 1, 255, 255, 255, 16, 8, 0)
     server_init = struct.pack(">HH", side, side) + pixel_format + struct.pack(">I", 4) + b"tiny"
     pixels = b"".join(bytes([90 * (number % colours), 40, 40, 0]) for number in range(side * side))
-    update = struct.pack(">BxHHHHHi", 0, 1, 0, 0, side, side, 0) + pixels
-    security = b"\x01\x02" + b"a-fixed-question" if asks_password else b"\x01\x01"
-    return b"RFB 003.008\n" + security + bytes(4) + server_init + update
+    return server_init + struct.pack(">BxHHHHHi", 0, 1, 0, 0, side, side, 0) + pixels
+
+
+def canned_script(screen: str) -> bytes:
+    return f"""#!/bin/sh
+cat /greeting.rfb
+head -c {GREETING_ANSWER_BYTES} > /dev/null
+cat {screen}
+exec cat > /dev/null
+""".encode()
 
 
 def free_port() -> int:

@@ -17,7 +17,14 @@ from types import TracebackType
 
 from cryptography.fernet import Fernet
 
-from tests.real_opensandbox import CANNED_BLANK, CANNED_DESKTOP, TINY_IMAGE, RealOpenSandbox, canned_rfb
+from tests.real_opensandbox import (
+    CANNED_BLANK,
+    CANNED_DESKTOP,
+    TINY_IMAGE,
+    RealOpenSandbox,
+    rfb_greeting,
+    rfb_screen,
+)
 from tests.relay_process import RelayProcess
 from viewer.bootstrap import prepare_database
 from viewer.credentials import open_password
@@ -279,7 +286,7 @@ class CannedSocketDesktop:
                 client, _ = listener.accept()
             except OSError:
                 return
-            client.sendall(canned_rfb(colours=2, asks_password=False))
+            client.sendall(rfb_greeting(asks_password=False) + rfb_screen(colours=2))
             threading.Thread(target=self._until_closed, args=(client,), daemon=True).start()
 
     def _until_closed(self, client: socket.socket) -> None:
