@@ -327,17 +327,29 @@ def test_desktop_ends_at_once_when_asked_to(desktop: Desktop) -> None:
 
 
 def test_chromium_answers_devtools_through_its_forwarder_only(chrome: Desktop) -> None:
-    def answers(port: int) -> bool:
+    def titles(port: int) -> list[str]:
         try:
-            answer = httpx.get(f"http://{chrome.address}:{port}/json/version", timeout=5, trust_env=False)
+            answer = httpx.get(f"http://{chrome.address}:{port}/json/list", timeout=5, trust_env=False)
         except httpx.TransportError:
-            return False
-        return "webSocketDebuggerUrl" in answer.json()
+            return []
+        return [page["title"] for page in answer.json()]
 
-    assert eventually(lambda: answers(9222), seconds=60)
-    assert not answers(9223)
-    page = httpx.get(f"http://{chrome.address}:9222/json/list", trust_env=False).json()[0]
-    assert page["title"] == "Chromium"
+    assert eventually(lambda: "Chromium" in titles(9222), seconds=60)
+    assert titles(9223) == []
+
+
+def test_closed_chromium_comes_back(chrome: Desktop) -> None:
+    def version() -> str:
+        try:
+            answer = httpx.get(f"http://{chrome.address}:9222/json/version", timeout=5, trust_env=False)
+        except httpx.TransportError:
+            return ""
+        return str(answer.json()["webSocketDebuggerUrl"])
+
+    assert eventually(lambda: version() != "", seconds=60)
+    before = version()
+    chrome.run("pkill -9 -x chromium")
+    assert eventually(lambda: version() not in ("", before), seconds=60)
 
 
 # --- with the real opensandbox-server ---
