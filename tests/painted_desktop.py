@@ -81,6 +81,17 @@ class PaintedDesktop:
         self._x.sendall(struct.pack("<BxHI", 23, 2, clipboard))
         return bool(struct.unpack_from("<I", _read(self._x, 32), 8)[0])
 
+    def keys_held(self) -> int:
+        """How many keys the desktop believes are down."""
+        self._x.sendall(struct.pack("<BxH", 44, 1))
+        return sum(byte.bit_count() for byte in _read(self._x, 40)[8:])
+
+    def pointer(self) -> tuple[int, int]:
+        """Where the desktop's pointer is."""
+        self._x.sendall(struct.pack("<BxHI", 38, 2, self._root))
+        x, y = struct.unpack_from("<hh", _read(self._x, 32), 16)
+        return int(x), int(y)
+
     def paint(self, picture: Image.Image) -> None:
         """Put `picture` on the root window, in strips that stay below the longest X request."""
         pixels = picture.convert("RGBA").tobytes("raw", "BGRA")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import cast
 
 import pytest
@@ -34,10 +35,7 @@ def shown(page: Page, site: PagesSite, session: Session) -> Page:
 
 def test_the_canvas_follows_the_desktop(shown: Page, desktop: PaintedDesktop, complaints: Complaints) -> None:
     desktop.paint(Image.new("RGB", desktop.size, "#0b7285"))
-    for _ in range(50):
-        if canvas_colours(shown) <= 4:
-            break
-        shown.wait_for_timeout(100)
+    assert soon(shown, lambda: canvas_colours(shown) <= 4)
     pixel = shown.locator(".viewer-stage canvas").evaluate(
         "canvas => [...canvas.getContext('2d').getImageData(9, 9, 1, 1).data].slice(0, 3)"
     )
@@ -210,6 +208,21 @@ def test_the_bare_page_takes_nothing_but_the_session_from_its_address(
     assert dialled == [f"{site.origin.replace('http', 'ws')}/stream/{session.id}"]
 
 
+def test_keys_and_pointer_reach_the_desktop_and_no_key_stays_held(
+    shown: Page, desktop: PaintedDesktop
+) -> None:
+    canvas = shown.locator(".viewer-stage canvas")
+    box = canvas.bounding_box()
+    assert box is not None
+    canvas.click(position={"x": box["width"] / 2, "y": box["height"] / 4})
+    assert soon(shown, lambda: desktop.pointer() == pytest.approx((640, 200), abs=2))
+    shown.keyboard.down("a")
+    assert soon(shown, lambda: desktop.keys_held() == 1)
+    shown.locator(".viewer-controls [data-control=refresh]").focus()
+    assert soon(shown, lambda: desktop.keys_held() == 0)
+    shown.keyboard.up("a")
+
+
 def test_the_keyboard_can_leave_the_desktop(shown: Page) -> None:
     shown.locator(".viewer-stage canvas").focus()
     shown.keyboard.press("Tab")
@@ -224,11 +237,16 @@ def test_text_goes_to_the_desktops_clipboard(shown: Page, desktop: PaintedDeskto
     shown.get_by_label("Text on the desktop's clipboard").fill("from the page")
     shown.get_by_role("button", name="Send to desktop").click()
     expect(shown.locator(".viewer-clipboard")).to_be_hidden()
-    for _ in range(30):
-        if desktop.clipboard_is_owned():
-            return
-        shown.wait_for_timeout(100)
-    raise AssertionError("the text never reached the desktop")
+    assert soon(shown, desktop.clipboard_is_owned)
+
+
+def soon(page: Page, true: Callable[[], bool], *, seconds: float = 4) -> bool:
+    """Whether it becomes true; the page goes on working meanwhile."""
+    for _ in range(int(seconds * 20)):
+        if true():
+            return True
+        page.wait_for_timeout(50)
+    return False
 
 
 def focused(page: Page) -> str:

@@ -53,7 +53,10 @@ def build_pages(*, frontend: Path = FRONTEND, build: Path = BUILD, say: Say = pr
     say("Pages: bundling")
     with tempfile.TemporaryDirectory(prefix="deskfleet-pages-") as scratch:
         fresh = Path(scratch) / "build"
-        files = _bundle(frontend, fresh) | _copy(frontend, fresh)
+        files: dict[str, str] = {}
+        for name in ENTRY_POINTS:
+            files |= _bundle(frontend, name, fresh)
+        files |= _copy(frontend, fresh)
         manifest = {"files": dict(sorted(files.items())), "stamp": stamp}
         (fresh / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n")
         shutil.rmtree(build, ignore_errors=True)
@@ -98,12 +101,16 @@ def _bring_packages(frontend: Path, say: Say) -> None:
     mark.write_text(wanted)
 
 
-def _bundle(frontend: Path, out: Path) -> dict[str, str]:
-    """Run esbuild; return source name -> hashed file name."""
+def _bundle(frontend: Path, entry_point: str, out: Path) -> dict[str, str]:
+    """Run esbuild on one page; return source name -> hashed file name.
+
+    One run per page, because a common one would split what they share into many small files, each a request.
+    What a page imports at run time (noVNC) is a file of its own, the same for all.
+    """
     meta = out.parent / "meta.json"
     arguments = [
         str(frontend / "node_modules" / "esbuild" / "bin" / "esbuild"),
-        *(f"src/{name}" for name in ENTRY_POINTS),
+        f"src/{entry_point}",
         "--bundle",
         "--minify",
         "--splitting",
