@@ -1,7 +1,9 @@
 """Read by pyinfra before the inventory: makes `pyinfra inventory deploy.py` mean what it says.
 
-Stock pyinfra 3.10 cannot read a directory or a YAML file, and ends with exit code 0 when the inventory is empty or
-a `--limit` matches nothing. tests/test_config_cli.py runs the exact commands, so that an upgrade which moves the
+Stock pyinfra 3.10 cannot read a directory or a YAML file, and ends with exit code 0 when the inventory is
+empty or
+a `--limit` matches nothing. tests/test_config_cli.py runs the exact commands, so that an upgrade which moves
+the
 wrapped functions is seen at once.
 """
 
@@ -15,8 +17,8 @@ from typing import Any
 
 from pyinfra.api.inventory import Inventory
 from pyinfra.context import config, state
-from pyinfra_cli import cli as _cli
-from pyinfra_cli.exceptions import CliError, UnexpectedExternalError
+from pyinfra_cli import cli as _cli  # type: ignore[import-untyped]
+from pyinfra_cli.exceptions import CliError, UnexpectedExternalError  # type: ignore[import-untyped]
 
 config.REQUIRE_PYINFRA_VERSION = "~=3.10"  # the wrappers lean on internals of its command line
 
@@ -44,7 +46,7 @@ def _checked_inventory(inventory: str, *args: Any, **kwargs: Any) -> Inventory:
     elif path.is_dir():
         inventory = str(path / "hosts.py")
     try:
-        made = _make_inventory(inventory, *args, **kwargs)
+        made: Inventory = _make_inventory(inventory, *args, **kwargs)
     except UnexpectedExternalError as error:
         if isinstance(error.exception, (SiteRefused, SecretsUnreadable)):
             raise CliError(str(error.exception)) from None

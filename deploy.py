@@ -1,4 +1,5 @@
-"""The roll-out: one line per role, in order, a barrier between phases. `--data deskfleet_state=absent` undoes it."""
+"""The roll-out: one line per role, in order, a barrier between phases. `--data deskfleet_state=absent` undoes
+it."""
 
 from pyinfra.context import host
 

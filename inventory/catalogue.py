@@ -34,8 +34,8 @@ def services_of(settings: Settings) -> tuple[Service, ...]:
     ports = settings.ports
     return (
         Service(
-            name="relay", port=ports.relay, websocket=True, path="/stream/*", upstream="granted", health="/healthz",
-            requires=("viewer", "opensandbox"),
+            name="relay", port=ports.relay, websocket=True, path="/stream/*", upstream="granted",
+            health="/healthz", requires=("viewer", "opensandbox"),
         ),
         Service(name="viewer", port=ports.viewer, path="/*", health="/healthz", requires=("opensandbox",)),
         Service(name="opensandbox", port=ports.opensandbox, websocket=True, health="/health"),

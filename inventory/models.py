@@ -1,4 +1,5 @@
-"""What a site file may say, as closed and frozen types; every rule across fields is a validator named as a sentence."""
+"""What a site file may say, as closed and frozen types; every rule across fields is a validator named as a
+sentence."""
 
 from __future__ import annotations
 
@@ -120,7 +121,8 @@ class Caddy(Section):
 
 
 class Ttl(Section):
-    """Lifetimes in seconds: of a session that names none, the longest one may ask for, and with all renewals."""
+    """Lifetimes in seconds: of a session that names none, the longest one may ask for, and with all
+    renewals."""
 
     default: int = Field(default=3600, ge=60)
     max: int = Field(default=43_200, ge=60)
@@ -193,7 +195,8 @@ class Settings(Section):
 
     @property
     def origins(self) -> tuple[str, ...]:
-        """The canonical origin first. A local site also answers on `localhost`, which Python's resolver knows."""
+        """The canonical origin first. A local site also answers on `localhost`, which Python's resolver
+        knows."""
         names = [self.domain] + (["localhost"] if self.is_local and self.domain != "localhost" else [])
         suffix = "" if self.port == {"http": 80, "https": 443}[self.scheme] else f":{self.port}"
         return tuple(f"{self.scheme}://{name}{suffix}" for name in names)
@@ -238,7 +241,8 @@ class Site(Section):
 
     @model_validator(mode="after")
     def one_host_carries_the_stack(self) -> Site:
-        # Between hosts everything needs mutual TLS; until the site carries its certificates, one host has it all.
+        # Between hosts everything needs mutual TLS; until the site carries its certificates, one host has it
+        # all.
         needed = {Group.EDGE, Group.CONTROL, Group.SANDBOXES}
         if self.hosts and not (
             len(self.hosts) == 1 and needed <= set(next(iter(self.hosts.values())).groups)

@@ -1,7 +1,7 @@
 """The only reader and writer of the deploy's secrets.
 
-They are generated once per site into `.local/secrets-<site>.yml` (0600) on the operator's machine. Whoever changes
-the site (a new tenant) gets the missing ones added; what is there is never replaced.
+They are generated once per site into `.local/secrets-<site>.yml` (0600) on the operator's machine. Whoever
+changes the site (a new tenant) gets the missing ones added; what is there is never replaced.
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-"""Caddy: a pinned binary and a Caddyfile that is a pure function of the services; reloaded, never restarted."""
+"""Caddy: a pinned binary and a Caddyfile that is a pure function of the services; reloaded, never
+restarted."""
 
 from __future__ import annotations
 
@@ -43,7 +44,10 @@ UNIT = Unit(
     directory=DATA,
     environment={"HOME": DATA, "XDG_DATA_HOME": DATA, "XDG_CONFIG_HOME": DATA, "PATH": "/usr/bin:/bin"},
     capabilities=("net_bind_service",),
-    reload=f"runuser -u {USER} -- env HOME={DATA} {BINARY} reload --adapter caddyfile --config {CADDYFILE} --address {ADMIN}",
+    reload=(
+        f"runuser -u {USER} -- env HOME={DATA} {BINARY} reload"
+        f" --adapter caddyfile --config {CADDYFILE} --address {ADMIN}"
+    ),
     ready=f"[ -S {RUNTIME.path}/admin.sock ]",
 )
 
@@ -123,12 +127,14 @@ def binary(source: Caddy) -> Commands:
         )
     else:
         yield StringCommand(
-            f"python3 -c 'import sys, urllib.request; urllib.request.urlretrieve(*sys.argv[1:])' '{source.url}' {new}"
+            "python3 -c 'import sys, urllib.request; urllib.request.urlretrieve(*sys.argv[1:])'"
+            f" '{source.url}' {new}"
             f" && echo '{source.sha256}  {new}' | sha256sum -c --quiet -"
         )
     yield StringCommand(f"chmod 755 {new} && {_version_check(new, source)}")
     yield StringCommand(
-        f"find {HOME} -maxdepth 1 -name '[0-9a-f]*' -size 0 -delete && mv -fT {new} {BINARY} && touch {marker}"
+        f"find {HOME} -maxdepth 1 -name '[0-9a-f]*' -size 0 -delete"
+        f" && mv -fT {new} {BINARY} && touch {marker}"
     )
 
 

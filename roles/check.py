@@ -13,7 +13,6 @@ from inventory.models import Settings
 from roles import wheel
 from roles.files import Commands
 
-
 CHECK = f"{wheel.HOME}/current/bin/deskfleet-check"
 SECONDS = 240
 

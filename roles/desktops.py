@@ -1,4 +1,5 @@
-"""Persistent desktops by TigerVNC: each under its own user, in its own network, seen by the relay through a socket."""
+"""Persistent desktops by TigerVNC: each under its own user, in its own network, seen by the relay through a
+socket."""
 
 from __future__ import annotations
 
@@ -15,9 +16,14 @@ HOME = "/opt/deskfleet/desktops"
 DATA = "/var/lib/deskfleet/desktops"
 
 PACKAGES = (
-    "tigervnc-standalone-server", "openbox", "tint2", "xterm", "x11-xserver-utils", "fonts-dejavu-core", "iproute2",
+    "tigervnc-standalone-server",
+    "openbox",
+    "xterm",
+    "x11-xserver-utils",
+    "fonts-dejavu-core",
+    "iproute2",
     "util-linux",
-)  # fmt: skip
+)
 
 
 def user_of(name: str) -> str:
@@ -52,7 +58,7 @@ def unit(name: str) -> Unit:
 def desktops(*, wanted: dict[str, Desktop]) -> None:
     packages(name="Install TigerVNC and a window manager", names=PACKAGES)
     directories(name="Make their directories", wanted=(Directory(HOME), Directory(DATA)))
-    for name, desktop in host.loop(list(wanted.items())):
+    for name, desktop in host.loop(list(wanted.items())):  # type: ignore[no-untyped-call]
         script = render(
             "desktops/session.sh.j2",
             name=name,
@@ -61,7 +67,7 @@ def desktops(*, wanted: dict[str, Desktop]) -> None:
             socket=f"{runtime_of(name).path}/rfb.sock",
         )
         user, home = user_of(name), f"{DATA}/{name}"
-        system_user(name=f"Make the user of {name}", user=user, home=home, shell="/bin/bash")
+        system_user(name=f"Make the user of {name}", user=user, home=home, login_shell="/bin/bash")
         directories(
             name=f"Make the home of {name}", wanted=(Directory(home, "700", user, user), runtime_of(name))
         )
@@ -71,7 +77,7 @@ def desktops(*, wanted: dict[str, Desktop]) -> None:
 
 @deploy("Desktops away")
 def no_desktops(*, wanted: dict[str, Desktop]) -> None:
-    for name in host.loop(list(wanted)):
+    for name in host.loop(list(wanted)):  # type: ignore[no-untyped-call]
         no_unit(name=f"Stop {name}", unit=unit(name).name)
         absent(name=f"Remove the socket of {name}", paths=(runtime_of(name).path,))
         no_user(name=f"Remove the user of {name}", user=user_of(name))

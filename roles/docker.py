@@ -1,4 +1,5 @@
-"""Docker: the engine of the machine, or Debian's; and a network in which sandboxes do not reach each other."""
+"""Docker: the engine of the machine, or Debian's; and a network in which sandboxes do not reach each
+other."""
 
 from __future__ import annotations
 
@@ -21,15 +22,18 @@ NETWORK = "deskfleet"
 BRIDGE = "df-sandboxes"
 OURS = f"{STATE}/docker.ours"
 
-# A network of ours, not `icc: false` in the engine's own configuration: that would change how the machine's other
+# A network of ours, not `icc: false` in the engine's own configuration: that would change how the machine's
+# other
 # containers see each other, and needs a restart of an engine that is not ours.
 _NETWORK_OPTIONS = {
     "com.docker.network.bridge.enable_icc": "false",
     "com.docker.network.bridge.name": BRIDGE,
 }
 
-# The OpenSandbox server cannot ask for log options per container, so a sandbox's log is bounded by the engine's
-# defaults; those are ours to set only where the engine is. Live restore: sandboxes outlive a crash of dockerd.
+# The OpenSandbox server cannot ask for log options per container, so a sandbox's log is bounded by the
+# engine's
+# defaults; those are ours to set only where the engine is. Live restore: sandboxes outlive a crash of
+# dockerd.
 _DAEMON = {"log-driver": "json-file", "log-opts": {"max-size": "10m", "max-file": "3"}, "live-restore": True}
 
 DOCKERD = Unit(
@@ -47,7 +51,8 @@ _SCRIPTS = Path(__file__).resolve().parent.parent / "templates" / "docker"
 
 
 class Engine(NamedTuple):
-    """installed: there is a dockerd; running: it answers; ours: we installed it; supervised: we keep it running."""
+    """installed: there is a dockerd; running: it answers; ours: we installed it; supervised: we keep it
+    running."""
 
     installed: bool
     running: bool
@@ -156,8 +161,8 @@ def no_docker() -> None:
 def no_network() -> Commands:
     if host.get_fact(DockerNetwork, network=NETWORK) is not None:
         yield StringCommand(
-            f'ours=$(docker ps -aq --filter network={NETWORK}); [ -z "$ours" ] || docker rm -fv $ours >/dev/null; '
-            f"docker network rm {NETWORK}"
+            f"ours=$(docker ps -aq --filter network={NETWORK}); "
+            f'[ -z "$ours" ] || docker rm -fv $ours >/dev/null; docker network rm {NETWORK}'
         )
 
 

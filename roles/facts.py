@@ -28,8 +28,8 @@ class Paths(FactBase[dict[str, PathState]]):
         quoted = " ".join(shlex.quote(path) for path in paths)
         return (
             f'for p in {quoted}; do if [ -e "$p" ]; then '
-            'echo "$(stat -Lc \'%a %U %G\' "$p") $([ -f "$p" ] && sha256sum < "$p" | cut -d\' \' -f1 || echo -) $p"; '
-            "fi; done"
+            'sum=-; if [ -f "$p" ]; then sum=$(sha256sum < "$p"); fi; '
+            'echo "$(stat -Lc \'%a %U %G\' "$p") ${sum%% *} $p"; fi; done'
         )
 
     @staticmethod
@@ -96,8 +96,8 @@ class MissingPackages(FactBase[list[str]]):
     def command(self, packages: Iterable[str]) -> str:
         names = " ".join(shlex.quote(name) for name in packages)
         return (
-            f'for p in {names}; do [ "$(dpkg-query -W -f=\'${{db:Status-Status}}\' "$p" 2>/dev/null)" = installed ]'
-            ' || echo "$p"; done'
+            f"for p in {names}; do status=$(dpkg-query -W -f='${{db:Status-Status}}' \"$p\" 2>/dev/null); "
+            'if [ "$status" != installed ]; then echo "$p"; fi; done'
         )
 
     @staticmethod
@@ -163,7 +163,8 @@ class StoppedUnits(FactBase[list[str]]):
         if systemd:
             return f"for u in {names}; do systemctl is-active --quiet $u || echo $u; done"
         return (
-            f'running=$({SUPERVISORCTL} status 2>/dev/null | awk \'$2 == "RUNNING" || $2 == "STARTING" {{print $1}}\'); '
+            f"running=$({SUPERVISORCTL} status 2>/dev/null"
+            ' | awk \'$2 == "RUNNING" || $2 == "STARTING" {print $1}\'); '
             f'for u in {names}; do echo "$running" | grep -qx $u || echo $u; done'
         )
 

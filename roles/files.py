@@ -1,4 +1,5 @@
-"""Files, directories and accounts on a host: replaced atomically, never readable too early, checked before the swap."""
+"""Files, directories and accounts on a host: replaced atomically, never readable too early, checked before
+the swap."""
 
 from __future__ import annotations
 
@@ -54,8 +55,9 @@ def place(
 ) -> Commands:
     """Bring a file to this content, mode and owner.
 
-    The new content lies beside the old as `<path>.new`, readable by root alone; `check` (a shell command that may
-    use "$new") must accept it; then it takes the old one's place in one rename, so that no reader sees half a file.
+    The new content lies beside the old as `<path>.new`, readable by root alone; `check` (a shell command that
+    may use "$new") must accept it; then it takes the old one's place in one rename, so that no reader sees
+    half a file.
     """
     data = _plain(content)
     wanted = PathState(hashlib.sha256(data).hexdigest(), mode, user, group)
@@ -104,7 +106,7 @@ def directories(wanted: Iterable[Directory]) -> Commands:
 
 @operation()
 def system_user(
-    user: str, *, home: str, groups: tuple[str, ...] = (), shell: str = "/usr/sbin/nologin"
+    user: str, *, home: str, groups: tuple[str, ...] = (), login_shell: str = "/usr/sbin/nologin"
 ) -> Commands:
     """A user of ours, with a group of the same name, in exactly these further groups."""
     found = host.get_fact(User, user=user)
@@ -119,25 +121,22 @@ def system_user(
             "--home-dir",
             home,
             "--shell",
-            shell,
+            login_shell,
             *more,
             user,
         )
-    elif set(found.groups) != {user, *groups} or (found.home, found.shell) != (home, shell):
-        yield StringCommand("usermod", "--home", home, "--shell", shell, "--groups", f"'{further}'", user)
+    elif set(found.groups) != {user, *groups} or (found.home, found.shell) != (home, login_shell):
+        yield StringCommand(
+            "usermod", "--home", home, "--shell", login_shell, "--groups", f"'{further}'", user
+        )
 
 
 @operation()
 def no_user(user: str) -> Commands:
     """Take a user of ours away, with whatever still runs as it."""
     if host.get_fact(User, user=user) is not None:
-        # Leftovers of its programs would keep the number alive; userdel refuses while one runs.
-        yield StringCommand(
-            f'for p in $(grep -ls "^Uid:[[:space:]]*$(id -u {user})[[:space:]]" /proc/[0-9]*/status | cut -d/ -f3);'
-            " do kill -9 $p 2>/dev/null || true; done;",
-            f"for i in 1 2 3 4 5; do userdel {user} && break; sleep 0.3; done;",
-            f"! getent passwd {user} && {{ ! getent group {user} || groupdel {user}; }}",
-        )
+        script = Path(__file__).resolve().parent.parent / "templates" / "users" / "remove.sh"
+        yield StringCommand(f"OWNER={user}\n{script.read_text()}")
 
 
 @operation()

@@ -20,7 +20,8 @@ PUBLISH_ADDRESS = "127.0.66.1"
 
 _REQUIREMENTS = Path(__file__).resolve().parent.parent / "templates" / "opensandbox" / "requirements.txt"
 
-# The server's own loader reads the candidate, so that a key it does not know stops the roll-out, not the server.
+# The server's own loader reads the candidate, so that a key it does not know stops the roll-out, not the
+# server.
 _CHECK = (
     f'{HOME}/current/bin/python -c "import sys; from opensandbox_server.config import load_config;'
     ' load_config(sys.argv[1])" "$new"'

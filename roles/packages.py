@@ -1,6 +1,7 @@
 """Debian packages that we bring, and what came with them, so that `make down` removes exactly that.
 
-`/var/lib/deskfleet/packages.before` lists what was installed before our first one; `packages.ours`, `users.ours` and
+`/var/lib/deskfleet/packages.before` lists what was installed before our first one; `packages.ours`,
+`users.ours` and
 `groups.ours` what appeared while apt worked for us.
 """
 

@@ -1,8 +1,10 @@
-"""Looks at a host before anything is changed, and says everything that stands in the way, one sentence each."""
+"""Looks at a host before anything is changed, and says everything that stands in the way, one sentence
+each."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 from pyinfra.api.exceptions import PyinfraError
 from pyinfra.api.facts import FactBase
@@ -31,36 +33,19 @@ class Situation(Section):
     version: str
     architecture: str
     uid: int
-    python: bool
     free_mb: int
     installed: bool
     listeners: tuple[Listener, ...]
 
 
-# One command for all. Ports come from /proc, because a bare host may lack `ss`; who holds one, from the sockets
-# among the processes' open files.
-_LOOK = r"""
-. /etc/os-release; echo "os $ID"; echo "version ${VERSION_ID:-?}"; echo "architecture $(uname -m)"; echo "uid $(id -u)"
-echo "python $(command -v python3 >/dev/null && echo yes)"
-echo "free_mb $(df -Pm /var/lib /opt 2>/dev/null | awk 'NR > 1 {if (m == "" || $4 < m) m = $4} END {print m}')"
-[ -e /var/lib/deskfleet/stamps ] && echo "installed yes"
-ports='PORTS'
-awk -v ports="$ports" 'BEGIN {n = split(ports, p, " "); for (i = 1; i <= n; i++) want[sprintf("%04X", p[i])] = p[i]}
-  $4 == "0A" {split($2, a, ":"); if (a[length(a)] in want) print want[a[length(a)]], $10}' /proc/net/tcp /proc/net/tcp6 2>/dev/null |
-while read -r port inode; do
-  owner=$(ls -l /proc/[0-9]*/fd 2>/dev/null | awk -v s="socket:[$inode]" '/^\/proc/ {split($1, a, "/"); pid = a[3]} $NF == s {print pid; exit}')
-  if [ -n "$owner" ]; then
-    echo "listener $port $(tr '\0' ' ' < /proc/$owner/cmdline | cut -c1-120) (pid $owner)"
-  else echo "listener $port an unknown process"; fi
-done
-"""
+_LOOK = Path(__file__).resolve().parent.parent / "templates" / "preflight" / "look.sh"
 
 
 class HostSituation(FactBase[Situation | None]):
     """Everything that preflight needs to know, by one command."""
 
     def command(self, ports: tuple[int, ...]) -> str:
-        return _LOOK.replace("PORTS", " ".join(str(port) for port in ports))
+        return f"PORTS='{' '.join(str(port) for port in ports)}'\n{_LOOK.read_text()}"
 
     def process(self, output: list[str]) -> Situation | None:
         values: dict[str, str] = {}
@@ -77,7 +62,6 @@ class HostSituation(FactBase[Situation | None]):
             version=values.get("version", "?"),
             architecture=values.get("architecture", "?"),
             uid=int(values.get("uid") or -1),
-            python=values.get("python") == "yes",
             free_mb=int(values.get("free_mb") or 0),
             installed=values.get("installed") == "yes",
             listeners=tuple(listeners),
@@ -89,10 +73,11 @@ class PreflightFailed(PyinfraError):
 
 
 def preflight(*, config: HostConfig) -> None:
-    """Raise PreflightFailed with every problem of this host. Called while pyinfra prepares: no host is changed yet."""
+    """Raise PreflightFailed with every problem of this host. Called while pyinfra prepares: no host is
+    changed yet."""
     situation = host.get_fact(HostSituation, ports=tuple(_ports(config)))
     if situation is None:
-        raise PreflightFailed(f"{config.name}: could not be examined")
+        raise PreflightFailed(f"nothing was changed:\n{config.name}: could not be examined")
     found = list(problems(situation, config))
     if found:
         raise PreflightFailed(
@@ -110,7 +95,10 @@ def problems(situation: Situation, config: HostConfig) -> Iterator[str]:
         yield f"the architecture {situation.architecture} is not supported; use x86_64 or aarch64"
     needed = _LATER_MB if situation.installed else _FIRST_TIME_MB
     if situation.free_mb < needed:
-        yield f"the disk is nearly full: {situation.free_mb} MB free below /var/lib and /opt, needed are {needed} MB"
+        yield (
+            f"the disk is nearly full: {situation.free_mb} MB free below /var/lib and /opt,"
+            f" needed are {needed} MB"
+        )
     names = _ports(config)
     for listener in situation.listeners:
         if not _is_ours(listener):

@@ -1,4 +1,5 @@
-"""Shows a roll-out to the person who waits for it: every step by name, with seconds, and that long steps move."""
+"""Shows a roll-out to the person who waits for it: every step by name, with seconds, and that long steps
+move."""
 
 from __future__ import annotations
 
@@ -8,6 +9,7 @@ import select
 import subprocess
 import time
 from collections import deque
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TextIO
 
@@ -35,7 +37,8 @@ class Step:
 
 @dataclass
 class Progress:
-    """Reads pyinfra's lines and writes ours. `out` may be a terminal: then the running step's line is rewritten."""
+    """Reads pyinfra's lines and writes ours. `out` may be a terminal: then the running step's line is
+    rewritten."""
 
     out: TextIO
     steps: list[Step] = field(default_factory=list)
@@ -119,23 +122,27 @@ class Progress:
 
 
 def follow(command: list[str], progress: Progress, *, env: dict[str, str]) -> int:
-    """Run a command, showing it through `progress`; return its exit code. What it said before its first step and
+    """Run a command, showing it through `progress`; return its exit code. What it said before its first step
+    and
     after its last one is shown when it failed."""
-    process = subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-    stream = process.stdout
-    if stream is None:
-        raise RuntimeError("no pipe to the command")
+    with subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
+        if process.stdout is None:
+            raise RuntimeError("no pipe to the command")
+        for line in _lines(process.stdout.fileno(), progress):
+            progress.line(line, time.monotonic())
+    progress.finish(time.monotonic())
+    return process.returncode
+
+
+def _lines(pipe: int, progress: Progress) -> Iterator[str]:
+    """Lines as they come; while none comes, the progress is shown every half second."""
     buffered = b""
     while True:
-        ready, _, _ = select.select([stream], [], [], 0.5)
-        if ready:
-            chunk = os.read(stream.fileno(), 65536)
+        if select.select([pipe], [], [], 0.5)[0]:
+            chunk = os.read(pipe, 65536)
             if not chunk:
-                break
+                return
             *lines, buffered = (buffered + chunk).split(b"\n")
             for line in lines:
-                progress.line(line.decode(errors="replace"), time.monotonic())
+                yield line.decode(errors="replace")
         progress.show(time.monotonic())
-    code = process.wait()
-    progress.finish(time.monotonic())
-    return code

@@ -1,4 +1,5 @@
-"""Virtual environments on a host: one directory per set of requirements, and a link that is switched when it is complete."""
+"""Virtual environments on a host: one directory per set of requirements, and a link that is switched when it
+is complete."""
 
 from __future__ import annotations
 
@@ -45,7 +46,8 @@ def environment_of(requirements: str, sources: str = "") -> str:
 def environment(home: str, requirements: str, *, wheel: Path | None = None, sources: str = "") -> Commands:
     """`<home>/current` is an environment with exactly these requirements, each by hash, and our wheel.
 
-    sources: hash of what the wheel was built from. A running program keeps its old environment until its restart;
+    sources: hash of what the wheel was built from. A running program keeps its old environment until its
+    restart;
     one older environment is kept.
     """
     name = environment_of(requirements, sources)
@@ -63,7 +65,8 @@ def environment(home: str, requirements: str, *, wheel: Path | None = None, sour
             f"{PIP} --python {new}/bin/python install --no-deps --no-index {new}/{wheel.name}"
         )
     yield StringCommand(
-        f"echo {name} > {new}/.complete && ln -sfnT {name} {home}/current.new && mv -fT {home}/current.new {home}/current"
+        f"echo {name} > {new}/.complete && ln -sfnT {name} {home}/current.new"
+        f" && mv -fT {home}/current.new {home}/current"
         f" && ln -sfnT current/bin {home}/bin"
         f" && ls -1dt {home}/*/ | grep -v -e '/current/' -e '/bin/' | tail -n +3 | xargs -r rm -rf"
     )

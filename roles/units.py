@@ -1,13 +1,14 @@
 """Programs that must keep running: one description, two supervisors.
 
-systemd where it is PID 1, else a supervisord of our own (Debian's package, own configuration, own socket), so that
-the same roles bring up a machine that is more like a container. Whatever crashes comes back in both.
+systemd where it is PID 1, else a supervisord of our own (Debian's package, own configuration, own socket),
+so that the same roles bring up a machine that is more like a container. Whatever crashes comes back in both.
 """
 
 from __future__ import annotations
 
 import hashlib
 
+from pydantic import Field
 from pyinfra.api.command import StringCommand
 from pyinfra.api.deploy import deploy
 from pyinfra.api.operation import operation
@@ -31,7 +32,7 @@ class Unit(Section):
     description: str
     command: tuple[str, ...]
     user: str
-    environment: dict[str, str] = {}
+    environment: dict[str, str] = Field(default={})
     directory: str = "/"
     capabilities: tuple[str, ...] = ()
     """Linux capabilities it keeps although it is not root, such as `net_bind_service`."""
@@ -59,7 +60,8 @@ def systemd_unit(unit: Unit, stamp: str) -> str:
 
 
 def supervisor_program(unit: Unit, stamp: str) -> str:
-    """The text of the program's file; `supervisorctl update` restarts exactly the programs whose text changed."""
+    """The text of the program's file; `supervisorctl update` restarts exactly the programs whose text
+    changed."""
     # supervisor cannot hand over a capability, so setpriv becomes the user.
     user = "root" if unit.capabilities else unit.user
     words = (*_with_capabilities(unit), *unit.command)
@@ -154,8 +156,10 @@ def path_of(unit: str, *, systemd: bool) -> str:
 def run(unit: Unit, *, restart_on: str, reload_on: str = "") -> Commands:
     """The unit runs, with what it reads now.
 
-    `restart_on` and `reload_on` are hashes over what it reads at its start, and over what a reload makes it read
-    again. The host remembers both only after the restart or reload succeeded: a roll-out that dies between writing
+    `restart_on` and `reload_on` are hashes over what it reads at its start, and over what a reload makes it
+    read
+    again. The host remembers both only after the restart or reload succeeded: a roll-out that dies between
+    writing
     a file and restarting is mended by the next one.
     """
     systemd = host.get_fact(HasSystemd)
@@ -175,7 +179,8 @@ def run(unit: Unit, *, restart_on: str, reload_on: str = "") -> Commands:
 
 def _restart(unit: Unit, *, systemd: bool) -> str:
     if systemd:
-        start = f"systemctl daemon-reload && systemctl enable --quiet {unit.name} && systemctl restart {unit.name}"
+        name = unit.name
+        start = f"systemctl daemon-reload && systemctl enable --quiet {name} && systemctl restart {name}"
     else:
         # `update` starts or restarts a program exactly when its text changed, and the text holds the stamp.
         start = f"{SUPERVISORCTL} reread >/dev/null && {SUPERVISORCTL} update {unit.name}"
@@ -186,8 +191,8 @@ def _wait(unit: Unit) -> str:
     tries = unit.ready_seconds * 5
     return (
         f"( for i in $(seq {tries}); do if {unit.ready}; then exit 0; fi; sleep 0.2; done; "
-        f"echo '{unit.name} is not ready after {unit.ready_seconds} s; see /var/log/deskfleet/{unit.name}.log "
-        f"or journalctl -u {unit.name}' >&2; exit 1 )"
+        f"echo '{unit.name} is not ready after {unit.ready_seconds} s; "
+        f"see /var/log/deskfleet/{unit.name}.log or journalctl -u {unit.name}' >&2; exit 1 )"
     )
 
 

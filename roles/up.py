@@ -1,4 +1,5 @@
-"""`make up`: rolls the site out, shows what is done and for how long, then says where it is and how to get in."""
+"""`make up`: rolls the site out, shows what is done and for how long, then says where it is and how to get
+in."""
 
 from __future__ import annotations
 
@@ -53,7 +54,8 @@ def roll_out(progress: Progress, *more: str) -> int:
 
 
 def failure(progress: Progress) -> str:
-    """What a person needs when the roll-out stopped: the last words, without pyinfra's own frame around them."""
+    """What a person needs when the roll-out stopped: the last words, without pyinfra's own frame around
+    them."""
     words = [line for line in progress.said if not line.startswith("-->") or "error" in line]
     step = next((step.name for step in progress.steps if step.failed), None)
     return "\n".join([*([] if step else words), f"The roll-out stopped{f' at: {step}' if step else ''}."])
@@ -95,7 +97,9 @@ def summary(settings: Settings, *, link: str | None, changes: int) -> str:
     lines.append(f"Sign in once with  {link}" if link else "Sign in with a key from .local/deskfleet.env")
     if settings.is_local:
         port = settings.port
-        lines.append(f"From elsewhere     ssh -L {port}:127.0.0.1:{port} <this machine>, then the same address")
+        lines.append(
+            f"From elsewhere     ssh -L {port}:127.0.0.1:{port} <this machine>, then the same address"
+        )
     lines.append("For programs       set -a; . .local/deskfleet.env; set +a")
     return "\n".join(lines)
 

@@ -135,7 +135,8 @@ def _toml(values: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _value(value: Any) -> str:
-    """A TOML value. Its strings, numbers and booleans are written as in JSON; tables inside a list are inline."""
+    """A TOML value. Its strings, numbers and booleans are written as in JSON; tables inside a list are
+    inline."""
     if isinstance(value, (list, tuple)):
         return "[" + ", ".join(_value(item) for item in value) + "]"
     if isinstance(value, dict):

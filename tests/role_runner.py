@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Protocol
 
 import pytest
-from gevent import monkey  # noqa: F401  (pyinfra patches; imported first, it warns less)
 from pyinfra.api.command import FileUploadCommand, StringCommand
 from pyinfra.api.config import Config
 from pyinfra.api.connect import connect_all
@@ -18,23 +17,25 @@ from pyinfra.api.operation import add_op
 from pyinfra.api.state import State, StateStage
 from pyinfra.context import ctx_host, ctx_state
 
-type_of_facts = Mapping[type[FactBase[Any]], Any]
+StatedFacts = Mapping[Any, Any]
+"""Fact class -> its value, or a function of the fact's arguments that returns it."""
+
 Step = tuple[str, list[Any]]
 
 
 class RunRole(Protocol):
-    def __call__(self, role: Callable[..., Any], *, facts: type_of_facts, **arguments: Any) -> list[Step]: ...
+    def __call__(self, role: Callable[..., Any], *, facts: StatedFacts, **arguments: Any) -> list[Step]: ...
 
 
 @pytest.fixture
-def run_role(monkeypatch: pytest.MonkeyPatch) -> Iterator[RunRole]:
+def run_role(monkeypatch: pytest.MonkeyPatch) -> RunRole:
     """Return (operation name, commands) pairs. A fact's value may be a function of the fact's arguments.
 
-    Commands are strings, uploads `("put", destination, content)`. `_if` is decided when executing, so a guarded
-    operation appears here whatever its condition says.
+    Commands are strings, uploads `("put", destination, content)`. `_if` is decided when executing, so a
+    guarded operation appears here whatever its condition says.
     """
 
-    def run(role: Callable[..., Any], *, facts: type_of_facts, **arguments: Any) -> list[Step]:
+    def run(role: Callable[..., Any], *, facts: StatedFacts, **arguments: Any) -> list[Step]:
         def stated(host: Host, fact: type[FactBase[Any]], *args: Any, **kwargs: Any) -> Any:
             if fact not in facts:
                 raise LookupError(f"{role.__name__} asked for {fact.__name__}; state it in facts=")
@@ -42,8 +43,10 @@ def run_role(monkeypatch: pytest.MonkeyPatch) -> Iterator[RunRole]:
             return value(*args, **kwargs) if callable(value) else value
 
         monkeypatch.setattr(Host, "get_fact", stated)
-        inventory = Inventory((["@fake/h1"], {}), fake=(["@fake/h1"], {"fake_delay": 0, "fake_delay_jitter": 0}))
-        state = State(inventory=inventory, config=Config(), check_for_changes=False)
+        hosts = (["@fake/h1"], {"fake_delay": 0, "fake_delay_jitter": 0})
+        inventory = Inventory((["@fake/h1"], {}), fake=hosts)  # type: ignore[no-untyped-call]
+        config = Config()  # type: ignore[no-untyped-call]
+        state = State(inventory=inventory, config=config, check_for_changes=False)
         state.current_stage = StateStage.Prepare
         connect_all(state)
         add = add_op if hasattr(role, "is_idempotent") else add_deploy
@@ -56,7 +59,7 @@ def run_role(monkeypatch: pytest.MonkeyPatch) -> Iterator[RunRole]:
 def _steps(state: State) -> Iterator[Step]:
     host = state.inventory.get_host("@fake/h1")
     with ctx_state.use(state), ctx_host.use(host):
-        for op in state.get_op_order():
+        for op in state.get_op_order():  # type: ignore[no-untyped-call]
             generate = state.get_op_data_for_host(host, op).command_generator
             (name,) = state.get_op_meta(op).names
             yield name, [_shown(command) for command in generate()]

@@ -1,7 +1,9 @@
-"""The Caddyfile is a pure function of the services: whole files compared, and each accepted by the real Caddy."""
+"""The Caddyfile is a pure function of the services: whole files compared, and each accepted by the real
+Caddy."""
 
 from __future__ import annotations
 
+import difflib
 import json
 import shutil
 import subprocess
@@ -20,9 +22,7 @@ GOLDEN = Path(__file__).parent / "golden"
 LOCAL = site().settings
 ACME = site(domain="desk.example.com", tls="acme", acme_email="ops@example.com").settings
 INTERNAL = site(domain="desk.example.com", tls="internal", edge_port=8443).settings
-OWN = site(
-    domain="desk.example.com", tls={"cert": "/etc/ssl/desk.pem", "key": "/etc/ssl/desk.key"}
-).settings
+OWN = site(domain="desk.example.com", tls={"cert": "/etc/ssl/desk.pem", "key": "/etc/ssl/desk.key"}).settings
 TERMINAL = Service(name="terminal", port=7681, websocket=True, path="/terminal/*")
 FILES: dict[str, tuple[tuple[Service, ...], Settings]] = {
     "local": (services_of(LOCAL), LOCAL),
@@ -44,18 +44,17 @@ def test_websocket_flag_changes_exactly_its_block() -> None:
         service = TERMINAL.model_copy(update={"websocket": websocket})
         return caddyfile((service, *services_of(LOCAL)), LOCAL).splitlines()
 
-    added = list(lines(True))
-    for line in lines(False):
-        added.remove(line)
-    assert [line.strip() for line in added] == [
-        "reverse_proxy 127.0.0.1:7681 {",
-        "header_up -Sec-WebSocket-Extensions",
-        "flush_interval -1",
-        "stream_close_delay 24h",
-        "transport http {",
-        "versions 1.1",
-        "}",
-        "}",
+    changed = [line for line in difflib.ndiff(lines(False), lines(True)) if line[0] in "+-"]
+    assert [line[0] + line[1:].strip() for line in changed] == [
+        "-reverse_proxy 127.0.0.1:7681",
+        "+reverse_proxy 127.0.0.1:7681 {",
+        "+header_up -Sec-WebSocket-Extensions",
+        "+flush_interval -1",
+        "+stream_close_delay 24h",
+        "+transport http {",
+        "+versions 1.1",
+        "+}",
+        "+}",
     ]
 
 
@@ -136,7 +135,8 @@ def with_certificate(text: str, tmp_path: Path) -> str:
     """A throw-away certificate where the site's own would lie."""
     cert, key = tmp_path / "desk.pem", tmp_path / "desk.key"
     subprocess.run(
-        ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2",
+        ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes",
+         "-days", "2",
          "-subj", "/CN=desk.example.com", "-keyout", str(key), "-out", str(cert)],
         check=True, capture_output=True,
     )  # fmt: skip

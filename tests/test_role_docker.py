@@ -1,4 +1,5 @@
-"""The docker role: Debian's engine where there is none, the machine's own otherwise, and a network of ours."""
+"""The docker role: Debian's engine where there is none, the machine's own otherwise, and a network of
+ours."""
 
 from __future__ import annotations
 
@@ -81,12 +82,17 @@ def test_second_run_changes_nothing_where_the_engine_is_ours_to_run(run_role: Ru
 
 def test_network_that_lets_sandboxes_talk_is_replaced(run_role: RunRole) -> None:
     steps = run_role(docker, facts=facts(SOMEBODYS, systemd=True, network={}))
-    assert dict(steps)["Docker | Make the sandboxes' network"] == ["docker network rm deskfleet", MAKE_NETWORK]
+    assert dict(steps)["Docker | Make the sandboxes' network"] == [
+        "docker network rm deskfleet",
+        MAKE_NETWORK,
+    ]
 
 
 def test_somebodys_engine_is_never_stopped(run_role: RunRole) -> None:
     for systemd in (True, False):
-        steps = run_role(no_docker, facts=facts(SOMEBODYS, systemd=systemd, network=NETWORK, paths=EVERYWHERE))
+        steps = run_role(
+            no_docker, facts=facts(SOMEBODYS, systemd=systemd, network=NETWORK, paths=EVERYWHERE)
+        )
         assert [name for name, _ in steps] == ["Docker away | Remove sandboxes and their network"]
 
 

@@ -1,4 +1,5 @@
-"""Files, directories, users and packages: stated facts, the exact commands, and nothing where all is so already."""
+"""Files, directories, users and packages: stated facts, the exact commands, and nothing where all is so
+already."""
 
 from __future__ import annotations
 
@@ -29,7 +30,13 @@ def commands(steps: list[tuple[str, list[Any]]]) -> list[Any]:
 
 def test_new_file_is_private_until_checked_and_then_swapped(run_role: RunRole) -> None:
     steps = run_role(
-        place, path="/etc/a", content=TEXT, mode="640", group="edge", check='caddy validate "$new"', facts=those()
+        place,
+        path="/etc/a",
+        content=TEXT,
+        mode="640",
+        group="edge",
+        check='caddy validate "$new"',
+        facts=those(),
     )
     assert commands(steps) == [
         "install -m 600 /dev/null /etc/a.new",
@@ -77,7 +84,10 @@ def test_user_is_made_with_its_groups(run_role: RunRole) -> None:
 
 def test_user_that_is_as_wanted_is_left_alone(run_role: RunRole) -> None:
     facts = {User: Account("/var/lib/edge", "/usr/sbin/nologin", ("edge", "docker"))}
-    assert commands(run_role(system_user, user="edge", home="/var/lib/edge", groups=("docker",), facts=facts)) == []
+    assert (
+        commands(run_role(system_user, user="edge", home="/var/lib/edge", groups=("docker",), facts=facts))
+        == []
+    )
 
 
 def test_user_in_a_group_too_many_loses_it(run_role: RunRole) -> None:

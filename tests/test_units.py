@@ -1,4 +1,5 @@
-"""One description of a program, rendered for both supervisors; and when it is restarted, reloaded, or left alone."""
+"""One description of a program, rendered for both supervisors; and when it is restarted, reloaded, or left
+alone."""
 
 from __future__ import annotations
 
@@ -7,12 +8,12 @@ import hashlib
 import shutil
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from roles.facts import HasSystemd, Paths, StoppedUnits
+from roles.facts import HasSystemd, Paths, StoppedUnits, UnitState
 from roles.facts import Unit as UnitFact
-from roles.facts import UnitState
 from roles.units import Unit, keep_running, no_unit, run, supervisor_program, systemd_unit
 from tests.role_runner import RunRole
 
@@ -56,10 +57,16 @@ WantedBy=multi-user.target
 
 
 def conf_of(unit: Unit, *, systemd: bool) -> str:
-    return f"/etc/systemd/system/{unit.name}.service" if systemd else f"/etc/deskfleet/supervisor/{unit.name}.conf"
+    return (
+        f"/etc/systemd/system/{unit.name}.service"
+        if systemd
+        else f"/etc/deskfleet/supervisor/{unit.name}.conf"
+    )
 
 
-def host_that(*, systemd: bool, config: str = "", started: str = "", loaded: str = "", exists: bool = True) -> dict:  # type: ignore[type-arg]
+def host_that(
+    *, systemd: bool, config: str = "", started: str = "", loaded: str = "", exists: bool = True
+) -> dict[Any, Any]:
     def paths(paths: list[str]) -> dict[str, object]:
         return {}
 
@@ -100,16 +107,21 @@ def test_supervisor_hands_capabilities_over_through_setpriv() -> None:
     parser.read_string(supervisor_program(EDGE, "s1"))
     program = parser["program:deskfleet-edge"]
     assert program["user"] == "root"
-    assert program["command"].startswith('"/usr/bin/setpriv" "--reuid=deskfleet-edge" "--regid=deskfleet-edge"')
+    assert program["command"].startswith(
+        '"/usr/bin/setpriv" "--reuid=deskfleet-edge" "--regid=deskfleet-edge"'
+    )
     assert program["command"].endswith('"a \\"50 %%\\" $HOME"')
 
 
 @pytest.mark.parametrize("systemd", [True, False])
 def test_new_unit_is_written_started_and_remembered(run_role: RunRole, systemd: bool) -> None:
-    ((_, commands),) = run_role(run, unit=PLAIN, restart_on="s1", facts=host_that(systemd=systemd), name="Run plain")
+    ((_, commands),) = run_role(
+        run, unit=PLAIN, restart_on="s1", facts=host_that(systemd=systemd), name="Run plain"
+    )
     path, stamp = conf_of(PLAIN, systemd=systemd), text_hash(PLAIN, "s1", systemd=systemd)
     start = (
-        "systemctl daemon-reload && systemctl enable --quiet deskfleet-plain && systemctl restart deskfleet-plain"
+        "systemctl daemon-reload && systemctl enable --quiet deskfleet-plain"
+        " && systemctl restart deskfleet-plain"
         if systemd
         else "supervisorctl -c /etc/deskfleet/supervisord.conf reread >/dev/null"
         " && supervisorctl -c /etc/deskfleet/supervisord.conf update deskfleet-plain"

@@ -1,0 +1,21 @@
+# One look at a host for preflight: "key value" lines. $PORTS are the ports we want. Runs with sh on the host.
+. /etc/os-release
+echo "os $ID"
+echo "version ${VERSION_ID:-?}"
+echo "architecture $(uname -m)"
+echo "uid $(id -u)"
+echo "free_mb $(df -Pm /var/lib /opt 2>/dev/null | awk 'NR > 1 {if (m == "" || $4 < m) m = $4} END {print m}')"
+[ -e /var/lib/deskfleet/stamps ] && echo "installed yes"
+# Ports come from /proc, because a bare host may lack `ss`; who holds one, from the processes' open files.
+awk -v ports="$PORTS" '
+    BEGIN { n = split(ports, p, " "); for (i = 1; i <= n; i++) want[sprintf("%04X", p[i])] = p[i] }
+    $4 == "0A" { split($2, a, ":"); port = a[length(a)]; if (port in want && !seen[port]++) print want[port], $10 }
+' /proc/net/tcp /proc/net/tcp6 2>/dev/null | while read -r port inode; do
+    owner=$(ls -l /proc/[0-9]*/fd 2>/dev/null |
+        awk -v s="socket:[$inode]" '/^\/proc/ { split($1, a, "/"); pid = a[3] } $NF == s { print pid; exit }')
+    if [ -n "$owner" ]; then
+        echo "listener $port $(tr '\0' ' ' < "/proc/$owner/cmdline" | cut -c1-120) (pid $owner)"
+    else
+        echo "listener $port an unknown process"
+    fi
+done

@@ -1,0 +1,89 @@
+"""Preflight: one sentence for each thing in the way, from one look, before anything is changed."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+from typing import Any
+
+import pytest
+
+from roles.preflight import HostSituation, Listener, PreflightFailed, Situation, preflight, problems
+from tests.sites import host_config
+
+GOOD = Situation(
+    os="debian", version="12", architecture="x86_64", uid=0, free_mb=50_000, installed=False, listeners=()
+)
+CONFIG = host_config()
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"uid": 1000}, "the roll-out needs root; run it as root or with sudo"),
+        ({"os": "ubuntu", "version": "24.04"}, "ubuntu 24.04 is not supported; use Debian 12"),
+        ({"architecture": "riscv64"}, "the architecture riscv64 is not supported; use x86_64 or aarch64"),
+        (
+            {"free_mb": 900},
+            "the disk is nearly full: 900 MB free below /var/lib and /opt, needed are 6000 MB",
+        ),
+        (
+            {"listeners": (Listener(port=8060, process="python3 -m http.server 8060 (pid 7)"),)},
+            "port 8060 is taken by python3 -m http.server 8060 (pid 7); stop it or choose another port with"
+            " settings.ports.viewer in the site file",
+        ),
+        (
+            {"listeners": (Listener(port=8088, process="nginx (pid 9)"),)},
+            "port 8088 is taken by nginx (pid 9); stop it or choose another port with settings.edge_port"
+            " in the site file",
+        ),
+    ],
+)
+def test_each_obstacle_is_one_sentence(change: dict[str, Any], sentence: str) -> None:
+    assert list(problems(GOOD.model_copy(update=change), CONFIG)) == [sentence]
+
+
+def test_good_host_has_none() -> None:
+    assert list(problems(GOOD, CONFIG)) == []
+
+
+def test_our_own_programs_may_hold_their_ports() -> None:
+    ours = Listener(port=8060, process="/opt/deskfleet/viewer/current/bin/python deskfleet-viewer (pid 7)")
+    assert list(problems(GOOD.model_copy(update={"listeners": (ours,)}), CONFIG)) == []
+
+
+def test_installed_host_needs_less_room() -> None:
+    assert list(problems(GOOD.model_copy(update={"installed": True, "free_mb": 2000}), CONFIG)) == []
+
+
+def test_all_obstacles_are_said_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    bad = GOOD.model_copy(update={"uid": 1000, "free_mb": 10})
+    monkeypatch.setattr("roles.preflight.host", type("H", (), {"get_fact": lambda *a, **k: bad})())
+    with pytest.raises(PreflightFailed) as error:
+        preflight(config=CONFIG)
+    assert str(error.value).splitlines()[0] == "nothing was changed:"
+    assert len(str(error.value).splitlines()) == 3
+
+
+def test_one_look_is_read_back() -> None:
+    seen = HostSituation().process(
+        ["os debian", "version 12", "architecture x86_64", "uid 0", "free_mb 123",
+         "installed yes", "listener 8060 nginx: master (pid 3)"]
+    )  # fmt: skip
+    assert seen == Situation(
+        os="debian", version="12", architecture="x86_64", uid=0, free_mb=123, installed=True,
+        listeners=(Listener(port=8060, process="nginx: master (pid 3)"),),
+    )  # fmt: skip
+
+
+def test_the_look_itself_finds_a_listener_and_its_process() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        script = HostSituation().command(ports=(port,))
+        done = subprocess.run(["sh", "-c", script], capture_output=True, text=True, check=True)
+    seen = HostSituation().process(done.stdout.splitlines())
+    assert seen is not None
+    assert [(listener.port, f"(pid {os.getpid()})" in listener.process) for listener in seen.listeners] == [
+        (port, True)
+    ]

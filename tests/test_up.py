@@ -1,0 +1,94 @@
+"""`make up` around pyinfra: what the person who waits sees, and what lies in `.local` afterwards."""
+
+from __future__ import annotations
+
+import io
+import os
+import stat
+import sys
+from pathlib import Path
+
+from roles.progress import Progress, follow
+from roles.up import failure, summary, write_environment
+from tests.sites import SECRET_WORDS, secrets, site
+
+SAID = """\
+--> Connecting to hosts...
+--> Starting operation: Docker | Install Docker
+[@local] Unpacking runc ...
+    [@local] Success
+
+--> Starting operation: Docker | Make the sandboxes' network
+    [@local] No changes
+
+--> Starting operation: Caddy | Write Caddyfile
+[@local] Error: adapting config: unrecognized directive: revers_proxy
+    [@local] Error: executed 3 commands
+""".splitlines()
+
+
+def watched(step_seconds: float = 2.0) -> tuple[Progress, str]:
+    out = io.StringIO()
+    progress = Progress(out)
+    now = 100.0
+    for line in SAID:
+        progress.line(line, now)
+        now += step_seconds
+        progress.show(now)
+    progress.finish(now)
+    return progress, out.getvalue()
+
+
+def test_every_step_is_named_with_its_seconds() -> None:
+    progress, shown = watched()
+    assert "     8.0 s  Docker | Install Docker: done\n" in shown
+    assert "     6.0 s  Docker | Make the sandboxes' network: as it was\n" in shown
+    assert progress.changes == 1
+    assert progress.table().splitlines() == [
+        "Time of each step:", "    14.0 s  Docker", "     4.0 s  Caddy",
+    ]  # fmt: skip
+
+
+def test_long_step_is_seen_to_move() -> None:
+    _, shown = watched(step_seconds=12.0)
+    assert "    24.0 s  … Docker | Install Docker: Unpacking runc ...\n" in shown
+
+
+def test_failed_step_shows_the_words_of_what_failed() -> None:
+    progress, shown = watched()
+    assert "Caddy | Write Caddyfile: failed\n      Error: adapting config: unrecognized directive" in shown
+    assert failure(progress) == "The roll-out stopped at: Caddy | Write Caddyfile."
+
+
+def test_exit_code_of_the_command_is_kept() -> None:
+    progress = Progress(io.StringIO())
+    script = "import sys; print('--> Starting operation: One', flush=True); sys.exit(3)"
+    assert follow([sys.executable, "-c", script], progress, env=dict(os.environ)) == 3
+    assert [step.name for step in progress.steps] == ["One"]
+
+
+def test_environment_file_is_private_and_complete(tmp_path: Path) -> None:
+    path = tmp_path / ".local" / "deskfleet.env"
+    for _ in range(2):
+        write_environment(site().settings, secrets(), tenant="main", path=path)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert path.read_text().splitlines() == [
+        "DESKFLEET_URL=http://localhost:8088",
+        f"DESKFLEET_ADMIN_KEY={SECRET_WORDS[1]}",
+        "DESKFLEET_TENANT=main",
+        f"DESKFLEET_KEY={SECRET_WORDS[2]}",
+    ]
+    assert [file.name for file in path.parent.iterdir()] == ["deskfleet.env"]
+
+
+def test_summary_says_where_and_how_to_get_in() -> None:
+    text = summary(site().settings, link="http://deskfleet.localhost:8088/signin#token=t", changes=0)
+    assert "Deskfleet runs at http://deskfleet.localhost:8088  (no changes)" in text
+    assert "/signin#token=t" in text
+    assert "ssh -L 8088:127.0.0.1:8088" in text
+
+
+def test_site_with_tls_needs_no_tunnel() -> None:
+    text = summary(site(domain="desk.example.com", tls="acme").settings, link=None, changes=3)
+    assert "ssh -L" not in text
+    assert ".local/deskfleet.env" in text
