@@ -38,13 +38,15 @@ from tests.relay_process import (
 from tests.stream_client import StreamClient
 from viewer.grants import GRANT_HEADER, UPSTREAM_HEADER
 
-ROUNDS = 7
+ROUNDS = 15
 ROUND_TRIPS = 400
 SMALL = (16, 15)
 """Pixels of a round trip's answer: 976 bytes."""
 LARGE = (8192, 3072)
 """Pixels of one throughput run: 101 MB."""
-DESKTOP_SECONDS = 2.0
+LARGE_FOR_SEED = (2048, 3072)
+"""25 MB, because that route compresses noise at some 10 MB/s."""
+DESKTOP_SECONDS = 1.0
 PROGRAMS = Path(sys.executable).parent
 
 CADDYFILE = """{
@@ -102,6 +104,7 @@ class Route:
     headers: dict[str, str] = field(default_factory=dict)
     offer_compression: bool = True
     """As every browser does."""
+    large: tuple[int, int] = LARGE
 
     def open(self) -> StreamClient:
         return StreamClient(self.port, self.path, self.headers, offer_compression=self.offer_compression)
@@ -172,10 +175,8 @@ class Parts:
         routes = self._routes("pump")
         if self._seed:
             processes = [self._caddy, *self._seed.processes]
-            routes.append(Route("seed", self._edge, self._seed.path, processes))
-            routes.append(
-                Route("seed, plain", self._edge, self._seed.path, processes, offer_compression=False)
-            )
+            for name, offer in {"seed": True, "seed, plain": False}.items():
+                routes.append(Route(name, self._edge, self._seed.path, processes, {}, offer, LARGE_FOR_SEED))
         return routes
 
     def desktop_routes(self) -> list[Route]:
@@ -292,8 +293,8 @@ def _pump_run(route: Route, measured: Measured) -> None:
     try:
         measured.round_trip.append(median(_round_trip(client) for _ in range(ROUND_TRIPS)))
         cpu, started = route.cpu_seconds(), time.perf_counter()
-        client.request(*LARGE)
-        megabytes = client.skip_answer_of_pump(*LARGE) / 1e6
+        client.request(*route.large)
+        megabytes = client.skip_answer_of_pump(*route.large) / 1e6
         measured.throughput.append(megabytes / (time.perf_counter() - started))
         measured.cpu.append((route.cpu_seconds() - cpu) * 1000 / megabytes)
     finally:
