@@ -28,7 +28,7 @@ def main() -> int:
         path = site_path()
         site = load_site(path)
         secrets = load_secrets(site, path=LOCAL / f"secrets-{path.stem}.yml")
-        print(f"Rolling out {path}", flush=True)
+        print(f"Rolling out {os.path.relpath(path)}", flush=True)
         _build()
     except (SiteRefused, SecretsUnreadable, WheelNotBuilt) as error:
         print(error, file=sys.stderr)

@@ -53,6 +53,12 @@ def test_our_own_programs_may_hold_their_ports() -> None:
     assert list(problems(GOOD.model_copy(update={"listeners": (ours,)}), CONFIG)) == []
 
 
+def test_holder_that_cannot_be_named_is_ours_only_after_a_roll_out() -> None:
+    unknown = (Listener(port=8060, process="an unknown process"),)
+    assert list(problems(GOOD.model_copy(update={"listeners": unknown}), CONFIG))
+    assert not list(problems(GOOD.model_copy(update={"listeners": unknown, "installed": True}), CONFIG))
+
+
 def test_installed_host_needs_less_room() -> None:
     assert list(problems(GOOD.model_copy(update={"installed": True, "free_mb": 2000}), CONFIG)) == []
 
