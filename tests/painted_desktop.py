@@ -77,20 +77,29 @@ class PaintedDesktop:
     def clipboard_is_owned(self) -> bool:
         """Whether somebody offers text on the clipboard: only a viewer can, as no X client runs."""
         self._x.sendall(struct.pack("<BxHI", 16, 5, 9) + b"CLIPBOARD\0\0\0")
-        clipboard = struct.unpack_from("<I", _read(self._x, 32), 8)[0]
+        clipboard = struct.unpack_from("<I", self._reply(), 8)[0]
         self._x.sendall(struct.pack("<BxHI", 23, 2, clipboard))
-        return bool(struct.unpack_from("<I", _read(self._x, 32), 8)[0])
+        return bool(struct.unpack_from("<I", self._reply(), 8)[0])
 
     def keys_held(self) -> int:
         """How many keys the desktop believes are down."""
         self._x.sendall(struct.pack("<BxH", 44, 1))
-        return sum(byte.bit_count() for byte in _read(self._x, 40)[8:])
+        return sum(byte.bit_count() for byte in self._reply()[8:])
 
     def pointer(self) -> tuple[int, int]:
         """Where the desktop's pointer is."""
         self._x.sendall(struct.pack("<BxHI", 38, 2, self._root))
-        x, y = struct.unpack_from("<hh", _read(self._x, 32), 16)
+        x, y = struct.unpack_from("<hh", self._reply(), 16)
         return int(x), int(y)
+
+    def _reply(self) -> bytes:
+        """The answer to the last request; events, such as a new keyboard layout, are passed over."""
+        while True:
+            head = _read(self._x, 32)
+            if head[0] == 0:
+                raise RuntimeError(f"the X server refused a request with error {head[1]}")
+            if head[0] == 1:
+                return head + _read(self._x, struct.unpack_from("<I", head, 4)[0] * 4)
 
     def paint(self, picture: Image.Image) -> None:
         """Put `picture` on the root window, in strips that stay below the longest X request."""
