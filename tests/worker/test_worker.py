@@ -203,11 +203,11 @@ def test_host_that_is_down_is_unreachable_and_its_sessions_stay(fleet: Fleet) ->
         _wait_for_host(fleet, HostStatus.UNREACHABLE, seconds=10)
         assert fleet.get(row).status is Status.RUNNING
         fleet.main.request_termination(row.id)
-        time.sleep(3)
+        refused = fleet.wait_for(fleet.create(), Status.ERROR, seconds=20)
+        assert refused.status_reason == "unreachable"
+        assert refused.error_message is not None
         waiting = fleet.get(row)
         assert (waiting.status, waiting.status_reason) == (Status.RUNNING, "terminating")
-        refused = fleet.wait_for(fleet.create(), Status.ERROR, seconds=20)
-        assert refused.error_message is not None
         assert "sandbox host here is unreachable: no connection to" in refused.error_message
     finally:
         fleet.server.start()
