@@ -19,6 +19,7 @@ from roles.wheel import WheelNotBuilt, wheel
 
 LOCAL = Path(".local")
 _ADMIN = "/opt/deskfleet/viewer/bin/deskfleet-admin"
+_FRAME = re.compile(r"^--> pyinfra error( in \S+ line \d+)?: ")
 _LINK = re.compile(r"https?://\S+/signin#token=\S+")
 
 
@@ -56,9 +57,13 @@ def roll_out(progress: Progress, *more: str) -> int:
 def failure(progress: Progress) -> str:
     """What a person needs when the roll-out stopped: the last words, without pyinfra's own frame around
     them."""
-    words = [line for line in progress.said if not line.startswith("-->") or "error" in line]
     step = next((step.name for step in progress.steps if step.failed), None)
-    return "\n".join([*([] if step else words), f"The roll-out stopped{f' at: {step}' if step else ''}."])
+    if step:
+        return f"The roll-out stopped at: {step}."
+    said = list(progress.said)
+    first = max((index for index, line in enumerate(said) if "pyinfra error" in line), default=0)
+    words = [_FRAME.sub("", line) for line in said[first:]]
+    return "\n".join([*words, "The roll-out stopped before its first step."])
 
 
 def write_environment(settings: Settings, secrets: Secrets, *, tenant: str, path: Path) -> None:

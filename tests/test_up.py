@@ -60,6 +60,22 @@ def test_failed_step_shows_the_words_of_what_failed() -> None:
     assert failure(progress) == "The roll-out stopped at: Caddy | Write Caddyfile."
 
 
+def test_obstacle_found_by_preflight_is_said_without_pyinfras_frame() -> None:
+    progress = Progress(io.StringIO())
+    for line in (
+        "--> Connecting to hosts...",
+        "    [@local] Connected",
+        "--> pyinfra error in /x/roles/preflight.py line 8: nothing was changed:",
+        "here: port 8088 is taken by nginx (pid 9)",
+    ):
+        progress.line(line, 0.0)
+    assert failure(progress).splitlines() == [
+        "nothing was changed:",
+        "here: port 8088 is taken by nginx (pid 9)",
+        "The roll-out stopped before its first step.",
+    ]
+
+
 def test_exit_code_of_the_command_is_kept() -> None:
     progress = Progress(io.StringIO())
     script = "import sys; print('--> Starting operation: One', flush=True); sys.exit(3)"
