@@ -4,7 +4,7 @@ echo "os $ID"
 echo "version ${VERSION_ID:-?}"
 echo "architecture $(uname -m)"
 echo "uid $(id -u)"
-echo "free_mb $(df -Pm /var/lib /opt 2>/dev/null | awk 'NR > 1 {if (m == "" || $4 < m) m = $4} END {print m}')"
+echo "free_mb $(df -Pm /var/lib /var/lib/docker /opt 2>/dev/null | awk 'NR > 1 {if (m == "" || $4 < m) m = $4} END {print m}')"
 [ -e /var/lib/deskfleet/stamps ] && echo "installed yes"
 # Ports come from /proc, because a bare host may lack `ss`; who holds one, from the processes' open files.
 awk -v ports="$PORTS" '

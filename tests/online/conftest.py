@@ -34,6 +34,7 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "last: takes the fleet down; runs after all others on that host")
 
 
+@pytest.hookimpl(trylast=True)  # after pytest's own reordering by fixtures
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The plain host first, as it builds the images that the systemd host gets; `last` after the others."""
     here = Path(__file__).parent
@@ -125,7 +126,7 @@ class Fleets:
 
 def _listing_before(host: BareHost, *, is_new: bool) -> Listing:
     kept = CACHE / f"before-{host.name}.json"
-    if is_new:
+    if is_new or not kept.exists():  # a host started by hand was bare a moment ago, or the last test fails
         kept.parent.mkdir(parents=True, exist_ok=True)
         kept.write_text(list_host(host).to_json())
     return Listing.from_json(kept.read_text())

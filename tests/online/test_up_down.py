@@ -96,6 +96,7 @@ def test_second_up_changes_nothing_and_drops_no_stream(
     with fleet.api.desktop() as session, watching(fleet.api, session.id) as stream:
         before = stream.updates
         done = fleet.make("up")
+        assert "(no changes)" in done.out, done.out
         figure(f"make up again on the {fleet.host.variant} host", done.seconds)
         stream.assert_alive()
         assert stream.updates > before
