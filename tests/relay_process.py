@@ -77,6 +77,7 @@ class RelayProcess:
         target: Target | int | None = None,
         password: str | None = None,
         seconds: float = 60,
+        may_control: bool = True,
         key: bytes | None = None,
     ) -> dict[str, str]:
         """Return the header that carries such a grant; an int target is a published port."""
@@ -86,6 +87,7 @@ class RelayProcess:
                 "session_id": session_id,
                 "tenant_id": "t1",
                 "principal": "key:test",
+                "may_control": may_control,
                 "target": PublishedPort(port=target) if isinstance(target, int) else target,
                 "vnc_password": SecretStr(password) if password is not None else None,
                 "expires_at": utcnow() + timedelta(seconds=seconds),

@@ -55,6 +55,15 @@ def test_allowed_stream_gets_its_upstream_and_a_grant_for_nothing_else(
     assert "hunter22" not in str(answer.headers)
 
 
+@pytest.mark.parametrize(("name", "may_control"), [("wanda", False), ("alice", True), ("ada", True)])
+def test_a_watchers_grant_does_not_allow_control(
+    client: ViewerClient, store: Store, people: People, settings: Settings, name: str, may_control: bool
+) -> None:
+    session = running_session(store, people.alice)
+    headers = {**getattr(people, name).headers, **asked(f"/stream/{session.id}")}
+    assert grant_in(client.get("/authz/stream", headers=headers), settings).may_control is may_control
+
+
 def test_declared_desktop_is_reached_by_its_socket(
     client: ViewerClient, store: Store, people: People, settings: Settings
 ) -> None:

@@ -206,6 +206,25 @@ def test_bytes_pass_both_ways_and_the_subprotocol_is_echoed(relay: RelayProcess)
     with_http(body)
 
 
+def test_a_watcher_is_shown_the_desktop_but_cannot_act_on_it(relay: RelayProcess) -> None:
+    key_press = b"\x04\x01\0\0\0\0\0a"
+    pointer = b"\x05\x01\0\x10\0\x10"
+    request = b"\x03\0" + bytes(8)
+
+    async def body(http: aiohttp.ClientSession) -> None:
+        with rfb_server(echo) as port:
+            viewer = await open_viewer(http, relay, target=port, may_control=False)
+            assert await viewer.shake_hands() == SERVER_INIT
+            await viewer.socket.send_bytes(key_press + request + pointer)
+            await viewer.socket.send_bytes(pointer + request)
+            assert await viewer.read(20) == request + request
+            await viewer.socket.send_bytes(b"\x07 of unknown length")
+            code, _reason = await viewer.ending()
+            assert code == CloseCode.PROTOCOL_ERROR
+
+    with_http(body)
+
+
 def test_without_an_offer_no_subprotocol_is_named(relay: RelayProcess) -> None:
     async def body(http: aiohttp.ClientSession) -> None:
         with rfb_server(hold) as port:

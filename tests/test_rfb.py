@@ -12,7 +12,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from viewer.rfb.client_messages import LONGEST_MESSAGE, ClientMessageParser, message_length
+from viewer.rfb.client_messages import (
+    ACTING,
+    LONGEST_MESSAGE,
+    ClientMessageParser,
+    ViewOnlyFilter,
+    message_length,
+)
 from viewer.rfb.conversation import Conversation, ProtocolError, Read, Refused, RfbError, Script, Write
 from viewer.rfb.handshake import client_handshake, server_handshake
 from viewer.rfb.probe import Screen, probe_first_frame
@@ -243,6 +249,15 @@ def test_client_messages_are_cut_alike_for_every_chunking(data: st.DataObject, m
     parser = ClientMessageParser()
     cut = [message for chunk in data.draw(cuts(b"".join(messages))) for message in parser.feed(chunk)]
     assert cut == messages
+
+
+@given(st.data(), st.lists(MESSAGES, max_size=6))
+def test_a_watchers_messages_pass_only_as_far_as_they_ask_for_pictures(
+    data: st.DataObject, messages: list[bytes]
+) -> None:
+    watcher = ViewOnlyFilter()
+    passed = b"".join(watcher.feed(chunk) for chunk in data.draw(cuts(b"".join(messages))))
+    assert passed == b"".join(message for message in messages if message[0] not in ACTING)
 
 
 @pytest.mark.parametrize("start", [b"\x07", b"\xff\x01", pack(">B3xi", 6, LONGEST_MESSAGE)])

@@ -23,7 +23,7 @@ from viewer.grants import (
     Target,
     seal_grant,
 )
-from viewer.model import Display, Kind, Principal, Session, Status, utcnow
+from viewer.model import Display, Kind, Principal, Role, Session, Status, utcnow
 from viewer.problems import Problem, not_found
 from viewer.services import services
 
@@ -77,6 +77,7 @@ def _grant(session: Session, who: Principal, target: Target) -> Grant:
         session_id=session.id,
         tenant_id=session.tenant_id,
         principal=who.id,
+        may_control=who.role.covers(Role.OPERATOR),
         target=target,
         vnc_password=_vnc_password(session),
         expires_at=utcnow() + GRANT_LIFE,

@@ -44,6 +44,8 @@ class Grant(Frozen):
     session_id: str = ""
     tenant_id: str = ""
     principal: str = ""
+    may_control: bool = False
+    """Whether keys, pointer, clipboard and the like pass; without it the relay drops them."""
     target: Target | None = None
     vnc_password: SecretStr | None = None
     expires_at: datetime

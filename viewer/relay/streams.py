@@ -20,6 +20,7 @@ from viewer.relay.desktops import DesktopUnreachable, connect, converse, use_no_
 from viewer.relay.downstream import BufferPool, Downstream
 from viewer.relay.framing import close_reason
 from viewer.relay.settings import Settings
+from viewer.rfb.client_messages import ViewOnlyFilter
 from viewer.rfb.conversation import Conversation, ProtocolError, Refused
 from viewer.rfb.handshake import CLIENT_INIT_SHARED, client_handshake, server_handshake
 
@@ -52,6 +53,8 @@ class Stream:
         self._ending: asyncio.Future[Ending] = asyncio.get_running_loop().create_future()
         self._downstream: Downstream | None = None
         self._bytes_to_desktop = 0
+        # View-only is kept here, not in the page: what a watcher sends to act never reaches the desktop.
+        self._view_only = None if grant.may_control else ViewOnlyFilter()
 
     def end(self, code: int, reason: str) -> None:
         if not self._ending.done():
@@ -116,7 +119,7 @@ class Stream:
         try:
             desktop = await self._log_in()
             early = await self._greet(browser, downstream)
-            await self._to_desktop(desktop, CLIENT_INIT_SHARED + early)
+            await self._to_desktop(desktop, CLIENT_INIT_SHARED + self._admit(early))
             downstream.join(desktop)
             while True:
                 await self._to_desktop(desktop, self._admit(await _next_bytes(browser, downstream)))
@@ -167,8 +170,8 @@ class Stream:
         return conversation.leftover
 
     def _admit(self, received: bytes) -> bytes:
-        """What of the browser's bytes may reach the desktop. The place of the role filter: all, for now."""
-        return received
+        """What of the browser's bytes may reach the desktop."""
+        return self._view_only.feed(received) if self._view_only else received
 
     async def _to_desktop(self, desktop: socket.socket, data: bytes) -> None:
         """Returns when the kernel has taken all: until then aiohttp stops reading the browser."""

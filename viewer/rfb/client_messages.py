@@ -29,6 +29,18 @@ class ClientMessage(IntEnum):
     QEMU = 255
 
 
+ACTING = frozenset(
+    {
+        ClientMessage.KEY_EVENT,
+        ClientMessage.POINTER_EVENT,
+        ClientMessage.CUT_TEXT,
+        ClientMessage.XVP,
+        ClientMessage.SET_DESKTOP_SIZE,
+        ClientMessage.QEMU,
+    }
+)
+"""What does something on the desktop. The rest asks for pictures and must pass, or the picture stalls."""
+
 _FIXED = {
     ClientMessage.SET_PIXEL_FORMAT: 20,
     ClientMessage.UPDATE_REQUEST: 10,
@@ -101,3 +113,14 @@ class ClientMessageParser:
                 start += length
         finally:
             del self._buffer[:start]
+
+
+class ViewOnlyFilter:
+    """Lets a watcher's messages pass as far as they only ask for pictures."""
+
+    def __init__(self) -> None:
+        self._parser = ClientMessageParser()
+
+    def feed(self, data: bytes) -> bytes:
+        """Return the whole messages of `data` that may pass; raises ProtocolError."""
+        return b"".join(message for message in self._parser.feed(data) if message[0] not in ACTING)
