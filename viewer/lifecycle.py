@@ -104,7 +104,10 @@ class Lifecycle:
     # --- coming up ---------------------------------------------------------------------------------
 
     def bring_up(self, session_id: str) -> None:
-        """Take a `creating` row from wherever it stands to `running`, or to `error` with one sentence."""
+        """Take a `creating` row from wherever it stands to `running`, or to `error` with one sentence.
+
+        The row is read here: one that was read before this thread had the session in hand may be old news.
+        """
         row = self._fleet.get(session_id)
         try:
             while row.status is Status.CREATING:
@@ -167,7 +170,6 @@ class Lifecycle:
         sandbox = None if looked_up else self._look_up(row, link)
         patience = time.monotonic() + UNREACHABLE_PATIENCE_SECONDS
         while sandbox is None:
-            self._stop_or_give_up(row)
             try:
                 with link.creates:
                     self._stop_or_give_up(row)
@@ -277,7 +279,6 @@ class Lifecycle:
         """Return the row as `running` once the relay has seen a frame; a blank screen counts, and says so."""
         link, password = self._link(row), self._vnc_password(row)
         while True:
-            self._stop_or_give_up(row)
             seen = self._probe(row, link, target, password)
             if seen is not None and seen.result in (ProbeOutcome.FRAME, ProbeOutcome.BLANK):
                 reason = BLANK if seen.result is ProbeOutcome.BLANK else None
@@ -290,6 +291,7 @@ class Lifecycle:
                 raise GiveUp(ended)
             if seen is not None and seen.result is ProbeOutcome.REFUSED:
                 raise GiveUp(f"the desktop turned the relay away: {seen.detail}")
+            self._stop_or_give_up(row)
             time.sleep(PROBE_PAUSE_SECONDS)
 
     def _probe(
