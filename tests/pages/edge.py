@@ -31,6 +31,8 @@ class PagesEdge:
         """How many streams were ever opened."""
         self.refuse_streams: int | None = None
         """HTTP status that new streams get instead of a connection."""
+        self.refuse_events = False
+        """True: event streams get 503, everything else works."""
         self.silent = False
         """True: the viewer behind the edge is gone, every request gets 502."""
         self.client_address = "127.0.0.1"
@@ -100,6 +102,8 @@ class PagesEdge:
     async def _forward(self, request: web.Request) -> web.StreamResponse:
         if self.silent:
             return web.Response(status=502, text="the viewer is gone")
+        if self.refuse_events and request.path == "/api/v1/events":
+            return web.Response(status=503)
         headers = {name: value for name, value in request.headers.items() if name.lower() not in HOP_BY_HOP}
         headers |= {
             "Host": request.host,

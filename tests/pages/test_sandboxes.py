@@ -168,6 +168,16 @@ def test_a_lost_server_shows_a_banner_and_the_list_catches_up(page: Page, site: 
     expect(page.locator(".viewer-title")).to_have_text(session.id[:8])
 
 
+def test_the_list_comes_at_once_even_when_the_event_stream_is_refused(page: Page, site: PagesSite) -> None:
+    session = site.running()
+    site.edge.refuse_events = True
+    page.goto(f"{site.origin}/sandboxes")
+    expect(page.locator(ROW)).to_contain_text(session.id[:8])
+    expect(page.locator("#banner")).to_contain_text("Reconnecting")
+    site.edge.refuse_events = False
+    expect(page.locator("#banner")).to_be_hidden(timeout=12_000)
+
+
 def test_a_browser_without_network_says_so(page: Page, site: PagesSite) -> None:
     page.goto(f"{site.origin}/sandboxes")
     expect(page.locator("[data-for=empty]")).to_be_visible()

@@ -98,6 +98,8 @@ export class Live extends EventTarget {
 
   #broke() {
     this.#setState(navigator.onLine ? "reconnecting" : "offline");
+    // A server that refuses streams for now may still say what there is.
+    if (!this.loaded) this.#synchronise();
     // CONNECTING: the browser comes back by itself with Last-Event-ID. CLOSED: a proxy answered for the server, begin anew.
     if (this.#source.readyState !== EventSource.CLOSED) return;
     const wait = BACK_OFF_MS[Math.min(this.#failures++, BACK_OFF_MS.length - 1)];
