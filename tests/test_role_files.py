@@ -4,6 +4,8 @@ already."""
 from __future__ import annotations
 
 import hashlib
+import subprocess
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -123,6 +125,38 @@ def test_installed_packages_cost_one_look(run_role: RunRole) -> None:
 
 def test_no_packages_of_ours_no_purge(run_role: RunRole) -> None:
     assert commands(run_role(no_packages, facts={Paths: lambda paths: {}})) == []
+
+
+@pytest.mark.parametrize("script", sorted(Path("templates").rglob("*.sh")), ids=str)
+def test_script_is_valid_shell(script: Path) -> None:
+    subprocess.run(["sh", "-n", script], check=True)
+
+
+def test_purge_takes_exactly_what_came_and_nothing_that_others_need(tmp_path: Path) -> None:
+    """The real script against a dpkg that refuses, as the real one does, what something else depends on."""
+    (tmp_path / "packages.ours").write_text("engine\nlibrary\n")
+    (tmp_path / "users.ours").write_text("")
+    (tmp_path / "groups.ours").write_text("")
+    (tmp_path / "lists.before").write_text("deb_main_Packages\n")
+    tools = tmp_path / "bin"
+    tools.mkdir()
+    installed = tmp_path / "installed"
+    installed.write_text("engine installed\nlibrary installed\nneeds-library installed\n")
+    (tools / "dpkg-query").write_text(f"#!/bin/sh\ncat {installed}\n")
+    (tools / "dpkg").write_text(
+        f'#!/bin/sh\necho "$@" >> {tmp_path}/asked\nsed -i /^engine/d {installed}\nexit 1\n'
+    )
+    for tool in tools.iterdir():
+        tool.chmod(0o755)
+    done = subprocess.run(
+        ["sh", "templates/packages/purge.sh"],
+        env={"PATH": f"{tools}:/usr/bin:/bin", "STATE": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert (tmp_path / "asked").read_text() == "--purge engine library\n"
+    assert "kept, because other packages need them: library" in done.stdout
 
 
 def test_unstated_fact_is_an_error(run_role: RunRole) -> None:

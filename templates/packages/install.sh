@@ -29,4 +29,6 @@ trap 'exit 143' TERM INT HUP
 
 export DEBIAN_FRONTEND=noninteractive
 get="apt-get -y -q -o Dpkg::Use-Pty=0 -o DPkg::Lock::Timeout=120 -o APT::Keep-Downloaded-Packages=false"
+# A roll-out that died inside apt leaves packages unpacked.
+[ -z "$(dpkg --audit)" ] || dpkg --configure -a
 $get install --no-install-recommends $PACKAGES || { $get update && $get install --no-install-recommends $PACKAGES; }
