@@ -152,8 +152,10 @@ def run_part(part: Part, more: Sequence[str]) -> Outcome:
     started = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.xml"
+        # With --capture=sys what is said past sys.stderr, such as the progress of `make up`, is seen at once.
+        manner = ["-v", "--capture=sys"] if part.verbose else ["-q"]
         command = [sys.executable, "-m", "pytest", "-m", part.markers, f"--junitxml={report}", "-rs",
-                   "--durations=5", "-v" if part.verbose else "-q", *more]  # fmt: skip
+                   "--durations=5", *manner, *more]  # fmt: skip
         code = subprocess.run(command, cwd=ROOT, env=test_environment(), check=False).returncode
         return Outcome(part, code, time.monotonic() - started, counts_of(report))
 

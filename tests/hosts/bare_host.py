@@ -404,7 +404,7 @@ def _run_showing(
 
 
 def _say(text: str) -> None:
-    """To the terminal itself, past pytest's capture: a person watching sees that it moves."""
+    """Past sys.stderr: with pytest's --capture=sys a person watching sees that it moves."""
     print(f"  · {text}", file=sys.__stderr__, flush=True)
 
 

@@ -3,6 +3,7 @@
 While developing: DESKFLEET_TEST_KEEP=1 keeps the hosts when pytest ends; the next run takes them over and
 types `make up` again with a new clone. DESKFLEET_TEST_DIRTY=1 lays uncommitted changes over the clone,
 DESKFLEET_TEST_UP=0 leaves a kept host as it is. `python -m tests.hosts.bare_host down` takes all away.
+DESKFLEET_TEST_DAEMON=other lets a second run go beside a first; --capture=sys shows `make up` while it runs.
 """
 
 from __future__ import annotations
