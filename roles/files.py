@@ -3,6 +3,7 @@ the swap."""
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import io
 from collections.abc import Generator, Iterable
@@ -11,11 +12,12 @@ from typing import NamedTuple
 
 import jinja2
 from pydantic import SecretStr
+from pyinfra import logger
 from pyinfra.api.command import FileUploadCommand, PyinfraCommand, QuoteString, StringCommand
 from pyinfra.api.operation import operation
-from pyinfra.context import host
+from pyinfra.context import host, state
 
-from roles.facts import Paths, PathState, User
+from roles.facts import Paths, PathState, Text, User
 
 Commands = Generator[PyinfraCommand, None, None]
 
@@ -67,6 +69,8 @@ def place(
         return
     new = f"{path}.new"
     if found is None or found.sha256 != wanted.sha256:
+        if state.config.DIFF:
+            _show_difference(path, data, readable=mode.endswith("4") or mode.endswith("5"))
         yield StringCommand("install", "-m", "600", "/dev/null", QuoteString(new))
         yield FileUploadCommand(io.BytesIO(data), new)
         if check:
@@ -79,6 +83,15 @@ def place(
         yield StringCommand(
             "chown", f"{user}:{group}", QuoteString(path), "&& chmod", mode, QuoteString(path)
         )
+
+
+def _show_difference(path: str, data: bytes, *, readable: bool) -> None:
+    """For `--diff`. What others may not read on the host is not shown here either."""
+    logger.info(f"{host.print_prefix}{path} changes{'' if readable else ' (its content is not shown)'}")
+    if readable:
+        before = host.get_fact(Text, path=path).splitlines()
+        for line in difflib.unified_diff(before, data.decode().rstrip().splitlines(), lineterm="", n=1):
+            logger.info(f"    {line}")
 
 
 def _plain(content: str | bytes | SecretStr) -> bytes:

@@ -133,6 +133,8 @@ def test_whole_roll_out_shows_no_secret_however_loud(checkout: Path) -> None:
     done = pyinfra(checkout, "plain.py", "deploy.py", "-y", "-vvv", "--diff", "--debug")
     assert done.returncode == 0, done.stderr[-3000:]
     assert "Check | Create, see and end a desktop" in done.stderr
+    assert "+\tadmin unix//run/deskfleet/caddy/admin.sock|0600" in done.stderr
+    assert "/etc/deskfleet/viewer.toml changes (its content is not shown)" in done.stderr
     assert_no_secret_in(done)
 
 
