@@ -20,7 +20,7 @@ UPSTREAM_HEADER = "X-Df-Upstream"
 
 
 class PublishedPort(Frozen):
-    """A sandbox's VNC as plain TCP: the relay takes the address from its settings, only the port from here."""
+    """A sandbox's VNC as plain TCP: the relay takes the address from its settings, the port from here."""
 
     kind: Literal["published"] = "published"
     port: int = Field(ge=1, le=65535)
