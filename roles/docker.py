@@ -21,6 +21,8 @@ from roles.units import Unit, no_unit, run
 NETWORK = "deskfleet"
 BRIDGE = "df-sandboxes"
 OURS = f"{STATE}/docker.ours"
+STARTED = f"{STATE}/docker.started"
+"""There when an engine of the machine's own was stopped and we had systemd start it."""
 
 # A network of ours, not `icc: false` in the engine's own configuration: that would change how the machine's
 # other
@@ -131,7 +133,7 @@ def note_network() -> Commands:
 @operation()
 def started() -> Commands:
     if not host.get_fact(DockerEngine).running:
-        yield StringCommand("systemctl start docker")
+        yield StringCommand(f"systemctl start docker && touch {STARTED}")
 
 
 @operation()
@@ -150,9 +152,9 @@ def network() -> Commands:
 def no_docker() -> None:
     no_network(name="Remove sandboxes and their network")
     engine = host.get_fact(DockerEngine)
+    if host.get_fact(HasSystemd):
+        stopped(name="Stop Docker if it was stopped before", ours=engine.ours)
     if engine.ours or engine.supervised:
-        if engine.ours and host.get_fact(HasSystemd):
-            stopped(name="Stop Docker")
         no_unit(name="Stop dockerd", unit=DOCKERD.name)
         no_traces(name="Remove what the engine left", ours=engine.ours)
 
@@ -167,8 +169,8 @@ def no_network() -> Commands:
 
 
 @operation()
-def stopped() -> Commands:
-    if host.get_fact(DockerEngine).running:
+def stopped(ours: bool) -> Commands:
+    if (ours and host.get_fact(DockerEngine).running) or host.get_fact(Paths, paths=[STARTED]):
         yield StringCommand("systemctl stop docker.socket docker containerd")
 
 

@@ -55,7 +55,9 @@ def test_bare_machine_without_systemd_gets_an_engine_that_we_supervise(run_role:
 def test_bare_machine_with_systemd_leaves_the_engine_to_it(run_role: RunRole) -> None:
     steps = dict(run_role(docker, facts=facts(BARE, systemd=True, missing=["docker.io"])))
     assert "Docker | Run dockerd" not in steps
-    assert steps["Docker | Start Docker"] == ["systemctl start docker"]
+    assert steps["Docker | Start Docker"] == [
+        "systemctl start docker && touch /var/lib/deskfleet/docker.started"
+    ]
 
 
 def test_somebodys_running_engine_only_gets_our_network(run_role: RunRole) -> None:
@@ -90,10 +92,16 @@ def test_network_that_lets_sandboxes_talk_is_replaced(run_role: RunRole) -> None
 
 def test_somebodys_engine_is_never_stopped(run_role: RunRole) -> None:
     for systemd in (True, False):
-        steps = run_role(
-            no_docker, facts=facts(SOMEBODYS, systemd=systemd, network=NETWORK, paths=EVERYWHERE)
-        )
-        assert [name for name, _ in steps] == ["Docker away | Remove sandboxes and their network"]
+        steps = run_role(no_docker, facts=facts(SOMEBODYS, systemd=systemd, network=NETWORK))
+        assert [name for name, _ in changes(steps)] == ["Docker away | Remove sandboxes and their network"]
+
+
+def test_somebodys_engine_that_we_had_started_is_stopped_again(run_role: RunRole) -> None:
+    stated = facts(SOMEBODYS, systemd=True, network=NETWORK, paths=EVERYWHERE)
+    steps = dict(run_role(no_docker, facts=stated))
+    assert steps["Docker away | Stop Docker if it was stopped before"] == [
+        "systemctl stop docker.socket docker containerd"
+    ]
 
 
 def test_our_engine_goes_with_all_it_left(run_role: RunRole) -> None:
