@@ -41,7 +41,7 @@ bench: $(VENV)/.dev ## ratios against the alternatives, one table
 	@$(BIN)/python -m tests.bench $(ONLY)
 
 soak: $(VENV)/.dev ## long runs and fuzzing
-	@$(BIN)/pytest -q -m soak
+	@DESKFLEET_SOAK=1 $(BIN)/pytest -m soak --timeout=7200
 
 lock: ## pin every dependency again, with hashes
 	@$(BIN)/pip install --quiet uv

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.soaking import examples
 from viewer import reconcile
 from viewer.model import HostStatus, Kind, Session, Status
 from viewer.placement import HostRoom, NoRoom, choose
@@ -369,8 +370,9 @@ def worlds(draw: st.DrawFn) -> tuple[list[Session], list[Sandbox], set[str], set
     return rows, listed, draw(names), draw(names), Memory(misses=misses, orphans=orphans)
 
 
+@pytest.mark.soak
 @given(worlds())
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300), deadline=None)
 def test_whatever_a_host_lists_the_rules_hold(
     world: tuple[list[Session], list[Sandbox], set[str], set[str], Memory],
 ) -> None:
@@ -403,8 +405,9 @@ def test_whatever_a_host_lists_the_rules_hold(
                 assert row.expires_at < until <= row.created_at + POLICY.max_lifetime
 
 
+@pytest.mark.soak
 @given(worlds())
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200), deadline=None)
 def test_looking_and_acting_again_and_again_makes_table_and_host_agree(
     world: tuple[list[Session], list[Sandbox], set[str], set[str], Memory],
 ) -> None:

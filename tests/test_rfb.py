@@ -70,6 +70,7 @@ LOGIN = VERSION + b"\x01\x01" + OK
 # --- handshakes
 
 
+@pytest.mark.soak
 @given(st.data())
 def test_client_handshake_with_a_password_is_the_same_for_every_chunking(data: st.DataObject) -> None:
     wire = VERSION + b"\x02\x01\x02" + CHALLENGE + OK + b"rest"
@@ -112,6 +113,7 @@ def test_a_server_that_is_not_rfb_is_a_protocol_error() -> None:
         play(client_handshake(None), [b"HTTP/1.1 400 Bad Request\r\n"])
 
 
+@pytest.mark.soak
 @given(st.data(), st.booleans())
 def test_server_handshake_offers_a_browser_none_for_every_chunking(data: st.DataObject, shared: bool) -> None:
     wire = VERSION + b"\x01" + bytes([shared]) + b"\x03more"
@@ -132,6 +134,7 @@ def test_server_handshake_refuses_what_it_did_not_offer(wire: bytes) -> None:
         play(server_handshake(), [wire])
 
 
+@pytest.mark.soak
 @given(st.lists(st.binary(max_size=40), max_size=12))
 def test_garbage_ends_in_an_error_of_ours_or_in_waiting(chunks: list[bytes]) -> None:
     scripts: list[Callable[[], Script[object]]] = [
@@ -161,6 +164,7 @@ def test_a_result_that_is_not_there_yet_is_an_error() -> None:
 # --- probe
 
 
+@pytest.mark.soak
 @given(st.data())
 def test_probe_sees_two_colours_for_every_chunking(data: st.DataObject) -> None:
     wire = LOGIN + server_init(2, 2) + update(raw(2, 2, BLACK * 3 + RED))
@@ -244,6 +248,7 @@ MESSAGES = st.one_of(
 )
 
 
+@pytest.mark.soak
 @given(st.data(), st.lists(MESSAGES, max_size=6))
 def test_client_messages_are_cut_alike_for_every_chunking(data: st.DataObject, messages: list[bytes]) -> None:
     parser = ClientMessageParser()
@@ -251,6 +256,7 @@ def test_client_messages_are_cut_alike_for_every_chunking(data: st.DataObject, m
     assert cut == messages
 
 
+@pytest.mark.soak
 @given(st.data(), st.lists(MESSAGES, max_size=6))
 def test_a_watchers_messages_pass_only_as_far_as_they_ask_for_pictures(
     data: st.DataObject, messages: list[bytes]

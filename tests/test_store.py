@@ -15,6 +15,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
+from tests.soaking import examples
 from tests.viewer_fixtures import UNKNOWN_ID, People, new_session, running_session
 from viewer.database import sqlite_engine
 from viewer.migrations import upgrade
@@ -400,6 +401,7 @@ class AnyOrderOfCalls(RuleBasedStateMachine):
             assert told[name] == row.model_copy(update={"vnc_port": None, "vnc_password_sealed": None})
 
 
+@pytest.mark.soak
 def test_no_sequence_of_calls_revives_a_terminal_session(store: Store, people: People) -> None:
     class Machine(AnyOrderOfCalls):
         pass
@@ -408,7 +410,7 @@ def test_no_sequence_of_calls_revives_a_terminal_session(store: Store, people: P
     run_state_machine_as_test(
         Machine,
         settings=settings(
-            max_examples=15,
+            max_examples=examples(15),
             stateful_step_count=20,
             deadline=None,
             database=None,
