@@ -151,7 +151,7 @@ def test_open_in_new_tab_shows_the_desktop_alone(page: Page, live: SessionView) 
     with page.context.expect_page() as opened:
         page.locator("[data-control=tab]").click()
     tab = opened.value
-    assert tab.url == live.novnc_url
+    assert tab.url == f"{CANONICAL}/view/{live.id}"
     wait_for_picture(tab)
     tab.close()
 
@@ -192,6 +192,9 @@ def test_page_reconnects_by_itself_after_a_kill(
     page.evaluate("window.neverReloaded = true")
     killed = fleet.kill(service)
     eventually(lambda: set(fleet.pids_of(service)) - set(killed), within=30, what=f"{service} runs again")
+    eventually(
+        lambda: fleet.api.call("GET", "/healthz").status_code == 200, within=30, what="the API answers"
+    )
     if service != "viewer":  # a stream doesn't pass the viewer, so it may not even notice
         page.wait_for_timeout(500)
     viewer_is(page, "connected")

@@ -32,6 +32,7 @@ for line in sys.stdin:
         print(host, port)
     except OSError:
         pass
+print("asked")
 """
 
 
@@ -234,7 +235,8 @@ def test_sandbox_reaches_no_other_sandbox_and_not_our_services(fleet: Fleet, des
         targets = [(address_of(fleet, desktop), port) for port in (8080, 44772, 9222, 22)]
         targets += [(gateway_of(fleet, other), port) for port in listening_ports(fleet)]
         targets += [(fleet.host.address, port) for port in listening_ports(fleet)]
-        assert reached_from_container(fleet, other, targets) == []
+        itself = ("127.0.0.1", 8080)  # shows that the question is asked where we think
+        assert reached_from_container(fleet, other, [itself, *targets]) == [itself]
 
 
 def test_persistent_desktops_user_reaches_no_port_of_the_machine(fleet: Fleet, desktop: SessionView) -> None:
@@ -250,7 +252,7 @@ def test_persistent_desktops_user_reaches_no_port_of_the_machine(fleet: Fleet, d
     assert pid.isdigit(), "the persistent desktop's Xtigervnc is not running"
     enter = f"nsenter --target {pid} --net setpriv --reuid desk-studio --regid desk-studio --init-groups"
     script = f"{enter} python3 -c '{LISTENING}'"
-    assert fleet.host.run(script, stdin=question, timeout=1200).out.split("\n") == [""]
+    assert fleet.host.run(script, stdin=question, timeout=1200).out.split("\n") == ["asked", ""]
 
 
 def test_persistent_desktop_is_streamed_like_any_other(fleet: Fleet, bee: Api) -> None:
@@ -303,4 +305,6 @@ def reached_from_container(
     out = fleet.host.run(
         ["nsenter", "--target", pid, "--net", "python3", "-c", LISTENING], stdin=question, timeout=600
     ).out
-    return [(line.split()[0], int(line.split()[1])) for line in out.splitlines()]
+    *reached, last = out.splitlines()
+    assert last == "asked", out
+    return [(line.split()[0], int(line.split()[1])) for line in reached]
