@@ -137,7 +137,7 @@ def test_purge_takes_exactly_what_came_and_nothing_that_others_need(tmp_path: Pa
     (tmp_path / "packages.ours").write_text("engine\nlibrary\n")
     (tmp_path / "users.ours").write_text("")
     (tmp_path / "groups.ours").write_text("")
-    (tmp_path / "lists.before").write_text("deb_main_Packages\n")
+    (tmp_path / "lists.before").write_text("deb_main_Packages\nauxfiles\npkgcache.bin\nsrcpkgcache.bin\n")
     tools = tmp_path / "bin"
     tools.mkdir()
     installed = tmp_path / "installed"

@@ -6,7 +6,7 @@ accounts() { getent "$1" | cut -d: -f1 | sort; }
 new() { comm -13 "$2" "$3" | sort -u - "$STATE/$1.ours" -o "$STATE/$1.ours"; }
 touch "$STATE/packages.ours" "$STATE/users.ours" "$STATE/groups.ours"
 [ -e "$STATE/packages.before" ] || installed > "$STATE/packages.before"
-[ -e "$STATE/lists.before" ] || ls /var/lib/apt/lists > "$STATE/lists.before"
+[ -e "$STATE/lists.before" ] || ls /var/lib/apt/lists /var/cache/apt > "$STATE/lists.before"
 
 work=$(mktemp -d)
 guard=/usr/sbin/policy-rc.d

@@ -19,3 +19,6 @@ done
 if [ ! -s "$STATE/lists.before" ] || ! grep -q Packages "$STATE/lists.before"; then
     find /var/lib/apt/lists -type f -name '*_dists_*' -delete
 fi
+for made in /var/lib/apt/lists/auxfiles /var/cache/apt/pkgcache.bin /var/cache/apt/srcpkgcache.bin; do
+    grep -qx "${made##*/}" "$STATE/lists.before" || rm -rf "$made"
+done
