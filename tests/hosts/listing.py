@@ -25,7 +25,15 @@ NOISE = (
 NOISE_FILES = (
     *("/var/log/dpkg.log", "/var/log/alternatives.log", "/var/log/lastlog", "/var/log/wtmp", "/var/log/btmp"),
     *("/etc/ld.so.cache", "/etc/passwd-", "/etc/group-", "/etc/shadow-", "/etc/gshadow-"),
-    *("/etc/subuid-", "/etc/subgid-", "/etc/.pwd.lock", "/etc/mtab", "/run/docker.pid", "/run/utmp"),
+    *(
+        "/etc/subuid-",
+        "/etc/subgid-",
+        "/etc/.pwd.lock",
+        "/etc/mtab",
+        "/run/docker.pid",
+        "/run/utmp",
+        "/run/adduser",
+    ),
     *("/etc/resolv.conf", "/etc/hosts", "/etc/hostname", "/run/motd.dynamic", "/var/log/bootstrap.log"),
 )
 

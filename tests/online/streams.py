@@ -83,6 +83,7 @@ class LiveStream:
                 _address(api, session_id), headers=_headers(api, None), protocols=["binary"], max_msg_size=0
             ) as socket,
         ):
+            assert socket.protocol == "binary", f"the relay chose the subprotocol {socket.protocol!r}"
             reader = _Reader(socket)
             try:
                 await self._handshake(reader)

@@ -41,12 +41,12 @@ END
 
 
 class Operation(BaseModel):
-    """One line of pyinfra's results: on how many hosts it changed something."""
+    """One line of pyinfra's results: the hosts on which it changed something."""
 
     model_config = {"extra": "allow"}
 
     name: str
-    success: int
+    success: list[str]
 
 
 class Results(BaseModel):
