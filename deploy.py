@@ -62,7 +62,7 @@ else:
     if on_sandboxes:
         docker()
         packages(name="Install what images are built with", names=HOST_PACKAGES)
-        images(source=settings.images.source)
+        images(source=settings.images.source, registry=settings.images.registry)
         opensandbox(settings=settings, key=secrets.opensandbox_key, execd_image=EXECD_IMAGE, network=NETWORK)
         relay(settings=settings, key=secrets.relay_key)
     if on_desktops:

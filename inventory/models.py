@@ -102,6 +102,14 @@ class Images(Section):
     """`auto`: from a registry where one answers, else built on the host from Debian's packages."""
 
     source: Literal["auto", "registry", "build"] = "auto"
+    registry: Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9.:/_-]*[a-z0-9]$")] | None = None
+    """Where our images lie ready, such as `registry.example.com/deskfleet`."""
+
+    @model_validator(mode="after")
+    def a_registry_is_named_where_it_is_needed(self) -> Images:
+        if self.source == "registry" and self.registry is None:
+            raise ValueError("source 'registry' needs 'registry', such as registry.example.com/deskfleet")
+        return self
 
 
 class Caddy(Section):

@@ -15,20 +15,28 @@ from roles.files import Commands
 
 CHECK = f"{wheel.HOME}/current/bin/deskfleet-check"
 SECONDS = 240
+AUTHORITY = "/var/lib/deskfleet/caddy/pki/authorities/local/root.crt"
+"""Root of Caddy's internal authority, which no certificate store knows."""
 
 
 @deploy("Check")
 def check(*, settings: Settings, key: SecretStr) -> None:
     # A local site answers on `localhost` too, the only one of its names that Python's resolver knows.
-    desktop_through_the_edge(name="Create, see and end a desktop", url=settings.origins[-1], key=key)
+    desktop_through_the_edge(
+        name="Create, see and end a desktop",
+        url=settings.origins[-1],
+        key=key,
+        authority=AUTHORITY if settings.tls == "internal" else None,
+    )
 
 
 @operation()
-def desktop_through_the_edge(url: str, key: SecretStr) -> Commands:
+def desktop_through_the_edge(url: str, key: SecretStr, authority: str | None) -> Commands:
     """Not a change, so it runs here and yields nothing; a failure is yielded, to be the operation's own."""
     if not state.is_executing:
         return
-    command = StringCommand(CHECK, "--url", QuoteString(url), "--key-stdin")
+    trusting = (f"SSL_CERT_FILE={authority}",) if authority else ()
+    command = StringCommand("env", *trusting, CHECK, "--url", QuoteString(url), "--key-stdin")
     # By stdin: arguments and environment of a process can be read by others.
     done, output = host.run_shell_command(command, _stdin=key.get_secret_value(), _timeout=SECONDS)
     for line in output.stdout_lines:
