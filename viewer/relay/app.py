@@ -38,7 +38,7 @@ class Relay:
             grant, target = self._grant_for_target(request, purpose="stream")
         except GrantRefused as refusal:
             return _problem(403, "Stream refused", str(refusal))
-        if not web.WebSocketResponse().can_prepare(request):
+        if not web.WebSocketResponse(protocols=("binary",)).can_prepare(request):
             return _problem(426, "Not a WebSocket", "open a stream with a WebSocket upgrade")
         try:
             return await self.streams.carry(request, grant, target)
