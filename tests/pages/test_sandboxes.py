@@ -205,6 +205,8 @@ def test_a_watcher_is_offered_nothing_that_would_be_refused(browser: Browser, si
     expect(watcher.locator(".viewer-bar .badge")).to_have_text("Running")
     expect(watcher.get_by_role("button", name="New desktop")).to_have_count(0)
     expect(watcher.locator("[data-control=terminate]")).to_be_hidden()
+    expect(watcher.locator("[data-control=clipboard]")).to_be_hidden()
+    expect(watcher.locator(".viewer-bar")).to_contain_text("view only")
     context.close()
 
 

@@ -5,11 +5,12 @@
 
 import { Problem, goToSignIn, serverNow, terminateSession } from "./api.js";
 import { badge, element, icon, iconButton, relabel, setText } from "./dom.js";
-import { ago, badgeOf, duration, exactly, hostIsLost, inWords, isEnding, isOver, nameOf, screenOf, shortId } from "./session.js";
+import { CLOSE, ago, badgeOf, duration, exactly, hostIsLost, inWords, isEnding, isOver, nameOf, screenOf, shortId } from "./session.js";
 
 const BACK_OFF_S = [0.5, 1, 2, 3, 5, 8, 10];
 const STEADY_AFTER_MS = 10_000;
-const CLOSE = { gone: 4404, revoked: 4403, unreachable: 4502, protocol: 4400, timeLimit: 4408, restarting: 1012 };
+// What enforces it is the server; the page only spares a watcher what would be refused.
+const IS_WATCHER = document.body.dataset.role === "watcher";
 // Begun with the page, so that the code is there when the session is known.
 const streamModule = import("./stream.js");
 streamModule.catch(() => {});
@@ -145,7 +146,7 @@ class SandboxViewer extends HTMLElement {
       return this.#render();
     }
     if (this.#link !== "connecting" || this.#session?.id !== id || this.#stream) return;
-    const stream = (this.#stream = new module.Stream(this.#parts.stage, id));
+    const stream = (this.#stream = new module.Stream(this.#parts.stage, id, IS_WATCHER));
     stream.addEventListener("connected", () => this.#connected());
     stream.addEventListener("painted", () => stream === this.#stream && this.#forgetLastFrame());
     stream.addEventListener("clipboard", (event) => (this.#parts.clipboardText.value = event.detail));
@@ -295,11 +296,12 @@ class SandboxViewer extends HTMLElement {
   #renderBar(session) {
     const parts = this.#parts;
     setText(parts.title, session ? nameOf(session) : shortId(this.getAttribute("session") ?? "") || "No desktop");
-    setText(parts.subtitle, session ? screenOf(session) : "");
+    setText(parts.subtitle, [session && screenOf(session), session && IS_WATCHER && "view only"].filter(Boolean).join(" · "));
     const shown = session ? badgeOf(session) : null;
     if (shown && parts.badge.textContent !== shown.label) parts.badge.replaceChildren(badge(shown));
     if (!shown) parts.badge.replaceChildren();
     const live = session && !isOver(session);
+    parts.clipboard.hidden = IS_WATCHER;
     parts.clipboard.disabled = this.#link !== "connected";
     parts.refresh.disabled = !this.getAttribute("session");
     parts.fullscreen.hidden = !document.fullscreenEnabled;
@@ -307,7 +309,7 @@ class SandboxViewer extends HTMLElement {
     parts.tab.hidden = this.hasAttribute("bare");
     if (live && session.novnc_url) parts.tab.href = session.novnc_url;
     else parts.tab.removeAttribute("href");
-    parts.terminate.hidden = session?.kind === "desktop" || document.body.dataset.role === "watcher";
+    parts.terminate.hidden = session?.kind === "desktop" || IS_WATCHER;
     parts.terminate.disabled = !live;
     if (this.#link !== "connected") this.#closeClipboard();
   }
@@ -517,6 +519,7 @@ function streamReason(code, reason) {
   if (code === CLOSE.revoked) return "Your access to this desktop was withdrawn";
   if (code === CLOSE.unreachable) return "The desktop's screen does not answer";
   if (code === CLOSE.timeLimit) return "This stream reached its time limit";
+  if (code === CLOSE.busy) return "Too many people watch this desktop already";
   if (code === CLOSE.restarting) return "The relay is restarting";
   if (code === CLOSE.protocol) return reason ? `The desktop was not understood: ${reason}` : "The desktop was not understood";
   return "Connection lost";

@@ -22,6 +22,9 @@
  * @property {string|null} terminated_at
  */
 
+/** Why a stream ended: the relay's close codes (`viewer/relay/answers.py`). */
+export const CLOSE = { protocol: 4400, revoked: 4403, gone: 4404, timeLimit: 4408, busy: 4429, unreachable: 4502, restarting: 1012 };
+
 /** @typedef {{tone: "good"|"busy"|"bad"|"quiet"|"warn", label: string}} Badge */
 
 const LABELS = { creating: "Creating", running: "Running", paused: "Paused", terminated: "Terminated", error: "Error" };

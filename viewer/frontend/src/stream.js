@@ -1,9 +1,7 @@
 // One desktop's stream in one element: noVNC's RFB over our WebSocket, with the reason when it ends.
 
 import RFB from "@novnc/novnc";
-
-/** Why a stream ended, from the relay's close codes. */
-export const ENDED = { gone: 4404, revoked: 4403, unreachable: 4502, protocol: 4400, timeLimit: 4408, restarting: 1012 };
+import { CLOSE } from "./session.js";
 
 /** Fires `connected`, `painted`, `clipboard` (detail: text) and `ended` (detail: {code, reason}), the last once. */
 export class Stream extends EventTarget {
@@ -25,7 +23,7 @@ export class Stream extends EventTarget {
     this.#rfb.focusOnClick = true;
     this.#rfb.background = "transparent";
     this.#rfb.addEventListener("connect", () => this.#connected());
-    this.#rfb.addEventListener("securityfailure", (event) => this.#closed(ENDED.protocol, event.detail.reason ?? ""));
+    this.#rfb.addEventListener("securityfailure", (event) => this.#closed(CLOSE.protocol, event.detail.reason ?? ""));
     this.#rfb.addEventListener("disconnect", () => this.#closed(1006, ""));
     this.#rfb.addEventListener("clipboard", (event) => this.#tell("clipboard", event.detail.text));
   }
