@@ -11,7 +11,6 @@ from __future__ import annotations
 import os
 import shlex
 import stat
-import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -101,28 +100,12 @@ class Fleets:
         if is_new and variant is Variant.SYSTEMD:
             prepare_machine_of_somebody_else(host)
         fleet = Fleet(host, _listing_before(host, is_new=is_new), was_bare=is_new)
-        if is_new and variant is Variant.SYSTEMD:
-            self._give_images(host)
         if is_new or os.environ.get("DESKFLEET_TEST_UP") != "0":
             host.put_clone()
             done = fleet.make("up")
             fleet.first_up = done
             self._figure(f"make up on the {variant} host ({'bare' if is_new else 'kept'})", done.seconds)
         return fleet
-
-    def _give_images(self, host: BareHost) -> None:
-        """The images that the plain host has built, so that they are built once in a run."""
-        plain = self._up.get(Variant.PLAIN)
-        if not isinstance(plain, Fleet):
-            return
-        listed = plain.docker("images", "--format={{.Repository}}:{{.Tag}}", "deskfleet/*").out.split()
-        names = [name for name in listed if "<none>" not in name]
-        if names:
-            exec_in = "DOCKER_HOST={daemon} docker exec -i {name} docker"
-            daemon = shlex.quote(host.daemon.host)
-            save = exec_in.format(daemon=daemon, name=plain.host.name) + " save " + " ".join(names)
-            load = exec_in.format(daemon=daemon, name=host.name) + " load --quiet"
-            subprocess.run(f"{save} | {load}", shell=True, check=True, stdout=subprocess.DEVNULL)
 
 
 def _listing_before(host: BareHost, *, is_new: bool) -> Listing:
