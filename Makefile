@@ -7,6 +7,8 @@ SHELL  := /bin/bash
 .SHELLFLAGS := -o pipefail -ec
 # pip's own words, one package a line, so that a long download is seen to move.
 SHOW   := sed -un 's/^ *\(Collecting\|Downloading\|Installing collected packages\) *\([^ ]*\).*/  \1 \2/p'
+# Downloads are kept where `make down` finds them.
+PIP    := --disable-pip-version-check --cache-dir .local/pip
 LOCK    = $(BIN)/python -m uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --no-header
 
 .DEFAULT_GOAL := help
@@ -17,13 +19,14 @@ help: ## list the commands
 
 $(VENV)/.deploy: requirements-deploy.lock
 	@echo "Python environment for the deploy …"
+	@mkdir -p -m 700 .local
 	@$(PYTHON) -m venv $(VENV)
-	@$(BIN)/pip install --disable-pip-version-check --require-hashes -r requirements-deploy.lock | $(SHOW)
+	@$(BIN)/pip install $(PIP) --require-hashes -r requirements-deploy.lock | $(SHOW)
 	@touch $@
 
 $(VENV)/.dev: requirements-dev.lock $(VENV)/.deploy
 	@echo "Python environment for the tests …"
-	@$(BIN)/pip install --disable-pip-version-check --require-hashes -r requirements-dev.lock | $(SHOW)
+	@$(BIN)/pip install $(PIP) --require-hashes -r requirements-dev.lock | $(SHOW)
 	@touch $@
 
 up: $(VENV)/.deploy ## make this machine a one-host fleet

@@ -20,7 +20,6 @@ NOISE = (
     *("/var/lib/dpkg", "/var/lib/apt", "/var/lib/ucf"),  # listed as packages
     *("/var/log/apt", "/var/log/journal", "/run/log", "/run/systemd", "/run/udev", "/run/user", "/run/lock"),
     *("/var/lib/systemd", "/var/lib/private", "/run/docker", "/run/containerd", "/sys/fs/cgroup"),
-    "/root/.cache/pip",  # pip's downloads, of the person who typed `make up`
 )
 NOISE_FILES = (
     *("/var/log/dpkg.log", "/var/log/alternatives.log", "/var/log/lastlog", "/var/log/wtmp", "/var/log/btmp"),
@@ -34,6 +33,7 @@ NOISE_FILES = (
         "/run/utmp",
         "/run/adduser",
     ),
+    "/var/lib/containerd/io.containerd.metadata.v1.bolt/meta.db",  # the engine's own books
     *("/etc/resolv.conf", "/etc/hosts", "/etc/hostname", "/run/motd.dynamic", "/var/log/bootstrap.log"),
 )
 
