@@ -18,8 +18,9 @@ atexit.register(_stack.close)
 def bench_fleet() -> Fleet:
     """Brought up once a run. With DESKFLEET_TEST_KEEP=1 the host stays, and the next run takes it over."""
     hosts = _stack.enter_context(bare_hosts())
-    host, _is_new = hosts.start(Variant.PLAIN, "bare-bench")
+    host, is_new = hosts.start(Variant.PLAIN, "bare-bench")
     host.put_clone()
     fleet = Fleet(host, list_host(host))
-    fleet.first_up = fleet.make("up")
+    up = fleet.make("up")
+    fleet.first_up = up if is_new else None
     return fleet
