@@ -6,6 +6,8 @@ import pytest
 
 import viewer.assets
 from tests.viewer_fixtures import ORIGIN, UNKNOWN_ID, People, ViewerClient, running_session, sign_in
+from viewer.access import COOKIE
+from viewer.model import Role
 from viewer.settings import Settings
 from viewer.store import Store
 
@@ -32,6 +34,20 @@ def test_foreign_deep_link_is_the_page_for_what_never_was(
     answer = client.get(f"/sandboxes/{session.id}", headers=sign_in(store, people.bob))
     assert (answer.status_code, answer.mimetype) == (404, "text/html")
     assert session.id not in answer.get_data(as_text=True)
+
+
+def test_header_calls_a_key_by_its_label_and_a_link_a_link(
+    client: ViewerClient, store: Store, people: People
+) -> None:
+    key = store.accounts.add_key("acme", Role.OPERATOR, "night shift")
+    with_key, with_link = (
+        store.accounts.sign_in_with_key(key.text),
+        store.accounts.sign_in_with_link(store.accounts.new_link("acme", Role.ADMIN)),
+    )
+    for token, name in ((with_key, "night shift"), (with_link, "sign-in link")):
+        assert token is not None
+        page = client.get("/sandboxes", headers={"Cookie": f"{COOKIE}={token}"})
+        assert name in page.get_data(as_text=True)
 
 
 def test_browser_on_another_of_our_names_is_sent_to_the_canonical_one(

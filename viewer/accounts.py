@@ -102,6 +102,15 @@ class AccountStore:
             return None
         return Principal(id=f"key:{row.id}", tenant=row.tenant_id, role=Role(row.role), via="key")
 
+    def name_of(self, principal: Principal) -> str:
+        """What a page calls whoever is signed in: the label of his key, else its id."""
+        kind, _, ident = principal.id.partition(":")
+        if kind == "link":
+            return "sign-in link"
+        with self._database.reading() as orm:
+            row = orm.get(ApiKeyRow, ident)
+        return (row.label if row is not None else "") or ident
+
     # --- browsers ----------------------------------------------------------------------------------
 
     def sign_in_with_key(self, text: str) -> SecretToken | None:

@@ -28,7 +28,7 @@ class SignedIn(Frozen):
 
     @classmethod
     def of(cls, who: Principal) -> SignedIn:
-        return cls(name=who.id.partition(":")[2] or who.id, role=who.role, tenant=who.tenant)
+        return cls(name=services().store.accounts.name_of(who), role=who.role, tenant=who.tenant)
 
 
 def send_to_canonical_origin() -> BaseResponse | None:
