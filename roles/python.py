@@ -15,6 +15,8 @@ from roles.facts import Paths, Text
 from roles.files import Commands, absent, sha256
 from roles.packages import packages
 
+# The distribution's own: what else is first on the PATH may lie in somebody's home, which our users can't read.
+PYTHON = "/usr/bin/python3"
 PIP_HOME = "/opt/deskfleet/pip"
 PIP = f"PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1 PIP_PROGRESS_BAR=off {PIP_HOME}/bin/pip"
 
@@ -29,7 +31,7 @@ def python() -> None:
 @operation()
 def installer() -> Commands:
     if not host.get_fact(Paths, paths=[f"{PIP_HOME}/bin/pip"]):
-        yield StringCommand(f"rm -rf {PIP_HOME} && python3 -m venv {PIP_HOME}")
+        yield StringCommand(f"rm -rf {PIP_HOME} && {PYTHON} -m venv {PIP_HOME}")
 
 
 @deploy("Python away")
@@ -55,7 +57,7 @@ def environment(home: str, requirements: str, *, wheel: Path | None = None, sour
         host.noop(f"{home} is up to date")
         return
     new = f"{home}/{name}"
-    yield StringCommand(f"rm -rf {new} && mkdir -p {home} && python3 -m venv --without-pip {new}")
+    yield StringCommand(f"rm -rf {new} && mkdir -p {home} && {PYTHON} -m venv --without-pip {new}")
     yield FileUploadCommand(io.BytesIO(requirements.encode()), f"{new}/requirements.txt")
     yield StringCommand(f"{PIP} --python {new}/bin/python install --require-hashes -r {new}/requirements.txt")
     if wheel is not None:
