@@ -25,17 +25,15 @@ STARTED = f"{STATE}/docker.started"
 """There when an engine of the machine's own was stopped and we had systemd start it."""
 
 # A network of ours, not `icc: false` in the engine's own configuration: that would change how the machine's
-# other
-# containers see each other, and needs a restart of an engine that is not ours.
+# other containers see each other, and needs a restart of an engine that is not ours.
 _NETWORK_OPTIONS = {
     "com.docker.network.bridge.enable_icc": "false",
     "com.docker.network.bridge.name": BRIDGE,
 }
 
 # The OpenSandbox server cannot ask for log options per container, so a sandbox's log is bounded by the
-# engine's
-# defaults; those are ours to set only where the engine is. Live restore: sandboxes outlive a crash of
-# dockerd.
+# engine's defaults; those are ours to set only where the engine is. Live restore: sandboxes outlive a crash
+# of dockerd.
 _DAEMON = {"log-driver": "json-file", "log-opts": {"max-size": "10m", "max-file": "3"}, "live-restore": True}
 
 DOCKERD = Unit(

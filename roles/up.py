@@ -1,5 +1,4 @@
-"""`make up`: rolls the site out, shows what is done and for how long, then says where it is and how to get
-in."""
+"""`make up`: rolls the site out, shows what is done, then says where it is and how to get in."""
 
 from __future__ import annotations
 
@@ -55,8 +54,7 @@ def roll_out(progress: Progress, *more: str) -> int:
 
 
 def failure(progress: Progress) -> str:
-    """What a person needs when the roll-out stopped: the last words, without pyinfra's own frame around
-    them."""
+    """What a person needs when the roll-out stopped: the last words, without pyinfra's frame around them."""
     step = next((step.name for step in progress.steps if step.failed), None)
     if step:
         return f"The roll-out stopped at: {step}."

@@ -15,6 +15,7 @@ from inventory.catalogue import services_of
 from roles import caddy as caddy_role
 from roles import desktops as desktops_role
 from roles import opensandbox as opensandbox_role
+from roles import python as python_role
 from roles import relay as relay_role
 from roles import viewer as viewer_role
 from roles import wheel
@@ -243,3 +244,16 @@ def test_desktop_is_shut_in_before_it_becomes_its_user(run_role: RunRole) -> Non
 
 def test_desktops_socket_is_for_its_user_and_the_relay_only() -> None:
     assert desktops_role.runtime_of("studio")[1:] == ("2750", "desk-studio", "deskfleet-relay")
+
+
+def test_environments_are_made_with_the_distributions_python(run_role: RunRole) -> None:
+    """Another python3, first on the PATH, may lie in a home that the services' users can't read."""
+    commands = [
+        command
+        for role, arguments in ((python_role.python, {}), ROLES["opensandbox"])
+        for _, commands in run_role(role, facts=fresh(), **arguments)
+        for command in commands
+        if isinstance(command, str) and " -m venv" in command
+    ]
+    assert len(commands) == 2
+    assert all("/usr/bin/python3 -m venv" in command for command in commands)
