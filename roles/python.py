@@ -15,7 +15,7 @@ from roles.facts import Paths, Text
 from roles.files import Commands, absent, sha256
 from roles.packages import packages
 
-# The distribution's own: what else is first on the PATH may lie in somebody's home, which our users can't read.
+# The distribution's own: what else is first on the PATH may lie in a home that our users can't read.
 PYTHON = "/usr/bin/python3"
 PIP_HOME = "/opt/deskfleet/pip"
 PIP = f"PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1 PIP_PROGRESS_BAR=off {PIP_HOME}/bin/pip"
