@@ -111,6 +111,20 @@ def test_pyinfra_itself_counts_zero_changes(fleet: Fleet) -> None:
     assert [operation.name for operation in report.results.operations if operation.success] == []
 
 
+def test_person_with_sudo_rolls_out_as_root_does(plain_fleet: Fleet) -> None:
+    host, home = plain_fleet.host, "/home/op"
+    host.run("useradd --create-home op && echo 'op ALL=(ALL) NOPASSWD:ALL' > /etc/sudoers.d/op")
+    try:
+        host.run(f"cp -r {CLONE} {home}/deskfleet && rm -rf {home}/deskfleet/.venv && chown -R op: {home}")
+        done = host.run(
+            ["make", "up"], cwd=f"{home}/deskfleet", user="op", env={"HOME": home}, timeout=300, show=True
+        )
+        assert "(no changes)" in done.out, done.out
+        assert "signin#token=" in done.out
+    finally:
+        host.run("userdel --remove op; rm /etc/sudoers.d/op", check=False)
+
+
 def test_somebody_elses_docker_is_left_alone_by_up(systemd_fleet: Fleet) -> None:
     missing = [line for line in differences(systemd_fleet.before, list_host(systemd_fleet.host))
                if line.startswith("- ") and not line.startswith(("- firewall", "- processes"))]  # fmt: skip
