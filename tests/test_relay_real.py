@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -128,6 +129,22 @@ def test_a_persistent_desktop_is_reached_on_its_unix_socket(relay: RelayProcess,
         await viewer.socket.close()
 
     with running_xvnc(tmp_path, unix=place / "rfb.sock", pattern=True):
+        with_http(body)
+
+
+def test_a_desktop_cannot_lead_the_relay_to_another_ones_socket(relay: RelayProcess, tmp_path: Path) -> None:
+    """Its folder is its user's, so he may put a link there; the relay could follow where he cannot."""
+    owned, other = relay.desktops_dir / "owned", relay.desktops_dir / "other"
+    for place in (owned, other):
+        place.mkdir(parents=True)
+    (owned / "rfb.sock").symlink_to(other / "rfb.sock")
+    os.chown(owned, 65534, 65534)
+
+    async def body(http: aiohttp.ClientSession) -> None:
+        code, reason = await (await open_viewer(http, relay, target=DesktopSocket(name="owned"))).ending()
+        assert (code, "another user" in reason) == (CloseCode.UNREACHABLE, True)
+
+    with running_xvnc(tmp_path, unix=other / "rfb.sock", pattern=True):
         with_http(body)
 
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import socket
+from pathlib import Path
+from struct import Struct
 from typing import TypeVar
 
 from viewer.grants import DesktopSocket, Target
@@ -12,6 +15,8 @@ from viewer.rfb.conversation import Conversation
 
 Result = TypeVar("Result")
 READ_BYTES = 1 << 18
+_PEER = Struct("3i")
+"""struct ucred of unix(7): process, user, group."""
 
 
 class DesktopUnreachable(Exception):
@@ -32,6 +37,8 @@ async def connect(target: Target, settings: Settings) -> socket.socket:
     sock.setblocking(False)
     try:
         await asyncio.get_running_loop().sock_connect(sock, _address(target, settings))
+        if isinstance(target, DesktopSocket):
+            _check_owner(sock, settings.desktops_dir / target.name)
         use_no_delay(sock)
     except OSError as error:
         sock.close()
@@ -57,6 +64,16 @@ async def converse(sock: socket.socket, conversation: Conversation[Result]) -> R
     except OSError as error:
         raise DesktopUnreachable(f"the desktop hung up ({error.strerror})") from error
     return conversation.result
+
+
+def _check_owner(sock: socket.socket, folder: Path) -> None:
+    """Raise PermissionError unless the desktop's own user listens at the other end.
+
+    The folder is his, so he may put a link there that leads to another desktop's socket, which this relay can
+    open and he cannot. Looked at on the connection, not on the path, so there is no moment in between."""
+    _pid, uid, _gid = _PEER.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER.size))
+    if uid != folder.stat().st_uid:
+        raise PermissionError(errno.EPERM, "another user's program listens there")
 
 
 def _address(target: Target, settings: Settings) -> tuple[str, int] | str:
