@@ -50,7 +50,8 @@ def opensandbox(*, settings: Settings, key: SecretStr, execd_image: str, network
         "opensandbox/config.toml.j2",
         port=settings.ports.opensandbox,
         api_key=key.get_secret_value(),
-        max_seconds=settings.ttl.max,
+        # The worker asks for more than the session's own time: the table ends it before the host does.
+        max_seconds=settings.ttl.max + 600,
         execd_image=execd_image,
         network=network,
         publish_host=PUBLISH_ADDRESS,

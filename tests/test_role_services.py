@@ -200,6 +200,15 @@ def test_viewer_reads_the_file_that_the_deploy_writes(tmp_path: Path) -> None:
     assert [desktop.name for desktop in settings.desktops] == ["studio"]
 
 
+def test_host_allows_the_longest_session_and_what_the_worker_adds(run_role: RunRole) -> None:
+    from viewer.reconcile import HOST_GRACE
+
+    role, arguments = ROLES["opensandbox"]
+    config = tomllib.loads(put(run_role(role, facts=fresh(), **arguments), opensandbox_role.CONFIG))
+    asked = SETTINGS.ttl.max + HOST_GRACE.total_seconds()
+    assert config["server"]["max_sandbox_timeout_seconds"] > asked
+
+
 def test_relay_reads_the_file_that_the_deploy_writes(run_role: RunRole, tmp_path: Path) -> None:
     from viewer.relay.settings import read_settings
 
