@@ -14,7 +14,8 @@ _SHARED = (
     Directory("/opt/deskfleet"),
     Directory(STATE),
     Directory(f"{STATE}/stamps"),
-    Directory("/var/log/deskfleet"),
+    # Logs name sessions and principals of every tenant; a persistent desktop is one tenant's shell.
+    Directory("/var/log/deskfleet", "750"),
 )
 
 
