@@ -12,12 +12,18 @@ from inventory.site_file import SiteRefused, load_site, site_path
 from roles.progress import Progress
 from roles.up import LOCAL, failure, roll_out
 
-_MADE_HERE = (
-    LOCAL,
-    Path("viewer/static/build"),
-    Path("viewer/frontend/node_modules"),
-    Path(".venv"),
-)
+_MADE_HERE = (Path("viewer/static"), Path("viewer/frontend/node_modules"), Path(".venv"))
+
+
+def forget(folder: Path, *, site: str) -> None:
+    """Remove `folder`; where it holds the secrets of other sites, which may still run, all else but those."""
+    others = {path for path in folder.glob("secrets-*.yml") if path.name != f"secrets-{site}.yml"}
+    if not others:
+        shutil.rmtree(folder, ignore_errors=True)
+        return
+    print(f"Kept in {folder}: {', '.join(sorted(path.name for path in others))}, of other sites", flush=True)
+    for path in set(folder.iterdir()) - others:
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def main() -> int:
@@ -33,6 +39,7 @@ def main() -> int:
     if code:
         print(failure(progress), file=sys.stderr)
         return code
+    forget(LOCAL, site=site_path().stem)
     for path in _MADE_HERE:
         shutil.rmtree(path, ignore_errors=True)
     print(f"Nothing of Deskfleet is left ({time.monotonic() - started:.0f} s).")

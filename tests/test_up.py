@@ -8,6 +8,7 @@ import stat
 import sys
 from pathlib import Path
 
+from roles.down import forget
 from roles.progress import Progress, follow
 from roles.up import failure, summary, write_environment
 from tests.sites import SECRET_WORDS, secrets, site
@@ -108,3 +109,14 @@ def test_site_with_tls_needs_no_tunnel() -> None:
     text = summary(site(domain="desk.example.com", tls="acme").settings, link=None, changes=3)
     assert "ssh -L" not in text
     assert ".local/deskfleet.env" in text
+
+
+def test_down_forgets_its_site_and_keeps_the_secrets_of_others(tmp_path: Path) -> None:
+    local = tmp_path / ".local"
+    (local / "dist").mkdir(parents=True)
+    for name in ("secrets-local.yml", "secrets-acme.yml", "deskfleet.env"):
+        (local / name).write_text("x")
+    forget(local, site="local")
+    assert [path.name for path in local.iterdir()] == ["secrets-acme.yml"]
+    forget(local, site="acme")
+    assert not local.exists()
