@@ -9,6 +9,7 @@ from enum import StrEnum
 from typing import Annotated, Any, Literal
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
@@ -41,7 +42,22 @@ class Group(StrEnum):
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9-]{0,22}$")]
 Port = Annotated[int, Field(ge=1, le=65535)]
 HighPort = Annotated[int, Field(ge=1024, le=65535)]
-Resolution = Annotated[str, StringConstraints(pattern=r"^[1-9]\d{2,3}x[1-9]\d{2,3}$")]
+SMALLEST_SCREEN, LARGEST_SCREEN = (640, 480), (3840, 2160)
+
+
+def _resolution(text: str) -> str:
+    """The bounds are the viewer's own, for what a caller may ask."""
+    width, height = (int(side) for side in text.split("x"))
+    if not (
+        SMALLEST_SCREEN[0] <= width <= LARGEST_SCREEN[0] and SMALLEST_SCREEN[1] <= height <= LARGEST_SCREEN[1]
+    ):
+        raise ValueError(f"{text} is not a screen from 640x480 to 3840x2160")
+    return text
+
+
+Resolution = Annotated[
+    str, StringConstraints(pattern=r"^[1-9]\d{2,3}x[1-9]\d{2,3}$"), AfterValidator(_resolution)
+]
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 AbsolutePath = Annotated[str, StringConstraints(pattern=r"^/[A-Za-z0-9._/@+-]+$")]
 

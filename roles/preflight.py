@@ -104,16 +104,24 @@ def problems(situation: Situation, config: HostConfig) -> Iterator[str]:
     for listener in situation.listeners:
         if not _is_ours(listener, situation):
             setting = names[listener.port]
+            if setting is None:
+                yield (
+                    f"port {listener.port} is taken by {listener.process}; stop it, the edge needs this port"
+                    " to lead people from http to https"
+                )
+                continue
             yield (
                 f"port {listener.port} is taken by {listener.process}; stop it or choose another port with"
                 f" settings.{setting} in the site file"
             )
 
 
-def _ports(config: HostConfig) -> dict[int, str]:
+def _ports(config: HostConfig) -> dict[int, str | None]:
+    """Ports of ours and the setting that moves each; None for one that cannot be moved."""
     settings = config.site.settings
     ports = settings.ports
-    return {
+    with_tls: dict[int, str | None] = {} if settings.tls == "none" else {80: None}
+    return with_tls | {
         settings.port: "edge_port",
         ports.viewer: "ports.viewer",
         ports.relay: "ports.relay",

@@ -51,6 +51,10 @@ def test_every_site_in_the_repository_loads(path: Path) -> None:
         ),
         (GOOD + "tenants: [main, main]\n", "acme.yml:site: a tenant is named twice"),
         (
+            GOOD + "desktops: {studio: {tenant: main, host: here, resolution: 9999x800}}\n",
+            "acme.yml:desktops.studio.resolution: 9999x800 is not a screen from 640x480 to 3840x2160",
+        ),
+        (
             GOOD.replace("deskfleet.localhost", "desk.example.com"),
             "acme.yml:settings: plain http is only for localhost and *.localhost, not for 'desk.example.com';"
             " set tls to acme, internal, or {cert, key}",
@@ -105,6 +109,11 @@ def test_local_site_answers_on_localhost_too() -> None:
 
 def test_site_with_tls_has_one_origin_without_port() -> None:
     assert site(domain="desk.example.com", tls="acme").settings.origins == ("https://desk.example.com",)
+
+
+def test_default_image_must_be_one_that_there_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    said = refused(GOOD.replace("localhost}", "localhost, default_image: nope}"), tmp_path, monkeypatch)
+    assert said == "acme.yml:settings.default_image: unknown image 'nope'; there are: desktop, chrome"
 
 
 @pytest.mark.parametrize("tls", ["internal", {"cert": "/etc/ssl/desk.pem", "key": "/etc/ssl/desk.key"}])
