@@ -12,7 +12,6 @@ import hashlib
 import io
 import shutil
 import signal
-import socket
 import struct
 import subprocess
 import sys
@@ -25,6 +24,7 @@ from pathlib import Path
 import httpx
 
 from tests.hosts.own_docker import OwnDocker
+from tests.relay_process import free_port
 
 ROOT = Path(__file__).parent.parent
 REQUIREMENTS = ROOT / "templates" / "opensandbox" / "requirements.txt"
@@ -196,12 +196,6 @@ head -c {GREETING_ANSWER_BYTES} > /dev/null
 cat {screen}
 exec cat > /dev/null
 """.encode()
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def _import(daemon: OwnDocker, image: str, files: dict[str, bytes]) -> None:

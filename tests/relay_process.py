@@ -27,9 +27,13 @@ PUBLISH_ADDRESS = "127.0.66.1"
 
 
 def free_port(address: str = "127.0.0.1") -> int:
-    with socket.socket() as probe:
-        probe.bind((address, 0))
-        return int(probe.getsockname()[1])
+    """A port that nobody listens on, outside the range that sites give to sandboxes."""
+    while True:
+        with socket.socket() as probe:
+            probe.bind((address, 0))
+            port = int(probe.getsockname()[1])
+        if not 40000 <= port < 41000:
+            return port
 
 
 def wait_for_listener(address: str, port: int, *, seconds: float = 15) -> None:

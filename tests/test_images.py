@@ -18,7 +18,8 @@ from tests.framebuffer import VNC_AUTH, Refused, dial, first_frame, log_in, offe
 from tests.hosts.own_docker import OwnDocker, own_dockerd
 from tests.image_host import PASSWORD, Desktop, eventually, lay_out, make_images
 from tests.real_opensandbox import EXECD_IMAGE as TINY_EXECD
-from tests.real_opensandbox import RealOpenSandbox, free_port
+from tests.real_opensandbox import RealOpenSandbox
+from tests.relay_process import free_port
 from tests.small_registry import small_registry
 
 # The first run of all makes the images, which takes minutes; later ones find them in the daemon's kept data.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 import subprocess
 import sys
 import threading
@@ -15,19 +14,13 @@ from typing import Any
 import httpx
 import pytest
 
+from tests.relay_process import free_port
 from tests.viewer_fixtures import ORIGIN, settings_values, write_settings
 from viewer.credentials import hash_of, new_key
 from viewer.model import Status
 from viewer.store import Store
 
 ROOT = Path(__file__).parent.parent
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-        return port
 
 
 def start(settings_file: Path) -> subprocess.Popen[str]:

@@ -21,8 +21,8 @@ import pytest
 
 from inventory.catalogue import services_of
 from roles.caddy import caddyfile
-from tests.real_opensandbox import RealOpenSandbox, free_port
-from tests.relay_process import RelayProcess
+from tests.real_opensandbox import RealOpenSandbox
+from tests.relay_process import RelayProcess, free_port
 from tests.sites import site
 from tests.worker.fleet import Fleet
 from viewer import selfcheck
@@ -50,7 +50,7 @@ class Edge:
 
 @pytest.fixture
 def edge(tmp_path: Path, server: RealOpenSandbox, relay: RelayProcess) -> Iterator[Edge]:
-    port, viewer = _port_outside_the_sandboxes_range(), _port_outside_the_sandboxes_range()
+    port, viewer = free_port(), free_port()
     local = site(
         edge_port=port,
         ports={"opensandbox": server.port, "relay": int(relay.address.rpartition(":")[2]), "viewer": viewer},
@@ -78,12 +78,6 @@ def edge(tmp_path: Path, server: RealOpenSandbox, relay: RelayProcess) -> Iterat
         _run(stack, tmp_path, sys.executable, "-c", "from viewer.serve import main; main()")
         _wait_until_healthy(f"http://localhost:{port}/healthz", tmp_path)
         yield Edge(fleet, port)
-
-
-def _port_outside_the_sandboxes_range() -> int:
-    while 40000 <= (port := free_port()) < 41000:
-        pass
-    return port
 
 
 def _run(stack: ExitStack, folder: Path, *command: str) -> None:
