@@ -7,6 +7,10 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from viewer.model import Frozen, HostStatus, Kind, Session
 
 
+NO_ROOM = "no sandbox host has room"
+"""How the sentence about a full fleet begins; the self-check knows it by that."""
+
+
 class HostRoom(Frozen):
     """One host's room: `used` of `max_desktops` are taken by live sessions."""
 
@@ -58,7 +62,7 @@ def choose(candidates: Sequence[HostRoom], *, without: Collection[str] = ()) -> 
         raise NoHostAnswers(f"no sandbox host answers: {'; '.join(_silence(room) for room in candidates)}")
     free = [room for room in answering if room.used < room.max_desktops]
     if not free:
-        raise NoRoom(f"no sandbox host has room: {'; '.join(_fullness(room) for room in answering)}")
+        raise NoRoom(f"{NO_ROOM}: {'; '.join(_fullness(room) for room in answering)}")
     return min(free, key=lambda room: (room.used / room.max_desktops, room.name)).name
 
 

@@ -29,6 +29,7 @@ from aiohttp.client_ws import ClientWebSocketResponse
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from viewer.model import Frozen, Status
+from viewer.placement import NO_ROOM
 from viewer.public import PublicSession
 from viewer.rfb.conversation import Conversation, RfbError
 from viewer.rfb.probe import Screen, probe_first_frame
@@ -51,6 +52,10 @@ class CheckFailed(Exception):
     """One sentence: what was wrong at the step that was being tried."""
 
 
+class FleetIsFull(CheckFailed):
+    """Nothing is wrong, but there is no room for the check's own desktop."""
+
+
 class Step(Frozen):
     """One line of the outcome."""
 
@@ -66,6 +71,7 @@ class Outcome(Frozen):
     ok: bool
     steps: tuple[Step, ...]
     error: str | None = Field(default=None, description="names the step that failed")
+    skipped: str | None = Field(default=None, description="why the rest was not tried")
 
 
 class _Problem(BaseModel):
@@ -95,7 +101,7 @@ class Progress:
             raise CheckFailed(f"{name}: {_sentence(error)}") from error
         except CheckFailed as error:
             self._done(name, started, ok=False)
-            raise CheckFailed(f"{name}: {error}") from error
+            raise type(error)(f"{name}: {error}") from error
         finally:
             ticking.cancel()
         self._done(name, started, ok=True, detail=result if isinstance(result, str) else "")
@@ -104,15 +110,15 @@ class Progress:
     async def _tick(self, doing: str, started: float) -> None:
         while True:
             await asyncio.sleep(TICK_SECONDS)
-            self._say(f"  {doing} ({time.monotonic() - started:.1f} s) …")
+            self.say(f"  {doing} ({time.monotonic() - started:.1f} s) …")
 
     def _done(self, name: str, started: float, *, ok: bool, detail: str = "") -> None:
         step = Step(name=name, seconds=round(time.monotonic() - started, 3), ok=ok, detail=detail)
         self.steps.append(step)
         mark = "ok    " if ok else "FAILED"
-        self._say(f"{mark} {name}: {step.seconds:.2f} s{f' ({detail})' if detail else ''}")
+        self.say(f"{mark} {name}: {step.seconds:.2f} s{f' ({detail})' if detail else ''}")
 
-    def _say(self, line: str) -> None:
+    def say(self, line: str) -> None:
         if not self._quiet:
             print(line, flush=True)
 
@@ -171,7 +177,8 @@ class Check:
             timeout=ClientTimeout(total=CREATE_SECONDS),
         ) as answer:
             if answer.status not in (201, 202):
-                raise CheckFailed(await _said(answer))
+                said = await _said(answer)
+                raise FleetIsFull(said) if NO_ROOM in said else CheckFailed(said)
             session = await _session(answer)
         if session.status is not Status.RUNNING:
             raise CheckFailed(f"it is {session.status} ({session.status_reason or 'no reason given'})")
@@ -292,6 +299,10 @@ async def check(url: str, key: str, *, image: str | None = None, quiet: bool = F
     ) as http:
         try:
             await Check(http, url.rstrip("/"), key, progress).run(image)
+        except FleetIsFull as full:
+            # A full fleet is in good use; a deploy must not fail for it.
+            progress.say(f"skipped the rest: {full}")
+            return Outcome(ok=True, steps=tuple(progress.steps), skipped=str(full))
         except CheckFailed as failure:
             return Outcome(ok=False, steps=tuple(progress.steps), error=str(failure))
     return Outcome(ok=True, steps=tuple(progress.steps))

@@ -49,7 +49,9 @@ class Edge:
 
 
 @pytest.fixture
-def edge(tmp_path: Path, server: RealOpenSandbox, relay: RelayProcess) -> Iterator[Edge]:
+def edge(
+    tmp_path: Path, server: RealOpenSandbox, relay: RelayProcess, request: pytest.FixtureRequest
+) -> Iterator[Edge]:
     port, viewer = free_port(), free_port()
     local = site(
         edge_port=port,
@@ -64,6 +66,7 @@ def edge(tmp_path: Path, server: RealOpenSandbox, relay: RelayProcess) -> Iterat
             origins=list(local.origins),
             listen=f"127.0.0.1:{viewer}",
             tenants=[tenant],
+            max_desktops=getattr(request, "param", 8),
         ) as fleet,
         ExitStack() as stack,
     ):
@@ -149,6 +152,19 @@ def test_blank_desktop_fails_at_the_frame_and_is_taken_away(
     assert outcome.error == "see a real frame: the screen stayed one colour for 2 s"
     [row] = edge.fleet.main.list().items
     assert edge.fleet.wait_for(row, Status.TERMINATED).status_reason == "on request"
+
+
+@pytest.mark.parametrize("edge", [1], indirect=True)
+def test_full_fleet_is_well_and_says_what_was_skipped(edge: Edge) -> None:
+    first = asyncio.run(selfcheck.check(edge.url, KEY.text, quiet=True))
+    assert (first.ok, first.skipped) == (True, None)
+    httpx.post(
+        f"{edge.url}/api/v1/sessions", json={}, headers={"Authorization": f"Bearer {KEY.text}"}, timeout=60
+    ).raise_for_status()
+    done = edge.check()
+    assert done.returncode == 0, done.stderr
+    assert "skipped the rest: create a desktop: " in done.stdout
+    assert "1 of 1 desktops in use on here" in done.stdout
 
 
 def test_edge_that_is_not_there_is_one_sentence() -> None:
