@@ -109,7 +109,6 @@ def summary(settings: Settings, *, link: str | None, changes: int) -> str:
 
 def _build() -> None:
     started = time.monotonic()
-    print("  Building the viewer …", flush=True)
     wheel()
     print(f"  {time.monotonic() - started:6.1f} s  Build the viewer: done", flush=True)
 
