@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from tests.soaking import examples
 from viewer import reconcile
-from viewer.model import HostStatus, Kind, Session, Status
+from viewer.model import HostStatus, Kind, Role, Session, Status
 from viewer.placement import HostRoom, NoRoom, choose
 from viewer.reconcile import (
     Action,
@@ -30,7 +30,9 @@ from viewer.reconcile import (
     Verdict,
     compare,
     due,
+    no_longer_allowed,
 )
+from viewer.relay.answers import StreamInfo
 from viewer.sandbox_hosts import FLEET_KEY, Sandbox, SandboxState, SandboxStatus, Stamp
 
 NOW = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
@@ -105,6 +107,48 @@ def verdict_on(
 
 def actions_on(rows: Iterable[Session], sandboxes: Iterable[Sandbox], **more: object) -> list[Action]:
     return list(verdict_on(rows, sandboxes, **more).actions)  # type: ignore[arg-type]
+
+
+# --- open streams ---------------------------------------------------------------------------------------
+
+
+def stream(row: Session, **fields: object) -> StreamInfo:
+    """What an operator of the session's tenant has open."""
+    usual: dict[str, object] = {
+        "stream_id": "st-1", "session_id": row.id, "tenant_id": row.tenant_id, "principal": "key:1",
+        "may_control": True, "opened_at": NOW, "bytes_to_browser": 0, "bytes_to_desktop": 0,
+    }  # fmt: skip
+    return StreamInfo.model_validate(usual | fields)
+
+
+@pytest.mark.parametrize(
+    ("row", "fields", "stays"),
+    [
+        ({}, {}, True),
+        ({"status": Status.PAUSED}, {}, True),
+        ({"kind": Kind.DESKTOP, "sandbox_id": "studio"}, {}, True),
+        ({"status": Status.TERMINATED}, {}, False),
+        ({}, {"session_id": "s-unknown"}, False),
+        ({"tenant_id": "other"}, {"tenant_id": "main"}, False),
+        ({"tenant_id": "other"}, {}, False),  # the principal is nobody there
+        ({}, {"principal": "key:revoked"}, False),
+        ({}, {"principal": "key:watcher", "may_control": False}, True),
+        ({}, {"principal": "key:watcher"}, False),
+        ({}, {"principal": "link:1", "may_control": False}, True),
+        ({}, {"principal": "link:1"}, True),
+    ],
+)
+def test_stream_stays_while_it_would_be_let_in_again(
+    row: dict[str, object], fields: dict[str, object], stays: bool
+) -> None:
+    roles = {
+        ("key:1", "main"): Role.OPERATOR,
+        ("key:watcher", "main"): Role.WATCHER,
+        ("link:1", "main"): Role.ADMIN,
+    }
+    its = session(**row)  # type: ignore[arg-type]
+    open_now = stream(its, **fields)
+    assert no_longer_allowed([open_now], rows=[its], roles=roles) == ([] if stays else [open_now])
 
 
 # --- the table alone ------------------------------------------------------------------------------------

@@ -154,6 +154,8 @@ def with_http(body: Callable[[aiohttp.ClientSession], Awaitable[None]]) -> None:
         ("GET", "/streams", {}),
         ("DELETE", "/streams/s1", {}),
         ("DELETE", "/streams/other", {"purpose": "manage"}),
+        ("DELETE", "/streams/s1/0a1b2c", {}),
+        ("DELETE", "/streams/other/0a1b2c", {"purpose": "manage"}),
     ],
 )
 def test_without_the_right_grant_everything_is_403_and_says_why(
@@ -296,6 +298,25 @@ def test_open_streams_are_listed_with_their_bytes_and_closed_on_demand(relay: Re
             await other.socket.send_bytes(b"y")
             assert await other.read(1) == b"y"
             await other.socket.close()
+
+    with_http(body)
+
+
+def test_one_stream_of_a_session_is_closed_and_the_others_stay(relay: RelayProcess) -> None:
+    async def body(http: aiohttp.ClientSession) -> None:
+        manage = relay.grant("manage", session_id="")
+        with rfb_server(echo) as port:
+            watcher = await open_viewer(http, relay, target=port, session_id="two", may_control=False)
+            operator = await open_viewer(http, relay, target=port, session_id="two")
+            async with http.get(relay.url + "/streams", headers=manage) as answer:
+                listed = StreamList.model_validate_json(await answer.text()).streams
+            (controlling,) = [one for one in listed if one.session_id == "two" and one.may_control]
+            for path in ("other/" + controlling.stream_id, "two/unknown", "two/" + controlling.stream_id):
+                async with http.delete(f"{relay.url}/streams/{path}", headers=manage) as answer:
+                    assert answer.status == 204
+            assert (await operator.ending())[0] == CloseCode.REVOKED
+            await watcher.shake_hands()
+            await watcher.socket.close()
 
     with_http(body)
 

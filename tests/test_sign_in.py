@@ -238,3 +238,18 @@ def test_half_a_key_is_nobody(app: Flask, store: Store, people: People) -> None:
     assert store.accounts.principal_of_key(person.key[:-1]) is None
     assert store.accounts.principal_of_key(person.key + "x") is None
     assert store.accounts.principal_of_key(person.key + "\n") is None
+
+
+def test_roles_are_those_of_valid_keys_and_sign_ins(
+    store: Store, people: People, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    accounts = store.accounts
+    cookie = accounts.sign_in_with_link(accounts.new_link("bolt", Role.ADMIN))
+    who = accounts.principal_of_cookie(cookie or "")
+    assert who is not None
+    alice, wanda = (f"key:{person.key.split('_')[1]}" for person in (people.alice, people.wanda))
+    asked = {alice, wanda, who.id, "key:unknown", "link:unknown", ""}
+    accounts.revoke_key(people.alice.key.split("_")[1])
+    assert accounts.roles_of(asked) == {(wanda, "acme"): Role.WATCHER, (who.id, "bolt"): Role.ADMIN}
+    monkeypatch.setattr(viewer.accounts, "utcnow", lambda: utcnow() + timedelta(hours=12, seconds=1))
+    assert accounts.roles_of(asked) == {(wanda, "acme"): Role.WATCHER}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import datetime, timedelta
 
 from sqlalchemy import delete, select, update
@@ -101,6 +101,24 @@ class AccountStore:
         if row is None or not right or row.revoked_at is not None:
             return None
         return Principal(id=f"key:{row.id}", tenant=row.tenant_id, role=Role(row.role), via="key")
+
+    def roles_of(self, principals: Collection[str]) -> dict[tuple[str, str], Role]:
+        """What these may do now, by principal id and tenant; one without a valid key or sign-in is absent."""
+        now = utcnow()
+        key_ids = [name.removeprefix("key:") for name in principals if name.startswith("key:")]
+        links = [name for name in principals if name.startswith("link:")]
+        keys = select(ApiKeyRow.id, ApiKeyRow.tenant_id, ApiKeyRow.role).where(
+            ApiKeyRow.id.in_(key_ids), ApiKeyRow.revoked_at.is_(None)
+        )
+        sign_ins = select(SignInRow.principal_id, SignInRow.tenant_id, SignInRow.role).where(
+            SignInRow.principal_id.in_(links),
+            SignInRow.ends_at > now,
+            SignInRow.used_at > now - SIGN_IN_IDLE,
+        )
+        with self._database.reading() as orm:
+            found = {(f"key:{name}", tenant): Role(role) for name, tenant, role in orm.execute(keys)}
+            found |= {(name, tenant): Role(role) for name, tenant, role in orm.execute(sign_ins)}
+        return found
 
     def name_of(self, principal: Principal) -> str:
         """What a page calls whoever is signed in: the label of his key, else its id."""

@@ -1,7 +1,8 @@
 """What should happen to sessions and sandboxes: pure decisions from the table, a host's list, and the time.
 
-Two questions are answered here. `due` looks at the table alone: what is to be started, ended, given up.
-`compare` holds a host's list against the table. Neither reads a clock or touches anything; the worker acts.
+Three questions are answered here. `due` looks at the table alone: what is to be started, ended, given up.
+`compare` holds a host's list against the table, `no_longer_allowed` its relay's open streams. None of them
+reads a clock or touches anything; the worker acts.
 """
 
 from __future__ import annotations
@@ -11,7 +12,8 @@ from datetime import datetime, timedelta
 
 from pydantic import Field
 
-from viewer.model import Frozen, Kind, Session, Status
+from viewer.model import Frozen, Kind, Role, Session, Status
+from viewer.relay.answers import StreamInfo
 from viewer.sandbox_hosts import Sandbox, SandboxState
 
 MISSES_BEFORE_GONE = 2
@@ -157,6 +159,27 @@ def reason_of_end(row: Session) -> str:
     asked = row.terminate_requested_at
     has_expired_first = row.expires_at is not None and asked is not None and row.expires_at <= asked
     return EXPIRED if has_expired_first else ON_REQUEST
+
+
+def no_longer_allowed(
+    streams: Iterable[StreamInfo], *, rows: Iterable[Session], roles: Mapping[tuple[str, str], Role]
+) -> list[StreamInfo]:
+    """Return the streams that would not be let in as they are if they were asked for now.
+
+    `rows`: the live sessions on the relay's host, read after the streams were listed. `roles`: what each
+    principal may do now, by principal id and tenant.
+    """
+    tenant_of = {row.id: row.tenant_id for row in rows if not row.status.is_terminal}
+    return [
+        stream
+        for stream in streams
+        if tenant_of.get(stream.session_id) != stream.tenant_id
+        or not _covers_stream(roles.get((stream.principal, stream.tenant_id)), stream)
+    ]
+
+
+def _covers_stream(role: Role | None, stream: StreamInfo) -> bool:
+    return role is not None and role.covers(Role.OPERATOR if stream.may_control else Role.WATCHER)
 
 
 def compare(

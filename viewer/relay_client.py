@@ -1,4 +1,4 @@
-"""Client of one relay: wait for a first frame, list the open streams, close those of a session."""
+"""Client of one relay: wait for a first frame, list the open streams, close one or all of a session."""
 
 from __future__ import annotations
 
@@ -61,6 +61,10 @@ class RelayClient:
     def close_streams(self, session_id: str) -> None:
         """Close all streams of the session with code 4403. Raises RelayUnreachable."""
         self._call("DELETE", f"/streams/{session_id}", self._manage())
+
+    def close_stream(self, stream: StreamInfo) -> None:
+        """Close this one stream with code 4403; nothing happens if it is gone. Raises RelayUnreachable."""
+        self._call("DELETE", f"/streams/{stream.session_id}/{stream.stream_id}", self._manage())
 
     def _manage(self) -> Grant:
         return Grant(purpose="manage", expires_at=utcnow() + GRANT_LIFETIME)

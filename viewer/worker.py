@@ -27,7 +27,7 @@ from viewer import reconcile
 from viewer.grants import DesktopSocket
 from viewer.lifecycle import BLANK, HostLink, Lifecycle
 from viewer.model import HostStatus, Session, Status, utcnow
-from viewer.relay.answers import ProbeOutcome, ProbeResult
+from viewer.relay.answers import ProbeOutcome, ProbeResult, StreamInfo
 from viewer.relay_client import RelayClient, RelayUnreachable
 from viewer.sandbox_hosts import HostRefused, HostUnreachable, Sandbox, SandboxHost
 from viewer.settings import DesktopSettings, Settings, SettingsError, load_settings
@@ -107,13 +107,14 @@ class HostWatch:
     def __init__(
         self,
         link: HostLink,
-        fleet: FleetStore,
+        store: Store,
         lifecycle: Lifecycle,
         chores: Chores,
         policy: reconcile.Policy,
     ) -> None:
         self._link = link
-        self._fleet = fleet
+        self._fleet = store.fleet
+        self._accounts = store.accounts
         self._lifecycle = lifecycle
         self._chores = chores
         self._policy = policy
@@ -138,6 +139,8 @@ class HostWatch:
             self._wake.clear()
 
     def look(self) -> None:
+        # First, so that access ends on time also where the sandbox server is silent.
+        watched = self._close_what_is_no_longer_allowed(self._open_streams())
         try:
             listed = self._link.sandboxes.everything()
         except (HostUnreachable, HostRefused) as problem:
@@ -151,7 +154,7 @@ class HostWatch:
             listed,
             rows=rows,
             by_request=self._sessions_named_by(listed, rows),
-            watched=self._watched(),
+            watched=watched,
             busy=self._chores.in_hand(UP),
             memory=self._memory,
             now=utcnow(),
@@ -168,16 +171,35 @@ class HostWatch:
         found = {name: self._fleet.by_request(name) for name in named if name is not None}
         return {name: session for name, session in found.items() if session is not None}
 
-    def _watched(self) -> set[str]:
+    def _open_streams(self) -> list[StreamInfo]:
         try:
-            watched = {stream.session_id for stream in self._link.relay.streams()}
+            streams = self._link.relay.streams()
         except RelayUnreachable as problem:
             if self._relay_answers:
                 log.warning("%s", problem)
             self._relay_answers = False
-            return set()
+            return []
         self._relay_answers = True
-        return watched
+        return streams
+
+    def _close_what_is_no_longer_allowed(self, streams: list[StreamInfo]) -> set[str]:
+        """A revoked key, a smaller role, an ended session end their streams; the sessions still watched."""
+        if not streams:
+            return set()
+        closing = reconcile.no_longer_allowed(
+            streams,
+            rows=self._fleet.on_host(self._link.name),
+            roles=self._accounts.roles_of({stream.principal for stream in streams}),
+        )
+        try:
+            for stream in closing:
+                self._link.relay.close_stream(stream)
+                log.info("stream %s of session %s: closed: %s may not have it any more",
+                         stream.stream_id, stream.session_id, stream.principal)  # fmt: skip
+        except RelayUnreachable as problem:
+            log.warning("%s; streams that lost their right are closed at the next look", problem)
+        closed = {stream.stream_id for stream in closing}
+        return {stream.session_id for stream in streams if stream.stream_id not in closed}
 
     def _act(self, action: reconcile.Action) -> None:
         name = self._link.name
@@ -311,7 +333,7 @@ class Worker:
         self._lifecycle = Lifecycle(self._fleet, settings, self._links)
         self._desktops = DesktopWatch(settings.desktops, self._links, self._fleet, self._chores)
         self._watches = [
-            HostWatch(link, self._fleet, self._lifecycle, self._chores, self._policy)
+            HostWatch(link, store, self._lifecycle, self._chores, self._policy)
             for link in self._links.values()
         ]
         self._purge_at = 0.0

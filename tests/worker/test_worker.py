@@ -10,17 +10,20 @@ import random
 import subprocess
 import sys
 import time
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 from aiohttp import ClientSession
+from pydantic import SecretStr
 
 from tests.real_opensandbox import RealOpenSandbox
 from tests.relay_process import RelayProcess
 from tests.worker.fleet import CannedSocketDesktop, Fleet, LossyWire
 from viewer import reconcile
+from viewer.grants import GRANT_HEADER, Grant, PublishedPort, seal_grant
 from viewer.lifecycle import Lifecycle
-from viewer.model import HostStatus, Session, Status
+from viewer.model import HostStatus, Role, Session, Status, utcnow
 from viewer.sandbox_hosts import SandboxHost, SandboxOrder, Stamp
 from viewer.worker import Chores, HostWatch
 
@@ -152,10 +155,19 @@ def test_session_ends_when_its_time_is_over(fleet: Fleet) -> None:
 
 
 async def _renewed_while_watched(fleet: Fleet, relay: RelayProcess, row: Session) -> Session:
-    grant = relay.grant(session_id=row.id, target=row.vnc_port, password=fleet.vnc_password_of(row))
+    grant = Grant(
+        purpose="stream",
+        session_id=row.id,
+        tenant_id=row.tenant_id,
+        principal=f"key:{fleet.store.accounts.add_key(row.tenant_id, Role.WATCHER).id}",
+        target=PublishedPort(port=row.vnc_port or 0),
+        vnc_password=SecretStr(fleet.vnc_password_of(row)),
+        expires_at=utcnow() + timedelta(minutes=1),
+    )
+    headers = {GRANT_HEADER: seal_grant(grant, relay.key)}
     async with (
         ClientSession() as http,
-        http.ws_connect(f"{relay.url}/stream/{row.id}", headers=grant, protocols=["binary"]),
+        http.ws_connect(f"{relay.url}/stream/{row.id}", headers=headers, protocols=["binary"]),
     ):
         return await asyncio.to_thread(fleet.wait_until, row, lambda now: now.expires_at != row.expires_at)
 
@@ -262,7 +274,7 @@ def test_orphan_of_our_fleet_is_deleted_and_a_stranger_left_alone(
     )
     chores = Chores()
     lifecycle = Lifecycle(fleet.store.fleet, fleet.settings, {"here": fleet.link})
-    watch = HostWatch(fleet.link, fleet.store.fleet, lifecycle, chores, policy)
+    watch = HostWatch(fleet.link, fleet.store, lifecycle, chores, policy)
     watch.look()
     chores.wait(10)
     assert host.get(orphan.id) is None

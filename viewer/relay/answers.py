@@ -59,6 +59,7 @@ class StreamInfo(Frozen):
     session_id: str
     tenant_id: str
     principal: str
+    may_control: bool
     opened_at: datetime
     bytes_to_browser: int
     bytes_to_desktop: int

@@ -12,6 +12,8 @@ from viewer.relay.probing import probe
 from viewer.relay.settings import Settings
 from viewer.relay.streams import StreamRefused, Streams
 
+REVOKED = "access to this session was revoked"
+
 
 class Relay:
     """Handlers with what they share."""
@@ -28,6 +30,7 @@ class Relay:
         app.router.add_get("/probe/{session_id}", self.probe, allow_head=False)
         app.router.add_get("/streams", self.list_streams, allow_head=False)
         app.router.add_delete("/streams/{session_id}", self.close_streams)
+        app.router.add_delete("/streams/{session_id}/{stream_id}", self.close_stream)
         return app
 
     async def healthz(self, request: web.Request) -> web.Response:
@@ -63,13 +66,25 @@ class Relay:
     async def close_streams(self, request: web.Request) -> web.Response:
         session_id = request.match_info["session_id"]
         try:
-            grant = self._grant(request, purpose="manage")
-            if grant.session_id:
-                _check_session(grant, session_id)
+            self._check_may_close(request, session_id)
         except GrantRefused as refusal:
             return _problem(403, "Close refused", str(refusal))
-        self.streams.end_session(session_id, CloseCode.REVOKED, "access to this session was revoked")
+        self.streams.end_session(session_id, CloseCode.REVOKED, REVOKED)
         return web.Response(status=204)
+
+    async def close_stream(self, request: web.Request) -> web.Response:
+        session_id, stream_id = request.match_info["session_id"], request.match_info["stream_id"]
+        try:
+            self._check_may_close(request, session_id)
+        except GrantRefused as refusal:
+            return _problem(403, "Close refused", str(refusal))
+        self.streams.end_one(session_id, stream_id, CloseCode.REVOKED, REVOKED)
+        return web.Response(status=204)
+
+    def _check_may_close(self, request: web.Request, session_id: str) -> None:
+        grant = self._grant(request, purpose="manage")
+        if grant.session_id:
+            _check_session(grant, session_id)
 
     def _grant(self, request: web.Request, *, purpose: str) -> Grant:
         token = request.headers.get(GRANT_HEADER)

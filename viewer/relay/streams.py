@@ -66,6 +66,7 @@ class Stream:
             session_id=self.grant.session_id,
             tenant_id=self.grant.tenant_id,
             principal=self.grant.principal,
+            may_control=self.grant.may_control,
             opened_at=self.opened_at,
             bytes_to_browser=self._downstream.bytes_sent if self._downstream else 0,
             bytes_to_desktop=self._bytes_to_desktop,
@@ -251,6 +252,12 @@ class Streams:
         for stream in of_session:
             stream.end(code, reason)
         return len(of_session)
+
+    def end_one(self, session_id: str, stream_id: str, code: int, reason: str) -> None:
+        """Ask this stream to end, if the session has it; one that has just ended by itself is no error."""
+        for stream in self._open:
+            if (stream.grant.session_id, stream.stream_id) == (session_id, stream_id):
+                stream.end(code, reason)
 
     async def end_all(self, code: int, reason: str) -> None:
         """End every stream and return when the browsers have been told, or would not listen."""
