@@ -67,7 +67,7 @@ def wheel() -> Path:
             "npm_config_cache": str(_BUILT.parent / "npm"),
             **os.environ,
         }
-        print("  Building the viewer's wheel, with its pages from npm's packages …", file=sys.stderr, flush=True)
+        print("  Building the viewer and its pages, with npm's packages …", file=sys.stderr, flush=True)
         done = subprocess.run(command, env=variables, capture_output=True, text=True, check=False)
         if done.returncode:
             raise WheelNotBuilt(f"building the viewer failed:\n{(done.stdout + done.stderr)[-3000:]}")

@@ -52,6 +52,33 @@ def test_stream_outlives_what_is_not_in_its_path(fleet: Fleet, service: str) -> 
         stream.assert_alive()
 
 
+def test_persistent_desktop_returns_after_a_crash(fleet: Fleet) -> None:
+    def running() -> list[str]:
+        return [s.id for s in fleet.api.sessions(status="running") if s.kind == "desktop"]
+
+    eventually(running, within=TRUE_AGAIN_SECONDS, what="the persistent desktop runs")
+    killed = fleet.kill("desktop-studio")
+    eventually(lambda: returned(fleet, "desktop-studio", killed), within=TRUE_AGAIN_SECONDS, what=fleet.logs)
+    with watching(fleet.api, eventually(running, within=TRUE_AGAIN_SECONDS, what=fleet.logs)[0]) as stream:
+        stream.assert_alive()
+
+
+def test_killed_docker_engine_returns_and_desktops_outlive_it(plain_fleet: Fleet) -> None:
+    with plain_fleet.api.desktop() as session:
+        [killed, *_] = plain_fleet.pids_of("dockerd")
+        plain_fleet.host.run(f"kill -9 {killed}")
+        eventually(
+            lambda: returned(plain_fleet, "dockerd", [killed]),
+            within=TRUE_AGAIN_SECONDS,
+            what=plain_fleet.logs,
+        )
+        wait_until_well(plain_fleet)
+        assert plain_fleet.api.get(session.id).status == "running"
+        # Docker's port forwarders died with it, so streams broke; they can be opened again.
+        with watching(plain_fleet.api, session.id) as stream:
+            stream.assert_alive()
+
+
 def test_desktop_that_ends_while_the_worker_is_dead_ends_in_the_table_too(plain_fleet: Fleet) -> None:
     with plain_fleet.api.desktop() as session:
         container = plain_fleet.container_of(session)
