@@ -20,6 +20,8 @@ from roles.units import Unit, no_unit, run
 
 NETWORK = "deskfleet"
 BRIDGE = "df-sandboxes"
+PACKAGE = "docker.io"
+DAEMON_JSON = "/etc/docker/daemon.json"
 OURS = f"{STATE}/docker.ours"
 STARTED = f"{STATE}/docker.started"
 """There when an engine of the machine's own was stopped and we had systemd start it."""
@@ -51,8 +53,8 @@ _SCRIPTS = Path(__file__).resolve().parent.parent / "templates" / "docker"
 
 
 class Engine(NamedTuple):
-    """installed: there is a dockerd; running: it answers; ours: we installed it; supervised: we keep it
-    running."""
+    """installed: there is a dockerd; running: it answers; ours: the one that is installed is the one that we
+    brought; supervised: we keep it running."""
 
     installed: bool
     running: bool
@@ -67,7 +69,10 @@ class DockerEngine(FactBase[Engine]):
         return (
             "echo installed $(command -v dockerd >/dev/null && echo yes); "
             "echo running $(docker info >/dev/null 2>&1 && echo yes); "
-            f"echo ours $([ -e {OURS} ] && echo yes); "
+            # Still ours: its owner may have put another engine in the place of the one that we brought.
+            f"echo ours $([ -e {OURS} ] && grep -qx {PACKAGE} {STATE}/packages.ours 2>/dev/null && "
+            f"dpkg-query -W -f='${{db:Status-Status}}' {PACKAGE} 2>/dev/null "
+            "| grep -qx installed && echo yes); "
             f"echo supervised $([ -e /etc/deskfleet/supervisor/{DOCKERD.name}.conf ] && echo yes)"
         )
 
@@ -103,10 +108,10 @@ def docker() -> None:
         directories(name="Make /etc/docker", wanted=(Directory("/etc/docker"),))
         place(
             name="Write daemon.json",
-            path="/etc/docker/daemon.json",
+            path=DAEMON_JSON,
             content=json.dumps(_DAEMON, indent=2) + "\n",
         )
-        packages(name="Install Docker", names=("docker.io", "iptables", "ca-certificates"))
+        packages(name="Install Docker", names=(PACKAGE, "iptables", "ca-certificates"))
     if supervised:
         note_network(name="Note the network before")
         run(name="Run dockerd", unit=DOCKERD, restart_on=sha256(json.dumps(_DAEMON) if ours else ""))
@@ -119,6 +124,11 @@ def docker() -> None:
 def remember() -> Commands:
     if not host.get_fact(Paths, paths=[OURS]):
         yield _script("before.sh")
+        # A daemon.json without an engine is somebody's all the same; after.sh puts it back.
+        yield StringCommand(
+            f"[ ! -e {DAEMON_JSON} ] || [ -e {DAEMON_JSON}.before-deskfleet ] || "
+            f"cp -pT {DAEMON_JSON} {DAEMON_JSON}.before-deskfleet"
+        )
         yield StringCommand(f"touch {OURS}")
 
 

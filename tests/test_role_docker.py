@@ -4,7 +4,12 @@ ours."""
 from __future__ import annotations
 
 import hashlib
+import re
+import subprocess
+from pathlib import Path
 from typing import Any
+
+import pytest
 
 from roles.docker import DOCKERD, DockerEngine, DockerNetwork, Engine, docker, no_docker
 from roles.facts import HasSystemd, MissingPackages, Paths, PathState, UnitState
@@ -112,3 +117,102 @@ def test_our_engine_goes_with_all_it_left(run_role: RunRole) -> None:
 
 def test_nothing_there_nothing_to_remove(run_role: RunRole) -> None:
     assert changes(run_role(no_docker, facts=facts(BARE, systemd=False))) == []
+
+
+def on_a_small_host(tmp_path: Path, script: str, **environment: str) -> str:
+    """The real script on directories below tmp_path, with tools that only say what they were asked."""
+    tools = tmp_path / "bin"
+    tools.mkdir(exist_ok=True)
+    for tool in ("iptables", "ip", "umount"):
+        (tools / tool).write_text(f'#!/bin/sh\necho {tool} "$@" >> {tmp_path}/asked\n')
+        (tools / tool).chmod(0o755)
+    text = Path("templates/docker", script).read_text()
+    moved = re.sub(r"(?<![\w^$.])/(?=(var/lib|run|opt|etc|proc|sys)/)", f"{tmp_path}/", text)
+    assert not re.search(r"(?<![\w^)])/(var|run|opt|etc|proc|sys)/", moved.replace(str(tmp_path), "x"))
+    variables = {"PATH": f"{tools}:/usr/bin:/bin", "STATE": str(tmp_path / "state"), **environment}
+    done = subprocess.run(["sh", "-c", moved], env=variables, capture_output=True, text=True, check=True)
+    return done.stdout
+
+
+@pytest.fixture
+def small_host(tmp_path: Path) -> Path:
+    for folder in ("proc/sys/net/ipv4", "etc/docker", "var/lib/docker", "run/containerd", "state"):
+        (tmp_path / folder).mkdir(parents=True)
+    (tmp_path / "proc/sys/net/ipv4/ip_forward").write_text("1\n")
+    (tmp_path / "proc/mounts").write_text("")
+    (tmp_path / "etc/docker/daemon.json").write_text("theirs")
+    (tmp_path / "run/containerd/containerd.sock").write_text("")
+    return tmp_path
+
+
+def test_what_was_there_before_the_engine_is_there_after_it(small_host: Path) -> None:
+    on_a_small_host(small_host, "before.sh")
+    assert sorted(path.name for path in (small_host / "state").iterdir()) == ["docker.before"]
+    (small_host / "etc/docker/daemon.json").rename(small_host / "etc/docker/daemon.json.before-deskfleet")
+    (small_host / "etc/docker/daemon.json").write_text("ours")
+    (small_host / "var/lib/containerd/io").mkdir(parents=True)
+    (small_host / "var/lib/docker/image").mkdir()
+    said = on_a_small_host(small_host, "after.sh", OURS="yes")
+    assert f"kept: {small_host}/etc/docker was there before" in said
+    assert f"kept: {small_host}/run/containerd was there before" in said
+    assert [path.name for path in (small_host / "etc/docker").iterdir()] == ["daemon.json"]
+    assert (small_host / "etc/docker/daemon.json").read_text() == "theirs"
+    assert (small_host / "run/containerd/containerd.sock").exists()
+    assert not (small_host / "var/lib/containerd").exists()
+    # It was there, with nothing in it: a volume for the engine.
+    assert list((small_host / "var/lib/docker").iterdir()) == []
+
+
+def test_without_a_list_of_what_was_there_nothing_is_deleted(small_host: Path) -> None:
+    assert on_a_small_host(small_host, "after.sh", OURS="yes") == ""
+    assert (small_host / "etc/docker/daemon.json").read_text() == "theirs"
+
+
+def test_list_of_what_was_there_is_made_once(small_host: Path) -> None:
+    on_a_small_host(small_host, "before.sh")
+    before = (small_host / "state/docker.before").read_text()
+    (small_host / "opt/containerd").mkdir(parents=True)
+    on_a_small_host(small_host, "before.sh")
+    assert (small_host / "state/docker.before").read_text() == before
+
+
+@pytest.mark.parametrize(
+    ("noted", "recorded", "status", "ours"),
+    [
+        (True, "docker.io\n", "installed", True),
+        (True, "docker.io\n", "config-files", False),
+        (True, "iptables\n", "installed", False),
+        (False, "docker.io\n", "installed", False),
+    ],
+)
+def test_engine_is_ours_while_it_is_the_one_that_we_brought(
+    tmp_path: Path, noted: bool, recorded: str, status: str, ours: bool
+) -> None:
+    (tmp_path / "packages.ours").write_text(recorded)
+    if noted:
+        (tmp_path / "docker.ours").touch()
+    for tool, line in (("dpkg-query", f"printf {status}"), ("docker", "exit 1"), ("dockerd", "exit 1")):
+        (tmp_path / tool).write_text(f"#!/bin/sh\n{line}\n")
+        (tmp_path / tool).chmod(0o755)
+    command = DockerEngine().command().replace("/var/lib/deskfleet", str(tmp_path))
+    done = subprocess.run(
+        ["sh", "-c", command],
+        env={"PATH": f"{tmp_path}:/usr/bin:/bin"},
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert DockerEngine().process(done.stdout.splitlines()).ours is ours
+
+
+def test_engine_put_in_the_place_of_ours_is_left_alone(run_role: RunRole) -> None:
+    """docker.ours is still there, but the fact says that the engine is not the one we brought."""
+    stated = facts(SOMEBODYS, systemd=False, network=NETWORK, paths=EVERYWHERE)
+    assert changes(run_role(docker, facts=stated)) == []
+    steps = run_role(no_docker, facts=stated)
+    assert [name for name, _ in changes(steps)] == ["Docker away | Remove sandboxes and their network"]
+
+
+def test_daemon_json_of_somebody_is_kept_aside(run_role: RunRole) -> None:
+    steps = dict(run_role(docker, facts=facts(BARE, systemd=True, missing=["docker.io"])))
+    _, keep, note = steps["Docker | Note that the engine is ours"]
+    assert keep.endswith("cp -pT /etc/docker/daemon.json /etc/docker/daemon.json.before-deskfleet")
+    assert note == "touch /var/lib/deskfleet/docker.ours"

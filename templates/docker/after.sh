@@ -1,5 +1,7 @@
 # Takes back what a dockerd that we started left in the network: it never cleans up itself. Runs with sh on the host.
 set -u
+# Without the list of what was there before, nothing may be taken for ours.
+[ -s "$STATE/docker.before" ] || exit 0
 before() { awk -v key="$1" '$1 == key {print $2}' "$STATE/docker.before"; }
 if [ "$(before chains)" = 0 ] && command -v iptables >/dev/null; then
     for table in filter nat raw; do
@@ -18,13 +20,18 @@ awk '$2 ~ "^/(var/lib|run)/docker" {print $2}' /proc/mounts | sort -r | while re
     grep -qx "mount $path" "$STATE/docker.before" || umount "$path"
 done
 if [ -n "$OURS" ]; then
-    for path in /var/lib/docker /var/lib/containerd /opt/containerd /etc/docker; do
+    copy=/etc/docker/daemon.json.before-deskfleet
+    if [ -e $copy ]; then mv -fT $copy /etc/docker/daemon.json; else rm -f /etc/docker/daemon.json; fi
+    for path in /var/lib/docker /var/lib/containerd /opt/containerd /etc/docker /run/containerd; do
+        [ -e $path ] || continue
         if grep -qx "path $path" "$STATE/docker.before"; then
+            echo "kept: $path was there before"
+        elif grep -qx "empty $path" "$STATE/docker.before"; then
             find $path -mindepth 1 -delete 2>/dev/null
         else
             rm -rf $path
         fi
     done
-    rm -rf /run/docker /run/docker.sock /run/docker.pid /run/containerd
+    rm -rf /run/docker /run/docker.sock /run/docker.pid
 fi
 exit 0

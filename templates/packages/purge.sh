@@ -4,6 +4,11 @@ installed() { dpkg-query -W -f='${Package} ${db:Status-Status}\n' | awk '$2 == "
 export DEBIAN_FRONTEND=noninteractive
 ours=$(installed | comm -12 - "$STATE/packages.ours")
 if [ -n "$ours" ]; then
+    # Debian's docker.io wipes /var/lib/docker when it is purged, with a script that its removal leaves there.
+    if grep -qsx 'path /var/lib/docker' "$STATE/docker.before" && echo "$ours" | grep -qx docker.io; then
+        dpkg --remove docker.io || true
+        rm -f /var/lib/docker/nuke-graph-directory.sh
+    fi
     # dpkg, unlike apt, never takes a package away that something of the machine's owner needs by now.
     dpkg --purge $ours || true
     left=$(installed | comm -12 - "$STATE/packages.ours")
