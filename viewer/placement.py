@@ -6,7 +6,6 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from viewer.model import Frozen, HostStatus, Kind, Session
 
-
 NO_ROOM = "no sandbox host has room"
 """How the sentence about a full fleet begins; the self-check knows it by that."""
 
