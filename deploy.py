@@ -9,7 +9,7 @@ from roles.caddy import RUNTIME as CADDY_RUNTIME
 from roles.caddy import UNIT as CADDY_UNIT
 from roles.caddy import caddy, no_caddy
 from roles.check import check
-from roles.desktops import desktops, no_desktops, runtime_of
+from roles.desktops import desktops, former_desktops, no_desktops, runtime_of
 from roles.desktops import unit as desktop_unit
 from roles.docker import NETWORK, docker, no_docker
 from roles.files import barrier
@@ -37,8 +37,8 @@ if host.data.get("deskfleet_state") == "absent":
         no_caddy()
     if on_control:
         no_viewer()
-    if on_desktops:
-        no_desktops(wanted=config.desktops)
+    # Also where the host has left the group: it may have desktops of earlier site files.
+    no_desktops(wanted=config.desktops)
     if on_sandboxes:
         no_relay()
         no_opensandbox()
@@ -67,6 +67,8 @@ else:
         relay(settings=settings, key=secrets.relay_key)
     if on_desktops:
         desktops(wanted=config.desktops)
+    else:
+        former_desktops()
     barrier(name="Phase: sandboxes and desktops are ready")
 
     if on_control:

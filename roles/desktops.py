@@ -3,12 +3,26 @@ socket."""
 
 from __future__ import annotations
 
+from pyinfra.api.command import QuoteString, StringCommand
 from pyinfra.api.deploy import deploy
+from pyinfra.api.facts import FactBase
+from pyinfra.api.operation import operation
 from pyinfra.context import host
 
 from inventory.models import Desktop
 from roles import relay
-from roles.files import Directory, absent, directories, no_user, place, render, sha256, system_user
+from roles.facts import Paths, Text
+from roles.files import (
+    Commands,
+    Directory,
+    absent,
+    directories,
+    no_user,
+    place,
+    render,
+    sha256,
+    system_user,
+)
 from roles.packages import packages
 from roles.units import Unit, no_unit, run
 
@@ -24,6 +38,21 @@ PACKAGES = (
     "iproute2",
     "util-linux",
 )
+
+
+class MadeDesktops(FactBase[list[str]]):
+    """The desktops that were made on the host, wanted or not: those with a session script."""
+
+    def command(self) -> str:
+        return f"ls {HOME} 2>/dev/null || true"
+
+    @staticmethod
+    def default() -> list[str]:
+        return []
+
+    def process(self, output: list[str]) -> list[str]:
+        # Beside the scripts lie the records of their tenants, and what a roll-out that died left half placed.
+        return [name for name in output if name and "." not in name]
 
 
 def user_of(name: str) -> str:
@@ -54,10 +83,18 @@ def unit(name: str) -> Unit:
     )
 
 
+def tenant_of(name: str) -> str:
+    """The file that says whose data the home is."""
+    return f"{HOME}/{name}.tenant"
+
+
 @deploy("Desktops")
 def desktops(*, wanted: dict[str, Desktop]) -> None:
     packages(name="Install TigerVNC and a window manager", names=PACKAGES)
     directories(name="Make their directories", wanted=(Directory(HOME), Directory(DATA)))
+    unwanted = [name for name in host.get_fact(MadeDesktops) if name not in wanted]
+    for name in host.loop(unwanted):  # type: ignore[no-untyped-call]
+        _away(name)
     for name, desktop in host.loop(list(wanted.items())):  # type: ignore[no-untyped-call]
         script = render(
             "desktops/session.sh.j2",
@@ -67,17 +104,77 @@ def desktops(*, wanted: dict[str, Desktop]) -> None:
             socket=f"{runtime_of(name).path}/rfb.sock",
         )
         user, home = user_of(name), f"{DATA}/{name}"
+        part(name=f"Part with the former tenant of {name}", desktop=name, tenant=desktop.tenant)
+        place(name=f"Note the tenant of {name}", path=tenant_of(name), content=f"{desktop.tenant}\n")
         system_user(name=f"Make the user of {name}", user=user, home=home, login_shell="/bin/bash")
+        hand_over(name=f"Hand the home of {name} to its user", home=home, user=user)
         directories(
             name=f"Make the home of {name}", wanted=(Directory(home, "700", user, user), runtime_of(name))
         )
         place(name=f"Write the session of {name}", path=f"{HOME}/{name}", content=script, mode="755")
-        run(name=f"Run {name}", unit=unit(name), restart_on=sha256(script))
+        # A restart ends the streams that the former tenant still watches.
+        run(name=f"Run {name}", unit=unit(name), restart_on=sha256(script, desktop.tenant))
+
+
+@operation()
+def part(desktop: str, tenant: str) -> Commands:
+    """What another tenant left in the desktop's home is put aside, for root alone, and nothing of it runs
+    on."""
+    former = host.get_fact(Text, path=tenant_of(desktop))
+    if former in ("", tenant):
+        return
+    yield from no_unit._inner(unit=unit(desktop).name)
+    # With it end the programs that left the unit. The next step makes the user anew.
+    yield from no_user._inner(user=user_of(desktop))
+    home = f"{DATA}/{desktop}"
+    if host.get_fact(Paths, paths=[home]):
+        # Not over the data of an earlier change of tenants.
+        yield StringCommand(
+            f"aside={home}.of-{former}; n=1; "
+            f'while [ -e "$aside" ]; do n=$((n+1)); aside={home}.of-{former}-$n; done; '
+            f'chown root:root {home} && chmod 700 {home} && mv -T {home} "$aside"'
+        )
+
+
+@operation()
+def hand_over(home: str, user: str) -> Commands:
+    """A home that outlived its user belongs to the new one of that name, whose number may be another."""
+    found = host.get_fact(Paths, paths=[home]).get(home)
+    if found is not None and found.user != user:
+        yield StringCommand("chown -R -h", f"{user}:{user}", QuoteString(home))
+
+
+def _away(name: str) -> None:
+    """The desktop ends, its data stays: an edit of the site file loses nobody's work, only `make down` does.
+
+    The home becomes root's, as the number of its user may be given to somebody else; the record of its tenant
+    stays beside it.
+    """
+    no_unit(name=f"Stop {name}", unit=unit(name).name)
+    absent(name=f"Remove the socket of {name}", paths=(runtime_of(name).path,))
+    no_user(name=f"Remove the user of {name}", user=user_of(name))
+    lock(name=f"Keep the home of {name} for root", home=f"{DATA}/{name}")
+    # Last, as the script is what tells that the desktop was made.
+    absent(name=f"Remove the session of {name}", paths=(f"{HOME}/{name}",))
+
+
+@operation()
+def lock(home: str) -> Commands:
+    if host.get_fact(Paths, paths=[home]):
+        yield from directories._inner(wanted=(Directory(home, "700"),))
+
+
+@deploy("Former desktops")
+def former_desktops() -> None:
+    """For a host that is to have none (any more); like a desktop that left the site file."""
+    for name in host.loop(host.get_fact(MadeDesktops)):  # type: ignore[no-untyped-call]
+        _away(name)
 
 
 @deploy("Desktops away")
 def no_desktops(*, wanted: dict[str, Desktop]) -> None:
-    for name in host.loop(list(wanted)):  # type: ignore[no-untyped-call]
+    made = host.get_fact(MadeDesktops)
+    for name in host.loop([*wanted, *(name for name in made if name not in wanted)]):  # type: ignore[no-untyped-call]
         no_unit(name=f"Stop {name}", unit=unit(name).name)
         absent(name=f"Remove the socket of {name}", paths=(runtime_of(name).path,))
         no_user(name=f"Remove the user of {name}", user=user_of(name))
