@@ -13,11 +13,13 @@ from hypothesis import settings as examples
 from hypothesis import strategies as st
 
 import viewer.api
+import viewer.store
 from tests.viewer_fixtures import (
     ORIGIN,
     OTHER_ORIGIN,
     UNKNOWN_ID,
     People,
+    Person,
     ViewerClient,
     new_session,
     running_session,
@@ -142,8 +144,43 @@ def test_when_too_many_wait_a_create_is_answered_without_waiting(
     app: Flask, client: ViewerClient, people: People
 ) -> None:
     services: Services = app.extensions["deskfleet"]
-    services.waits = Slots(0, 0)
+    services.waits = Slots(0, per_tenant=0, per_principal=0)
     assert client.post("/api/v1/sessions", json={}, headers=people.alice.headers).status_code == 202
+
+
+def test_one_tenant_cannot_have_every_place_to_wait(
+    app: Flask, client: ViewerClient, store: Store, people: People, worker: Any
+) -> None:
+    services: Services = app.extensions["deskfleet"]
+    services.waits = Slots(2, per_tenant=1, per_principal=1)
+    ada = store.accounts.principal_of_key(people.ada.key)
+    assert ada is not None
+    assert services.waits.take(ada)
+    of_her_tenant = client.post("/api/v1/sessions", json={}, headers=people.alice.headers)
+    store.fleet.transition(of_her_tenant.json["id"], Status.TERMINATED)
+    worker(lambda new: store.fleet.transition(new.id, Status.TERMINATED))
+    other = client.post("/api/v1/sessions", json={}, headers=people.bob.headers)
+    assert (of_her_tenant.status_code, other.status_code) == (202, 409)
+
+
+def test_one_tenant_cannot_fill_the_line_of_what_is_to_be_made(
+    client: ViewerClient, store: Store, people: People, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(viewer.store, "MOST_CREATING", 2)
+
+    def create(person: Person) -> Any:
+        return client.post("/api/v1/sessions", json={"wait": False}, headers=person.headers)
+
+    first = create(people.alice).json
+    assert create(people.ada).status_code == 202
+    refused = create(people.alice)
+    assert (refused.status_code, refused.mimetype) == (429, "application/problem+json")
+    assert refused.json["type"] == "urn:deskfleet:problem:too-many-creating"
+    assert int(refused.headers["Retry-After"]) > 0
+    assert len(store.fleet.to_create()) == 2
+    assert create(people.bob).status_code == 202
+    store.fleet.transition(first["id"], Status.ERROR, error_message="It is not there.")
+    assert create(people.alice).status_code == 202
 
 
 def test_each_session_gets_a_password_of_its_own_that_only_the_fleets_key_opens(

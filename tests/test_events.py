@@ -152,7 +152,7 @@ def test_too_many_streams_are_refused_and_a_closed_one_makes_room(
     app: Flask, client: ViewerClient, people: People
 ) -> None:
     services: Services = app.extensions["deskfleet"]
-    services.streams = Slots(2, 1)
+    services.streams = Slots(2, per_tenant=2, per_principal=1)
     first = Frames(client, people.alice.headers)
     second = client.get("/api/v1/events", headers=people.alice.headers)
     assert (second.status_code, second.mimetype) == (503, "application/problem+json")
@@ -165,6 +165,20 @@ def test_too_many_streams_are_refused_and_a_closed_one_makes_room(
     again = Frames(client, people.alice.headers)
     assert again.answer.status_code == 200
     again.close()
+
+
+def test_one_tenant_cannot_have_every_stream(app: Flask, client: ViewerClient, people: People) -> None:
+    services: Services = app.extensions["deskfleet"]
+    services.streams = Slots(3, per_tenant=1, per_principal=3)
+    first = Frames(client, people.alice.headers)
+    assert client.get("/api/v1/events", headers=people.wanda.headers).status_code == 503
+    other = Frames(client, people.bob.headers)
+    assert other.answer.status_code == 200
+    first.close()
+    again = Frames(client, people.wanda.headers)
+    assert again.answer.status_code == 200
+    again.close()
+    other.close()
 
 
 def test_headers_keep_the_stream_unbuffered_and_uncached(client: ViewerClient, people: People) -> None:

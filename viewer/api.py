@@ -18,7 +18,14 @@ from viewer.problems import FieldError, Problem, unknown_name, wrong_fields
 from viewer.public import Catalogue, Me, PublicSession, SessionList, catalogue, public_session, session_list
 from viewer.services import services
 from viewer.settings import ImageSettings
-from viewer.store import BadCursor, NewSession, SessionFilter, TenantStore
+from viewer.store import (
+    MOST_CREATING,
+    BadCursor,
+    NewSession,
+    SessionFilter,
+    TenantStore,
+    TooManyCreating,
+)
 
 api = Blueprint("api", __name__, url_prefix="/api/v1")
 
@@ -38,12 +45,15 @@ _DEADLINE_GRACE_SECONDS = 5.0
             201: Answer("The desktop is usable.", PublicSession),
             202: Answer("It is being made: `wait` was false, or too many are waiting.", PublicSession),
         },
-        problems=(400, 409, 413, 415, 422, 502, 503),
+        problems=(400, 409, 413, 415, 422, 429, 502, 503),
     )
 )
 def create_session() -> Response:
     wanted = json_body(CreateSession)
-    session = _tenant().create(_new_session(wanted))
+    try:
+        session = _tenant().create(_new_session(wanted))
+    except TooManyCreating as error:
+        raise _too_many_creating() from error
     if wanted.wait:
         seconds = services().settings.create_deadline_seconds + _DEADLINE_GRACE_SECONDS
         session = _wait_until(session, lambda now: now.status is not Status.CREATING, seconds)
@@ -204,8 +214,8 @@ def _ttl(seconds: int | None) -> int:
 
 def _wait_until(session: Session, reached: Callable[[Session], bool], seconds: float) -> Session:
     """The session once it is as wanted, or as it is after `seconds`; at once when too many wait already."""
-    here = services()
-    if reached(session) or not here.waits.take(session.tenant_id):
+    here, who = services(), principal()
+    if reached(session) or not here.waits.take(who):
         return session
     deadline = time.monotonic() + seconds
     try:
@@ -218,7 +228,17 @@ def _wait_until(session: Session, reached: Callable[[Session], bool], seconds: f
             here.store.wait_for_change(left, since=mark)
         return session
     finally:
-        here.waits.give_back(session.tenant_id)
+        here.waits.give_back(who)
+
+
+def _too_many_creating() -> Problem:
+    return Problem(
+        429,
+        "too-many-creating",
+        "Too many desktops are being made",
+        f"Your tenant has {MOST_CREATING} desktops in the making already; try again when some are ready.",
+        headers={"Retry-After": "10"},
+    )
 
 
 def _failed_create(session: Session) -> Problem:

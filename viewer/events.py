@@ -45,7 +45,7 @@ _BATCH = 200
 def stream_events() -> Response:
     here, who = services(), principal()
     start = _last_event_id()
-    if not here.streams.take(who.id):
+    if not here.streams.take(who):
         raise Problem(
             503,
             "too-many-streams",
@@ -57,7 +57,7 @@ def stream_events() -> Response:
     response = Response(stream.run(start), content_type="text/event-stream; charset=utf-8")
     response.headers["X-Accel-Buffering"] = "no"
     # Not in the generator's `finally`: one that never starts (HEAD, a client gone at once) never gets there.
-    response.call_on_close(lambda: here.streams.give_back(who.id))
+    response.call_on_close(lambda: here.streams.give_back(who))
     return response
 
 

@@ -9,41 +9,48 @@ from dataclasses import dataclass, field
 
 from flask import current_app
 
+from viewer.model import Principal
 from viewer.settings import Settings
 from viewer.store import Store
 
-# Of the server's 64 threads at most 24 + 24 wait for something; the rest keep answering at once.
-STREAMS_AT_ONCE = 24
+# Of the server's 64 threads at most 32 + 24 wait for something; the rest keep answering at once. One tenant
+# gets half of each at most, so that none can keep the others from seeing or making their desktops.
+STREAMS_AT_ONCE = 32
+STREAMS_PER_TENANT = 16
 STREAMS_PER_PRINCIPAL = 12
 WAITS_AT_ONCE = 24
+WAITS_PER_TENANT = 12
 _FAILURES_ALLOWED = 10
 _FAILURE_WINDOW_SECONDS = 60.0
 _ADDRESSES_REMEMBERED = 10_000
 
 
 class Slots:
-    """At most `total` held at once, `per_owner` by one owner."""
+    """At most `total` held at once, `per_tenant` by one tenant, `per_principal` by one of its principals."""
 
-    def __init__(self, total: int, per_owner: int) -> None:
+    def __init__(self, total: int, *, per_tenant: int, per_principal: int) -> None:
         self._total = total
-        self._per_owner = per_owner
+        self._per_tenant = per_tenant
+        self._per_principal = per_principal
         self._lock = threading.Lock()
-        self._held: dict[str, int] = {}
+        self._held: list[tuple[str, str]] = []
 
-    def take(self, owner: str) -> bool:
+    def take(self, who: Principal) -> bool:
         with self._lock:
-            if sum(self._held.values()) >= self._total or self._held.get(owner, 0) >= self._per_owner:
+            of_tenant = sum(tenant == who.tenant for tenant, _ in self._held)
+            of_principal = self._held.count((who.tenant, who.id))
+            if (
+                len(self._held) >= self._total
+                or of_tenant >= self._per_tenant
+                or of_principal >= self._per_principal
+            ):
                 return False
-            self._held[owner] = self._held.get(owner, 0) + 1
+            self._held.append((who.tenant, who.id))
             return True
 
-    def give_back(self, owner: str) -> None:
+    def give_back(self, who: Principal) -> None:
         with self._lock:
-            left = self._held.get(owner, 0) - 1
-            if left > 0:
-                self._held[owner] = left
-            else:
-                self._held.pop(owner, None)
+            self._held.remove((who.tenant, who.id))
 
 
 class FailureLimit:
@@ -84,8 +91,16 @@ class FailureLimit:
 class Services:
     settings: Settings
     store: Store
-    streams: Slots = field(default_factory=lambda: Slots(STREAMS_AT_ONCE, STREAMS_PER_PRINCIPAL))
-    waits: Slots = field(default_factory=lambda: Slots(WAITS_AT_ONCE, WAITS_AT_ONCE))
+    streams: Slots = field(
+        default_factory=lambda: Slots(
+            STREAMS_AT_ONCE, per_tenant=STREAMS_PER_TENANT, per_principal=STREAMS_PER_PRINCIPAL
+        )
+    )
+    waits: Slots = field(
+        default_factory=lambda: Slots(
+            WAITS_AT_ONCE, per_tenant=WAITS_PER_TENANT, per_principal=WAITS_PER_TENANT
+        )
+    )
     failures: FailureLimit = field(default_factory=FailureLimit)
     stopping: threading.Event = field(default_factory=threading.Event)
     """Set when the server is told to stop: streams and waits end then."""

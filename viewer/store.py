@@ -29,6 +29,9 @@ from viewer.transitions import check_transition
 TERMINATING = "terminating"
 """`status_reason` of a session whose end was asked for and is not yet true."""
 
+MOST_CREATING = 50
+"""Sandboxes that one tenant may have in the making: the worker takes them up in one line with all others'."""
+
 _NOT_IN_EVENTS = {"vnc_password_sealed", "vnc_port"}
 
 
@@ -38,6 +41,10 @@ class SessionNotFound(Exception):
 
 class SandboxTaken(Exception):
     """That host's sandbox already belongs to another session."""
+
+
+class TooManyCreating(Exception):
+    """The tenant has MOST_CREATING sandboxes in the making."""
 
 
 class BadCursor(Exception):
@@ -155,7 +162,7 @@ class TenantStore:
         self._tenant_id = tenant_id
 
     def create(self, new: NewSession) -> Session:
-        """Write the row (`creating`) and its event; a worker takes it from there."""
+        """Write the row (`creating`) and its event; a worker takes it from there. Raises TooManyCreating."""
         now = utcnow()
         session = Session(
             id=str(uuid.uuid4()),
@@ -166,7 +173,19 @@ class TenantStore:
             expires_at=now + timedelta(seconds=new.ttl_seconds),
             **dict(new),
         )
+        in_the_making = (
+            select(func.count())
+            .select_from(SessionRow)
+            .where(
+                SessionRow.tenant_id == self._tenant_id,
+                SessionRow.status == Status.CREATING,
+                SessionRow.kind == Kind.SANDBOX,
+            )
+        )
         with self._database.writing() as orm:
+            # Inside the write transaction, so that of two requests at once only one gets the last place.
+            if (orm.scalar(in_the_making) or 0) >= MOST_CREATING:
+                raise TooManyCreating
             row = _row_of(session)
             orm.add(row)
             _tell(orm, row)
