@@ -11,7 +11,7 @@ import viewer.accounts
 from tests.viewer_fixtures import ORIGIN, OTHER_ORIGIN, People, Person, ViewerClient, sign_in
 from viewer.accounts import DeclaredKey
 from viewer.credentials import hash_of, new_key
-from viewer.model import Role, utcnow
+from viewer.model import Principal, Role, utcnow
 from viewer.store import Store
 
 OURS = {"Origin": ORIGIN}
@@ -105,6 +105,20 @@ def test_revoking_a_key_ends_the_browsers_that_used_it(
     store.accounts.revoke_key(people.alice.key.split("_")[1])
     assert client.get("/api/v1/me", headers=cookie).status_code == 401
     assert client.get("/api/v1/me", headers=other).status_code == 200
+
+
+def test_key_revoked_while_it_signs_in_leaves_no_sign_in(
+    store: Store, people: People, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    look = store.accounts.principal_of_key
+
+    def look_and_then_revoke(text: str) -> Principal | None:
+        found = look(text)
+        store.accounts.revoke_key(people.alice.key.split("_")[1])
+        return found
+
+    monkeypatch.setattr(store.accounts, "principal_of_key", look_and_then_revoke)
+    assert store.accounts.sign_in_with_key(people.alice.key) is None
 
 
 @pytest.mark.parametrize("headers", [{}, {"Origin": "http://evil.example"}, {"Sec-Fetch-Site": "cross-site"}])

@@ -91,16 +91,8 @@ class AccountStore:
 
     def principal_of_key(self, text: str) -> Principal | None:
         """Whose key this is; None for one that is malformed, unknown, wrong or revoked."""
-        key_id = key_id_of(text)
-        if key_id is None:
-            return None
         with self._database.reading() as orm:
-            row = orm.get(ApiKeyRow, key_id)
-        # Compared even when there is no row, so that the time taken does not tell which ids exist.
-        right = same(hash_of(text), row.sha256 if row is not None else "")
-        if row is None or not right or row.revoked_at is not None:
-            return None
-        return Principal(id=f"key:{row.id}", tenant=row.tenant_id, role=Role(row.role), via="key")
+            return _principal_of_key(orm, text)
 
     def roles_of(self, principals: Collection[str]) -> dict[tuple[str, str], Role]:
         """What these may do now, by principal id and tenant; one without a valid key or sign-in is absent."""
@@ -133,11 +125,12 @@ class AccountStore:
 
     def sign_in_with_key(self, text: str) -> SecretToken | None:
         """A cookie value for a browser that showed this key, or None."""
-        principal = self.principal_of_key(text)
-        if principal is None:
-            return None
+        if self.principal_of_key(text) is None:
+            return None  # looked at before, so that wrong keys never wait for or take the one write lock
         with self._database.writing() as orm:
-            return _new_sign_in(orm, principal, key_id_of(text))
+            # Again, because a revoke in between has deleted the sign-ins that there were, and not this one.
+            principal = _principal_of_key(orm, text)
+            return _new_sign_in(orm, principal, key_id_of(text)) if principal is not None else None
 
     def sign_in_with_link(self, text: str) -> SecretToken | None:
         """A cookie value for an unused link of ours, which is used up by this; else None."""
@@ -193,6 +186,18 @@ def _tenant_row(orm: OrmSession, name: str) -> TenantRow:
     if row is None:
         raise UnknownTenant(name)
     return row
+
+
+def _principal_of_key(orm: OrmSession, text: str) -> Principal | None:
+    key_id = key_id_of(text)
+    if key_id is None:
+        return None
+    row = orm.get(ApiKeyRow, key_id)
+    # Compared even when there is no row, so that the time taken does not tell which ids exist.
+    right = same(hash_of(text), row.sha256 if row is not None else "")
+    if row is None or not right or row.revoked_at is not None:
+        return None
+    return Principal(id=f"key:{row.id}", tenant=row.tenant_id, role=Role(row.role), via="key")
 
 
 def _key_row(key: DeclaredKey, *, from_settings: bool) -> ApiKeyRow:
