@@ -1,8 +1,8 @@
 """Debian packages that we bring, and what came with them, so that `make down` removes exactly that.
 
-`/var/lib/deskfleet/packages.before` lists what was installed before our first one; `packages.ours`,
-`users.ours` and
-`groups.ours` what appeared while apt worked for us.
+`/var/lib/deskfleet/packages.before` lists what was installed before our first one; `packages.ours` what apt
+planned to bring for us, written before it did; `users.ours` and `groups.ours` the system accounts that
+appeared while it worked.
 """
 
 from __future__ import annotations

@@ -132,16 +132,113 @@ def test_script_is_valid_shell(script: Path) -> None:
     subprocess.run(["sh", "-n", script], check=True)
 
 
+def on_small_host(script: str, root: Path) -> str:
+    """The real script, with the machine's files that it touches moved below root."""
+    text = Path("templates/packages", script).read_text()
+    return text.replace("/usr/sbin/policy-rc.d", f"{root}/policy-rc.d").replace("/var/", f"{root}/var/")
+
+
+def tool(folder: Path, name: str, script: str) -> None:
+    folder.mkdir(exist_ok=True)
+    (folder / name).write_text(f"#!/bin/sh\n{script}\n")
+    (folder / name).chmod(0o755)
+
+
+def purge(root: Path, *, accounts: str = "") -> str:
+    """Run purge.sh on a host with one package of ours; returns what its tools were asked."""
+    tools, asked = root / "bin", root / "asked"
+    for name in ("packages.before", "users.ours", "groups.ours"):
+        (root / name).touch()
+    (root / "packages.ours").write_text("docker.io\n")
+    (root / "lists.before").write_text("deb_main_Packages\nauxfiles\npkgcache.bin\nsrcpkgcache.bin\n")
+    tool(tools, "dpkg-query", "echo docker.io installed")
+    tool(tools, "getent", f"printf '{accounts}' | grep \"^$2:\"")
+    for name in ("dpkg", "userdel", "groupdel"):
+        tool(tools, name, f'echo {name} "$@" >> {asked}')
+    subprocess.run(
+        ["sh", "-c", on_small_host("purge.sh", root)],
+        env={"PATH": f"{tools}:/usr/bin:/bin", "STATE": str(root)},
+        capture_output=True,
+        check=True,
+    )
+    return asked.read_text()
+
+
+@pytest.mark.parametrize(("first_line", "stays"), [("# Deskfleet: none starts", False), ("# theirs", True)])
+def test_guard_that_a_killed_installation_left_goes(tmp_path: Path, first_line: str, stays: bool) -> None:
+    (tmp_path / "policy-rc.d").write_text(f"#!/bin/sh\n{first_line}\nexit 101\n")
+    assert purge(tmp_path) == "dpkg --purge docker.io\n"
+    assert (tmp_path / "policy-rc.d").exists() is stays
+
+
+def test_purge_of_docker_does_not_wipe_what_was_there_before(tmp_path: Path) -> None:
+    script = tmp_path / "var/lib/docker/nuke-graph-directory.sh"
+    script.parent.mkdir(parents=True)
+    script.touch()
+    (tmp_path / "docker.before").write_text(f"path {script.parent}\n")
+    assert purge(tmp_path) == "dpkg --remove docker.io\ndpkg --purge docker.io\n"
+    assert not script.exists()
+
+
+def test_people_are_never_removed_as_accounts_of_packages(tmp_path: Path) -> None:
+    (tmp_path / "users.ours").write_text("daemon-of-it\nalice\n")
+    asked = purge(tmp_path, accounts="daemon-of-it:x:998\\nalice:x:1001\\n")
+    assert "userdel daemon-of-it\n" in asked
+    assert "alice" not in asked
+
+
+@pytest.mark.parametrize("killed", [False, True])
+def test_record_of_packages_is_what_apt_plans_and_is_written_first(tmp_path: Path, killed: bool) -> None:
+    """Also somebody else installs a package, and a person gets an account, while apt works for us."""
+    state, tools, installed = tmp_path / "state", tmp_path / "bin", tmp_path / "installed"
+    (tmp_path / "var/lib/apt/lists").mkdir(parents=True)
+    (tmp_path / "var/cache/apt").mkdir(parents=True)
+    installed.write_text("old installed\n")
+    users = tmp_path / "users"
+    users.write_text("root:x:0\n")
+    tool(tools, "dpkg-query", f"cat {installed}")
+    tool(tools, "dpkg", "")
+    tool(tools, "getent", f"cat {users}")
+    plan = (
+        "Inst library:amd64 (2 Debian:12)\nInst old [1] (2 Debian:12)\n"
+        "Inst engine (1 Debian:12)\nConf engine (1 Debian:12)"
+    )
+    dies = "kill -9 $PPID" if killed else ""
+    tool(
+        tools,
+        "apt-get",
+        f"""case "$*" in *-s*) echo '{plan}'; exit 0;; esac
+cp {state}/packages.ours {tmp_path}/known-before
+echo 'somebodys installed' >> {installed}
+printf 'engine:x:998\nalice:x:1001\n' >> {users}
+{dies}""",
+    )
+    variables = {"STATE": str(state), "KEEP_QUIET": "", "PACKAGES": "engine"}
+    done = subprocess.run(
+        ["sh", "-c", on_small_host("install.sh", tmp_path)],
+        env={"PATH": f"{tools}:/usr/bin:/bin", **variables},
+        capture_output=True,
+        check=False,
+    )
+    assert (done.returncode != 0) == killed
+    assert (tmp_path / "known-before").read_text() == "engine\nlibrary\n"
+    assert (state / "packages.ours").read_text() == "engine\nlibrary\n"
+    assert (state / "packages.before").read_text() == "old\n"
+    if not killed:
+        assert (state / "users.ours").read_text() == "engine\n"
+
+
 def test_purge_takes_exactly_what_came_and_nothing_that_others_need(tmp_path: Path) -> None:
     """The real script against a dpkg that refuses, as the real one does, what something else depends on."""
-    (tmp_path / "packages.ours").write_text("engine\nlibrary\n")
+    (tmp_path / "packages.ours").write_text("engine\nlibrary\nsudo\ngone\n")
+    (tmp_path / "packages.before").write_text("sudo\n")
     (tmp_path / "users.ours").write_text("")
     (tmp_path / "groups.ours").write_text("")
     (tmp_path / "lists.before").write_text("deb_main_Packages\nauxfiles\npkgcache.bin\nsrcpkgcache.bin\n")
     tools = tmp_path / "bin"
     tools.mkdir()
     installed = tmp_path / "installed"
-    installed.write_text("engine installed\nlibrary installed\nneeds-library installed\n")
+    installed.write_text("engine installed\nlibrary installed\nneeds-library installed\nsudo installed\n")
     (tools / "dpkg-query").write_text(f"#!/bin/sh\ncat {installed}\n")
     (tools / "dpkg").write_text(
         f'#!/bin/sh\necho "$@" >> {tmp_path}/asked\nsed -i /^engine/d {installed}\nexit 1\n'
@@ -149,7 +246,7 @@ def test_purge_takes_exactly_what_came_and_nothing_that_others_need(tmp_path: Pa
     for tool in tools.iterdir():
         tool.chmod(0o755)
     done = subprocess.run(
-        ["sh", "templates/packages/purge.sh"],
+        ["sh", "-c", on_small_host("purge.sh", tmp_path)],
         env={"PATH": f"{tools}:/usr/bin:/bin", "STATE": str(tmp_path)},
         capture_output=True,
         text=True,
