@@ -22,9 +22,12 @@ NETWORK = "deskfleet"
 BRIDGE = "df-sandboxes"
 PACKAGE = "docker.io"
 DAEMON_JSON = "/etc/docker/daemon.json"
+SANDBOX_LABEL = "opensandbox.io/id"
 OURS = f"{STATE}/docker.ours"
 STARTED = f"{STATE}/docker.started"
-"""There when an engine of the machine's own was stopped and we had systemd start it."""
+"""Names the units of the machine's own engine that were inactive when we had systemd start it."""
+
+_UNITS = "docker.socket docker containerd"
 
 # A network of ours, not `icc: false` in the engine's own configuration: that would change how the machine's
 # other containers see each other, and needs a restart of an engine that is not ours.
@@ -141,7 +144,12 @@ def note_network() -> Commands:
 @operation()
 def started() -> Commands:
     if not host.get_fact(DockerEngine).running:
-        yield StringCommand(f"systemctl start docker && touch {STARTED}")
+        # Only the first look counts: a start that failed halfway leaves containerd active.
+        yield StringCommand(
+            f"[ -e {STARTED} ] || {{ for unit in {_UNITS}; do "
+            "systemctl is-active --quiet $unit || echo $unit; "
+            f"done > {STARTED}.new && mv -fT {STARTED}.new {STARTED}; }} && systemctl start docker"
+        )
 
 
 @operation()
@@ -169,17 +177,32 @@ def no_docker() -> None:
 
 @operation()
 def no_network() -> Commands:
+    """Sandboxes go with it; another container that somebody put on it only leaves it."""
     if host.get_fact(DockerNetwork, network=NETWORK) is not None:
+        on_it = f"docker ps -aq --filter network={NETWORK}"
         yield StringCommand(
-            f"ours=$(docker ps -aq --filter network={NETWORK}); "
-            f'[ -z "$ours" ] || docker rm -fv $ours >/dev/null; docker network rm {NETWORK}'
+            f"sandboxes=$({on_it} --filter label={SANDBOX_LABEL}); "
+            '[ -z "$sandboxes" ] || docker rm -fv $sandboxes >/dev/null; '
+            f"for other in $({on_it}); do docker network disconnect -f {NETWORK} $other; done; "
+            f"docker network rm {NETWORK}"
         )
 
 
 @operation()
 def stopped(ours: bool) -> Commands:
-    if (ours and host.get_fact(DockerEngine).running) or host.get_fact(Paths, paths=[STARTED]):
-        yield StringCommand("systemctl stop docker.socket docker containerd")
+    if ours:
+        # Purged next. containerd may have been there before, and work for others.
+        yield StringCommand(
+            "systemctl stop docker.socket docker; "
+            f"! grep -qx containerd {STATE}/packages.ours || systemctl stop containerd"
+        )
+    elif host.get_fact(Paths, paths=[STARTED]):
+        # Somebody may use by now what we had started. An engine that doesn't answer runs nothing.
+        yield StringCommand(
+            'if [ -n "$(docker ps -q 2>/dev/null)" ]; then '
+            "echo 'kept: Docker runs, as there are containers that are not ours'; "
+            f"else for unit in $(cat {STARTED}); do systemctl stop $unit; done; rm -f {STARTED}; fi"
+        )
 
 
 @operation()

@@ -60,9 +60,8 @@ def test_bare_machine_without_systemd_gets_an_engine_that_we_supervise(run_role:
 def test_bare_machine_with_systemd_leaves_the_engine_to_it(run_role: RunRole) -> None:
     steps = dict(run_role(docker, facts=facts(BARE, systemd=True, missing=["docker.io"])))
     assert "Docker | Run dockerd" not in steps
-    assert steps["Docker | Start Docker"] == [
-        "systemctl start docker && touch /var/lib/deskfleet/docker.started"
-    ]
+    (start,) = steps["Docker | Start Docker"]
+    assert start.endswith("&& systemctl start docker")
 
 
 def test_somebodys_running_engine_only_gets_our_network(run_role: RunRole) -> None:
@@ -101,11 +100,63 @@ def test_somebodys_engine_is_never_stopped(run_role: RunRole) -> None:
         assert [name for name, _ in changes(steps)] == ["Docker away | Remove sandboxes and their network"]
 
 
-def test_somebodys_engine_that_we_had_started_is_stopped_again(run_role: RunRole) -> None:
+def asked_of(tmp_path: Path, command: str, **tools: str) -> list[str]:
+    """Run the command with these tools; each notes what it is asked before its own lines run."""
+    for name, lines in tools.items():
+        (tmp_path / name).write_text(f'#!/bin/sh\necho {name} "$@" >> {tmp_path}/asked\n{lines}\n')
+        (tmp_path / name).chmod(0o755)
+    moved = command.replace("/var/lib/deskfleet", str(tmp_path))
+    (tmp_path / "asked").write_text("")
+    subprocess.run(["sh", "-c", moved], env={"PATH": f"{tmp_path}:/usr/bin:/bin"}, check=True)
+    return (tmp_path / "asked").read_text().splitlines()
+
+
+def test_units_that_were_inactive_are_noted_once_before_the_start(run_role: RunRole, tmp_path: Path) -> None:
+    steps = dict(run_role(docker, facts=facts(STOPPED, systemd=True)))
+    (start,) = steps["Docker | Start Docker"]
+    asked = asked_of(tmp_path, start, systemctl='[ "$1" = start ] || [ "$3" = containerd ]')
+    assert asked[-1] == "systemctl start docker"
+    assert (tmp_path / "docker.started").read_text() == "docker.socket\ndocker\n"
+    assert asked_of(tmp_path, start, systemctl="") == ["systemctl start docker"]
+    assert (tmp_path / "docker.started").read_text() == "docker.socket\ndocker\n"
+
+
+@pytest.mark.parametrize("running", ["", "c0ffee"])
+def test_somebodys_engine_that_we_had_started_is_stopped_unless_in_use(
+    run_role: RunRole, tmp_path: Path, running: str
+) -> None:
     stated = facts(SOMEBODYS, systemd=True, network=NETWORK, paths=EVERYWHERE)
-    steps = dict(run_role(no_docker, facts=stated))
-    assert steps["Docker away | Stop Docker if it was stopped before"] == [
-        "systemctl stop docker.socket docker containerd"
+    (stop,) = dict(run_role(no_docker, facts=stated))["Docker away | Stop Docker if it was stopped before"]
+    (tmp_path / "docker.started").write_text("docker.socket\ndocker\n")
+    asked = asked_of(tmp_path, stop, docker=f"echo {running}", systemctl="")
+    stops = ["systemctl stop docker.socket", "systemctl stop docker"]
+    assert asked == ["docker ps -q", *([] if running else stops)]
+
+
+@pytest.mark.parametrize("recorded", ["docker.io\n", "containerd\ndocker.io\n"])
+def test_our_engine_is_stopped_but_not_a_containerd_that_was_there(
+    run_role: RunRole, tmp_path: Path, recorded: str
+) -> None:
+    steps = dict(run_role(no_docker, facts=facts(OURS, systemd=True, network=NETWORK)))
+    (stop,) = steps["Docker away | Stop Docker if it was stopped before"]
+    (tmp_path / "packages.ours").write_text(recorded)
+    asked = asked_of(tmp_path, stop, systemctl="")
+    assert ("systemctl stop containerd" in asked) == ("containerd" in recorded)
+    assert "systemctl stop docker.socket docker" in asked
+
+
+def test_only_sandboxes_are_removed_with_their_network(run_role: RunRole, tmp_path: Path) -> None:
+    steps = dict(run_role(no_docker, facts=facts(SOMEBODYS, systemd=True, network=NETWORK)))
+    (remove,) = steps["Docker away | Remove sandboxes and their network"]
+    asked = asked_of(
+        tmp_path,
+        remove,
+        docker='case "$*" in *label=opensandbox.io/id*) echo s1 s2;; *ps*) echo theirs;; esac',
+    )
+    assert [line for line in asked if " ps " not in line] == [
+        "docker rm -fv s1 s2",
+        "docker network disconnect -f deskfleet theirs",
+        "docker network rm deskfleet",
     ]
 
 
