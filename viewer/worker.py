@@ -205,7 +205,7 @@ class HostWatch:
         name = self._link.name
         match action:
             case reconcile.End():
-                self._chores.start(END + action.row.id, lambda: self._lifecycle.end(action))
+                self._chores.start(END + action.row.id, lambda: self._end(action))
             case reconcile.Adopt():
                 self._lifecycle.adopt(action.row, action.sandbox_id)
             case reconcile.Follow():
@@ -221,6 +221,10 @@ class HostWatch:
                 )
             case reconcile.Report():
                 self._report(action)
+
+    def _end(self, action: reconcile.End) -> None:
+        self._lifecycle.end(action)
+        self.poke()
 
     def _report(self, action: reconcile.Report) -> None:
         if action.sandbox_id not in self._reported:
@@ -332,16 +336,18 @@ class Worker:
         self._chores = Chores()
         self._lifecycle = Lifecycle(self._fleet, settings, self._links)
         self._desktops = DesktopWatch(settings.desktops, self._links, self._fleet, self._chores)
-        self._watches = [
-            HostWatch(link, store, self._lifecycle, self._chores, self._policy)
+        self._watches = {
+            link.name: HostWatch(link, store, self._lifecycle, self._chores, self._policy)
             for link in self._links.values()
-        ]
+        }
         self._purge_at = 0.0
 
     def run(self, stop: threading.Event) -> None:
         """Act until `stop` is set; then let what is in hand finish, for some seconds."""
         self._desktops.retire()
-        threads = [threading.Thread(target=watch.run, args=(stop,), daemon=True) for watch in self._watches]
+        threads = [
+            threading.Thread(target=watch.run, args=(stop,), daemon=True) for watch in self._watches.values()
+        ]
         for thread in threads:
             thread.start()
         while not stop.is_set():
@@ -349,7 +355,7 @@ class Worker:
             mark = self._store.mark()
             self.look()
             self._store.wait_for_change(LOOK_AGAIN_SECONDS, since=mark)
-        for watch in self._watches:
+        for watch in self._watches.values():
             watch.poke()
         self._chores.wait(STOP_SECONDS)
 
@@ -368,20 +374,35 @@ class Worker:
     def _act(self, action: reconcile.Action) -> None:
         match action:
             case reconcile.BringUp(row=row):
-                self._chores.start(UP + row.id, lambda: self._lifecycle.bring_up(row.id))
+                self._chores.start(UP + row.id, lambda: self._bring_up(row))
             case reconcile.Terminate(row=row, reason=reason):
                 if not self._is_being_created(row):
                     self._chores.start(END + row.id, lambda: self._terminate(row, reason))
             case reconcile.Fail(row=row, message=message):
                 if not self._is_being_created(row):
-                    self._chores.start(END + row.id, lambda: self._lifecycle.fail(row, message))
+                    self._chores.start(END + row.id, lambda: self._fail(row, message))
 
     def _is_being_created(self, row: Session) -> bool:
         """Its create may be under way, with no id to delete yet; it ends by itself once there is one."""
         return row.sandbox_id is None and row.id in self._chores.in_hand(UP)
 
+    def _bring_up(self, row: Session) -> None:
+        self._lifecycle.bring_up(row.id)
+        self._look_at(self._fleet.get(row.id).host)
+
+    def _fail(self, row: Session, message: str) -> None:
+        self._lifecycle.fail(row, message)
+        self._look_at(row.host)
+
     def _terminate(self, row: Session, reason: str) -> None:
-        self._lifecycle.terminate(row, reason)
+        if self._lifecycle.terminate(row, reason):
+            self._look_at(row.host)
+
+    def _look_at(self, host: str | None) -> None:
+        """Right after a change of our own: what it left there, or what still streams, is seen to at once."""
+        watch = self._watches.get(host or "")
+        if watch is not None:
+            watch.poke()
 
     def _purge(self) -> None:
         if time.monotonic() < self._purge_at:
