@@ -58,10 +58,6 @@ class RelayClient:
         """Return the streams that are open now. Raises RelayUnreachable."""
         return self._read(StreamList, self._call("GET", "/streams", self._manage())).streams
 
-    def close_streams(self, session_id: str) -> None:
-        """Close all streams of the session with code 4403. Raises RelayUnreachable."""
-        self._call("DELETE", f"/streams/{session_id}", self._manage())
-
     def close_stream(self, stream: StreamInfo) -> None:
         """Close this one stream with code 4403; nothing happens if it is gone. Raises RelayUnreachable."""
         self._call("DELETE", f"/streams/{stream.session_id}/{stream.stream_id}", self._manage())

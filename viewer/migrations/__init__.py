@@ -6,6 +6,9 @@ A new step: change `viewer/tables.py`, then
 
 from __future__ import annotations
 
+import fcntl
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from alembic import command
@@ -19,11 +22,20 @@ _HERE = Path(__file__).parent
 
 def upgrade(database: Path) -> None:
     """Create or upgrade the database file; nothing happens to one that is already the newest."""
-    engine = sqlite_engine(database)
-    try:
-        command.upgrade(config_for(engine), "head")
-    finally:
-        engine.dispose()
+    with _alone(database):
+        engine = sqlite_engine(database)
+        try:
+            command.upgrade(config_for(engine), "head")
+        finally:
+            engine.dispose()
+
+
+@contextmanager
+def _alone(database: Path) -> Iterator[None]:
+    """One program at a time: two that turn a new file to WAL at once fail, whatever their busy timeout."""
+    with database.with_name(f"{database.name}.migrating.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def config_for(engine: Engine) -> Config:
