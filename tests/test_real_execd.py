@@ -1,7 +1,7 @@
 """Opt-in: OpenSandbox's own execd in place of our stand-in.
 
-No registry answers everywhere, so its image is brought as a file: `docker save opensandbox/execd:<version> > FILE`,
-then `DESKFLEET_EXECD=FILE make test`. Reports itself skipped without it.
+No registry answers everywhere, so its image is brought as a file, made with `docker save` of execd's image:
+`DESKFLEET_EXECD=FILE make test`. Reports itself skipped without it.
 """
 
 from __future__ import annotations
