@@ -1,10 +1,8 @@
 """Read by pyinfra before the inventory: makes `pyinfra inventory deploy.py` mean what it says.
 
 Stock pyinfra 3.10 cannot read a directory or a YAML file, and ends with exit code 0 when the inventory is
-empty or
-a `--limit` matches nothing. tests/test_config_cli.py runs the exact commands, so that an upgrade which moves
-the
-wrapped functions is seen at once.
+empty or a `--limit` matches nothing. tests/test_config_cli.py runs the exact commands, so that an upgrade
+which moves the wrapped functions is seen at once.
 """
 
 from __future__ import annotations

@@ -49,8 +49,7 @@ def environment(home: str, requirements: str, *, wheel: Path | None = None, sour
     """`<home>/current` is an environment with exactly these requirements, each by hash, and our wheel.
 
     sources: hash of what the wheel was built from. A running program keeps its old environment until its
-    restart;
-    one older environment is kept.
+    restart; one older environment is kept.
     """
     name = environment_of(requirements, sources)
     if host.get_fact(Text, path=f"{home}/current/.complete") == name:

@@ -215,6 +215,14 @@ def test_host_allows_the_longest_session_and_what_the_worker_adds(run_role: RunR
     assert config["server"]["max_sandbox_timeout_seconds"] > asked
 
 
+def test_a_site_may_name_the_screens_that_a_caller_may_ask_for() -> None:
+    """The deploy and the viewer do not import each other, so the bounds stand in both."""
+    from inventory import models
+    from viewer import incoming
+
+    assert (models.SMALLEST_SCREEN, models.LARGEST_SCREEN) == (incoming.SMALLEST, incoming.LARGEST)
+
+
 def test_relay_reads_the_file_that_the_deploy_writes(run_role: RunRole, tmp_path: Path) -> None:
     from viewer.relay.settings import read_settings
 

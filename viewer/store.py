@@ -283,9 +283,6 @@ class FleetStore:
         """The session, live or terminal, that a sandbox's metadata names."""
         return self._one(SessionRow.request_id == request_id)
 
-    def by_sandbox(self, host: str, sandbox_id: str) -> Session | None:
-        return self._one(and_(SessionRow.host == host, SessionRow.sandbox_id == sandbox_id))
-
     def hosts(self) -> list[HostRecord]:
         with self._database.reading() as orm:
             return [
