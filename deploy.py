@@ -63,8 +63,13 @@ else:
         docker()
         packages(name="Install what images are built with", names=HOST_PACKAGES)
         images(source=settings.images.source, registry=settings.images.registry)
-        opensandbox(settings=settings, key=secrets.opensandbox_key, execd_image=EXECD_IMAGE, network=NETWORK)
-        relay(settings=settings, key=secrets.relay_key)
+        opensandbox(
+            settings=settings,
+            key=secrets.opensandbox_keys[config.name],
+            execd_image=EXECD_IMAGE,
+            network=NETWORK,
+        )
+        relay(settings=settings, key=secrets.relay_keys[config.name])
     if on_desktops:
         desktops(wanted=config.desktops)
     else:

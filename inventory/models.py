@@ -66,22 +66,53 @@ _DOMAIN = re.compile(
 )
 
 
-class Ssh(Section):
-    """How to reach a host over SSH; the host key is pinned in `known_hosts`."""
+HostAddress = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9]([A-Za-z0-9.:-]*[A-Za-z0-9])?$")]
+SshUser = Annotated[str, StringConstraints(pattern=r"^[a-z_][a-z0-9_-]{0,31}$")]
 
-    address: str
-    user: str = "root"
+
+class Jump(Section):
+    """An SSH server on the way to a host; its host key is pinned in the same file."""
+
+    address: HostAddress
+    user: SshUser = "root"
+    port: Port = 22
+    key: str | None = None
+
+
+class Ssh(Section):
+    """How to reach a host over SSH. Another user than root needs sudo without a password.
+
+    known_hosts: file with the pinned host keys; None: `<site>.known_hosts` beside the site file.
+    """
+
+    address: HostAddress
+    user: SshUser = "root"
     port: Port = 22
     key: str | None = None
     known_hosts: str | None = None
+    jump: Jump | None = None
 
 
 class Host(Section):
+    """address: where the other hosts of the fleet reach this one, a private IPv4 address; None: the address
+    of `connect`, where that is one."""
+
     groups: Annotated[tuple[Group, ...], Field(min_length=1)]
     connect: (
         Annotated[str, StringConstraints(pattern=r"^@(local|fake/[a-z0-9-]+|docker/[A-Za-z0-9_.-]+)$")] | Ssh
     )
+    address: ipaddress.IPv4Address | None = None
     max_desktops: int = Field(default=8, ge=1, le=1000)
+
+    @property
+    def fleet_address(self) -> ipaddress.IPv4Address | None:
+        """Where the other hosts reach it; None where the site file says nothing that tells."""
+        if self.address is not None or isinstance(self.connect, str):
+            return self.address
+        try:
+            return ipaddress.IPv4Address(self.connect.address)
+        except ValueError:
+            return None
 
 
 class OwnCertificate(Section):
@@ -92,16 +123,20 @@ class OwnCertificate(Section):
 
 
 class Ports(Section):
-    """Loopback ports of our services. `sandboxes`: first and last port that sandboxes are published on."""
+    """Loopback ports of our services. `sandboxes`: first and last port that sandboxes are published on;
+    `node`: where a host's Caddy lets in the other hosts, on its fleet address."""
 
     opensandbox: HighPort = 8080
     relay: HighPort = 8070
     viewer: HighPort = 8060
+    node: HighPort = 8443
     sandboxes: tuple[HighPort, HighPort] = (40000, 40999)
 
     @model_validator(mode="after")
     def ports_are_unique(self) -> Ports:
-        named = {"opensandbox": self.opensandbox, "relay": self.relay, "viewer": self.viewer}
+        named = {
+            "opensandbox": self.opensandbox, "relay": self.relay, "viewer": self.viewer, "node": self.node,
+        }  # fmt: skip
         if len(set(named.values())) < len(named):
             raise ValueError(f"two services share a port: {named}; give each its own")
         first, last = self.sandboxes
@@ -144,6 +179,56 @@ class Caddy(Section):
         return self
 
 
+class Dns01(Section):
+    """How a wildcard certificate is proved by DNS: a provider of Debian's `lego`, by the name it gives it.
+
+    variables: names of the environment variables that lego's provider needs; their values are secrets.
+    """
+
+    provider: Annotated[str, StringConstraints(pattern=r"^[a-z0-9]+$")]
+    variables: tuple[Annotated[str, StringConstraints(pattern=r"^[A-Z][A-Z0-9_]*$")], ...] = ()
+
+
+class Acme(Section):
+    """directory: of another authority than Let's Encrypt; authority: PEM file on the edge by which lego trusts
+    it."""
+
+    email: Annotated[str, StringConstraints(pattern=r"^[^@\s]+@[^@\s]+$")] | None = None
+    dns: Dns01 | None = None
+    directory: Annotated[str, StringConstraints(pattern=r"^https://[^\s'\"]+$")] | None = None
+    authority: AbsolutePath | None = None
+
+
+class Kasmvnc(Section):
+    """Where KasmVNC's package comes from: its own release by pinned version, or your `url` or `file` (on the
+    operator's machine) with its `sha256`."""
+
+    url: Annotated[str, StringConstraints(pattern=r"^(https?|file)://[^\s'\"]+$")] | None = None
+    file: str | None = None
+    sha256: Sha256 | None = None
+
+    @model_validator(mode="after")
+    def an_own_package_comes_with_its_hash(self) -> Kasmvnc:
+        if self.url and self.file:
+            raise ValueError("give 'url' or 'file', not both")
+        if bool(self.url or self.file) != bool(self.sha256):
+            raise ValueError("'sha256' belongs to 'url' or 'file', and they need it")
+        return self
+
+
+class Firewall(Section):
+    """A table of our own in nftables.
+
+    enabled: None: on, except where the site never leaves its machine.
+    allow: further TCP ports that answer to everybody, on every host.
+    reach: networks that sandboxes may reach although they are private.
+    """
+
+    enabled: bool | None = None
+    allow: tuple[Port, ...] = ()
+    reach: tuple[ipaddress.IPv4Network, ...] = ()
+
+
 class Ttl(Section):
     """Lifetimes in seconds: of a session that names none, the longest one may ask for, and with all
     renewals."""
@@ -164,19 +249,26 @@ class Settings(Section):
 
     domain: str = "deskfleet.localhost"
     tls: Literal["none", "acme", "internal"] | OwnCertificate = "none"
-    acme_email: str | None = None
+    acme: Acme = Acme()
     edge_port: Port | None = None
     """None: 8088 for plain http, 443 with TLS."""
+    content_domain: str | None = None
+    """Below it every desktop that brings its own web page gets an origin. None: `content.<domain>`; `none`:
+    such desktops are off."""
     default_image: Name = "desktop"
     default_resolution: Resolution = "1280x800"
     ports: Ports = Ports()
     images: Images = Images()
     caddy: Caddy = Caddy()
+    kasmvnc: Kasmvnc = Kasmvnc()
+    firewall: Firewall = Firewall()
     ttl: Ttl = Ttl()
 
-    @field_validator("domain")
+    @field_validator("domain", "content_domain")
     @classmethod
-    def domain_is_a_host_name(cls, domain: str) -> str:
+    def domain_is_a_host_name(cls, domain: str | None) -> str | None:
+        if domain is None:
+            return None
         try:
             ipaddress.ip_address(domain.strip("[]"))
         except ValueError:
@@ -197,9 +289,35 @@ class Settings(Section):
         return self
 
     @model_validator(mode="after")
+    def content_domain_is_apart_from_the_viewer(self) -> Settings:
+        content = self.content
+        if content is None:
+            return self
+        if content == self.domain or self.domain.endswith(f".{content}"):
+            raise ValueError(
+                f"content_domain {content!r} must not hold the viewer's own name {self.domain!r};"
+                f" take one below it, such as content.{self.domain}, or another domain"
+            )
+        if self.tls == "none" and not content.endswith(".localhost"):
+            raise ValueError(
+                f"plain http is only for *.localhost, not for content_domain {content!r};"
+                " set tls, or take a name that ends in .localhost"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def acme_can_prove_a_wildcard(self) -> Settings:
+        if self.tls == "acme" and self.content is not None and self.acme.dns is None:
+            raise ValueError(
+                f"acme.dns is missing: the certificate for *.{self.content} is given for a DNS record only;"
+                " name a provider, use tls: {cert, key}, or set content_domain: none"
+            )
+        return self
+
+    @model_validator(mode="after")
     def edge_has_a_port_of_its_own(self) -> Settings:
         ports = self.ports
-        if self.port in (ports.opensandbox, ports.relay, ports.viewer):
+        if self.port in (ports.opensandbox, ports.relay, ports.viewer, ports.node):
             raise ValueError(f"edge_port {self.port} is also the port of a service; give each its own")
         if ports.sandboxes[0] <= self.port <= ports.sandboxes[1]:
             raise ValueError(f"edge_port {self.port} lies in the sandboxes' range")
@@ -208,6 +326,13 @@ class Settings(Section):
     @property
     def is_local(self) -> bool:
         return self.domain == "localhost" or self.domain.endswith(".localhost")
+
+    @property
+    def content(self) -> str | None:
+        """The content domain; None where it is off."""
+        if self.content_domain == "none":
+            return None
+        return self.content_domain or f"content.{self.domain}"
 
     @property
     def scheme(self) -> Literal["http", "https"]:
@@ -226,13 +351,37 @@ class Settings(Section):
         return tuple(f"{self.scheme}://{name}{suffix}" for name in names)
 
 
+class Backend(StrEnum):
+    """What a persistent desktop runs. The last one means: TigerVNC where KasmVNC's package can't be had."""
+
+    KASMVNC = "kasmvnc"
+    TIGERVNC = "tigervnc"
+    KASMVNC_OR_TIGERVNC = "kasmvnc-or-tigervnc"
+
+
 class Desktop(Section):
     """A persistent desktop of a tenant on a host."""
 
     tenant: Name
     host: Name
-    backend: Literal["tigervnc"] = "tigervnc"
+    backend: Backend = Backend.KASMVNC
     resolution: Resolution = "1280x800"
+
+
+class OwnService(Section):
+    """A service of the operator's own that listens on loopback of a host; it gets a name below the domain.
+
+    websocket: its answers are streams that live for hours. role: who may come in; tenant: whose people, None:
+    those of the first tenant. health: path that answers 2xx without credentials.
+    """
+
+    name: Name
+    host: Name
+    port: Port
+    websocket: bool = False
+    role: Literal["watcher", "operator", "admin"] = "operator"
+    tenant: Name | None = None
+    health: Annotated[str, StringConstraints(pattern=r"^/[A-Za-z0-9._~/-]*$")] | None = None
 
 
 class Site(Section):
@@ -242,38 +391,74 @@ class Site(Section):
     settings: Settings = Settings()
     tenants: Annotated[tuple[Name, ...], Field(min_length=1)] = ("main",)
     desktops: dict[Name, Desktop] = {}
+    services: tuple[Name | OwnService, ...] | None = None
+    """Names from the catalogue and own services. None: all that the hosts' groups can carry."""
+    skills: tuple[Name, ...] = ()
+    operators: tuple[Annotated[str, StringConstraints(pattern=r"^age1[a-z0-9]{58}$")], ...] = ()
+    """age public keys of those who may deploy; the site's secrets are encrypted to them."""
+
+    @property
+    def spreads(self) -> bool:
+        """Is there anything between hosts?"""
+        return len(self.hosts) > 1
+
+    def hosts_in(self, group: Group) -> dict[str, Host]:
+        return {name: host for name, host in self.hosts.items() if group in host.groups}
+
+    @property
+    def edge(self) -> str:
+        """Name of the one host in group `edge`."""
+        return next(iter(self.hosts_in(Group.EDGE)))
+
+    @property
+    def control(self) -> str:
+        """Name of the one host in group `control`."""
+        return next(iter(self.hosts_in(Group.CONTROL)))
+
+    @property
+    def has_firewall(self) -> bool:
+        wanted = self.settings.firewall.enabled
+        return wanted if wanted is not None else not self.settings.is_local
 
     @model_validator(mode="after")
-    def tenants_are_unique(self) -> Site:
+    def names_are_given_once(self) -> Site:
         if len(set(self.tenants)) < len(self.tenants):
             raise ValueError("a tenant is named twice")
+        own = [service.name for service in self.services or () if isinstance(service, OwnService)]
+        if len(set(own)) < len(own):
+            raise ValueError("a service is named twice")
         return self
 
     @model_validator(mode="after")
     def addresses_are_unique(self) -> Site:
         seen: dict[str, str] = {}
         for name, host in self.hosts.items():
-            address = (
-                host.connect
-                if isinstance(host.connect, str)
-                else f"{host.connect.address}:{host.connect.port}"
-            )
-            if address in seen:
-                raise ValueError(f"hosts {seen[address]!r} and {name!r} have the same address {address}")
-            seen[address] = name
+            for address in {_way_to(host), str(host.fleet_address or _way_to(host))}:
+                if address in seen:
+                    raise ValueError(f"hosts {seen[address]!r} and {name!r} have the same address {address}")
+                seen[address] = name
         return self
 
     @model_validator(mode="after")
-    def one_host_carries_the_stack(self) -> Site:
-        # Between hosts everything needs mutual TLS; until the site carries its certificates, one host has it
-        # all.
-        needed = {Group.EDGE, Group.CONTROL, Group.SANDBOXES}
-        if self.hosts and not (
-            len(self.hosts) == 1 and needed <= set(next(iter(self.hosts.values())).groups)
-        ):
-            raise ValueError(
-                "give one host the groups edge, control and sandboxes; a site is one host so far"
-            )
+    def every_needed_group_has_a_host(self) -> Site:
+        if not self.hosts:
+            return self
+        for group in (Group.EDGE, Group.CONTROL):
+            found = self.hosts_in(group)
+            if len(found) != 1:
+                many = ", ".join(found) or "none"
+                raise ValueError(f"exactly one host must have the group {group.value!r}; now: {many}")
+        if not self.hosts_in(Group.SANDBOXES) and not self.hosts_in(Group.DESKTOPS):
+            raise ValueError("no host has the group 'sandboxes' or 'desktops'; give one of them to a host")
+        return self
+
+    @model_validator(mode="after")
+    def hosts_of_a_fleet_can_reach_each_other(self) -> Site:
+        for name, host in self.hosts.items() if self.spreads else ():
+            if host.fleet_address is None:
+                raise ValueError(
+                    f"host {name!r} needs 'address', the private IPv4 address where the other hosts reach it"
+                )
         return self
 
     @model_validator(mode="after")
@@ -291,6 +476,12 @@ class Site(Section):
         return self
 
 
+def _way_to(host: Host) -> str:
+    if isinstance(host.connect, str):
+        return host.connect
+    return f"{host.connect.address}:{host.connect.port}"
+
+
 class ApiKey(Section):
     """A generated key; only its hash ever reaches a host."""
 
@@ -300,15 +491,45 @@ class ApiKey(Section):
     label: str
 
 
+class KeyPair(Section):
+    """A certificate and its private key, both PEM."""
+
+    certificate: str
+    key: SecretStr
+
+
+class Certificates(Section):
+    """The site's private authority, and one certificate per host."""
+
+    authority: KeyPair
+    hosts: dict[str, KeyPair] = {}
+
+
 class Secrets(Section):
-    """What was generated once for a site and lies on the operator's machine."""
+    """What was generated once for a site, and what its operators gave (`given`: environment variables of the
+    DNS provider)."""
 
     fleet_id: str
-    opensandbox_key: SecretStr
-    relay_key: SecretStr
     viewer_key: SecretStr
+    opensandbox_keys: dict[str, SecretStr]
+    """By host."""
+    relay_keys: dict[str, SecretStr]
+    """By host."""
+    desktop_keys: dict[str, SecretStr]
+    """Owner's password of each KasmVNC desktop, by desktop."""
     admin_key: ApiKey
     tenant_keys: dict[str, ApiKey]
+    certificates: Certificates | None = None
+    """None for a site of one host."""
+    given: dict[str, SecretStr] = {}
+
+
+NODE_DOMAIN = "deskfleet.internal"
+
+
+def node_name(host: str) -> str:
+    """The name in a host's certificate; it exists nowhere else."""
+    return f"{host}.{NODE_DOMAIN}"
 
 
 class HostConfig(Section):

@@ -12,6 +12,7 @@ import os
 import secrets as random
 import string
 import tempfile
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Literal
 
@@ -41,19 +42,36 @@ def key_hash(key: ApiKey) -> str:
 
 
 def _complete(known: Secrets | None, site: Site) -> Secrets:
-    keys = dict(known.tenant_keys) if known else {}
-    for tenant in site.tenants:
-        keys.setdefault(tenant, _api_key("operator", f"operator of {tenant}"))
-    if known:
-        return known.model_copy(update={"tenant_keys": keys})
-    return Secrets(
+    known = known or Secrets(
         fleet_id=f"f-{random.token_hex(6)}",
-        opensandbox_key=SecretStr(random.token_hex(32)),
-        relay_key=_fernet_key(),
         viewer_key=_fernet_key(),
+        opensandbox_keys={},
+        relay_keys={},
+        desktop_keys={},
         admin_key=_api_key("admin", "first admin"),
-        tenant_keys=keys,
+        tenant_keys={},
     )
+    return known.model_copy(
+        update={
+            "opensandbox_keys": _filled(known.opensandbox_keys, site.hosts, _random_key),
+            "relay_keys": _filled(known.relay_keys, site.hosts, _fernet_key),
+            "desktop_keys": _filled(known.desktop_keys, site.desktops, _random_key),
+            "tenant_keys": {
+                **{name: _api_key("operator", f"operator of {name}") for name in site.tenants},
+                **known.tenant_keys,
+            },
+        }
+    )
+
+
+def _filled(
+    known: Mapping[str, SecretStr], wanted: Iterable[str], make: Callable[[], SecretStr]
+) -> dict[str, SecretStr]:
+    return {**known, **{name: make() for name in wanted if name not in known}}
+
+
+def _random_key() -> SecretStr:
+    return SecretStr(random.token_hex(32))
 
 
 def _api_key(role: Literal["admin", "operator", "watcher"], label: str) -> ApiKey:
@@ -100,11 +118,15 @@ def _revealed(secrets: Secrets) -> dict[str, object]:
     def key(of: ApiKey) -> dict[str, str]:
         return {"id": of.id, "text": of.text.get_secret_value(), "role": of.role, "label": of.label}
 
+    def plain(of: Mapping[str, SecretStr]) -> dict[str, str]:
+        return {name: value.get_secret_value() for name, value in of.items()}
+
     return {
         "fleet_id": secrets.fleet_id,
-        "opensandbox_key": secrets.opensandbox_key.get_secret_value(),
-        "relay_key": secrets.relay_key.get_secret_value(),
         "viewer_key": secrets.viewer_key.get_secret_value(),
+        "opensandbox_keys": plain(secrets.opensandbox_keys),
+        "relay_keys": plain(secrets.relay_keys),
+        "desktop_keys": plain(secrets.desktop_keys),
         "admin_key": key(secrets.admin_key),
         "tenant_keys": {tenant: key(of) for tenant, of in secrets.tenant_keys.items()},
     }

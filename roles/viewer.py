@@ -57,8 +57,8 @@ def viewer(*, config: HostConfig) -> None:
     secrets = config.secrets
     keys = {
         "viewer.key": secrets.viewer_key,
-        "relay.key": secrets.relay_key,
-        "opensandbox.key": secrets.opensandbox_key,
+        "relay.key": secrets.relay_keys[config.name],
+        "opensandbox.key": secrets.opensandbox_keys[config.name],
     }
     system_user(name="Make its user", user=USER, home=DATA)
     directories(

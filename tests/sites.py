@@ -19,7 +19,7 @@ def site(*, connect: str = "@fake/h1", **settings: Any) -> Site:
         {
             "hosts": {"here": {"groups": ALL_GROUPS, "connect": connect}},
             "settings": settings,
-            "desktops": {"studio": {"tenant": "main", "host": "here"}},
+            "desktops": {"studio": {"tenant": "main", "host": "here", "backend": "tigervnc"}},
         }
     )
 
@@ -30,9 +30,10 @@ def secrets() -> Secrets:
 
     return Secrets(
         fleet_id="f-0123456789ab",
-        opensandbox_key=SecretStr(SECRET_WORDS[0]),
-        relay_key=fernet("r"),
         viewer_key=fernet("v"),
+        opensandbox_keys={"here": SecretStr(SECRET_WORDS[0])},
+        relay_keys={"here": fernet("r")},
+        desktop_keys={"studio": SecretStr("owner-of-studio")},
         admin_key=ApiKey(id="admin000", text=SecretStr(SECRET_WORDS[1]), role="admin", label="first admin"),
         tenant_keys={
             "main": ApiKey(id="oper0000", text=SecretStr(SECRET_WORDS[2]), role="operator", label="operator")
