@@ -10,6 +10,14 @@ from pydantic import SecretStr
 from inventory.models import ApiKey, HostConfig, Secrets, Site
 
 ALL_GROUPS = ("edge", "control", "sandboxes", "desktops")
+FLEET = {
+    "edge1": ("10.77.0.11", ("edge",)),
+    "control1": ("10.77.0.12", ("control",)),
+    "box1": ("10.77.0.13", ("sandboxes",)),
+    "box2": ("10.77.0.14", ("sandboxes",)),
+    "studio1": ("10.77.0.15", ("desktops",)),
+}
+"""Host -> its address and groups."""
 SECRET_WORDS = ("opensandbox-secret", "df_admin000_secret-of-the-admin", "df_oper0000_secret-of-the-operator")
 
 
@@ -24,16 +32,40 @@ def site(*, connect: str = "@fake/h1", **settings: Any) -> Site:
     )
 
 
-def secrets() -> Secrets:
-    def fernet(letter: str) -> SecretStr:
-        return SecretStr(base64.urlsafe_b64encode(letter.encode() * 32).decode())
+def fleet_site(**settings: Any) -> Site:
+    """Five hosts, two tenants with a desktop each, and a service of the operator's own."""
+    return Site.model_validate(
+        {
+            "hosts": {
+                name: {"groups": groups, "connect": f"@fake/{name}", "address": address}
+                for name, (address, groups) in FLEET.items()
+            },
+            "settings": {"domain": "desks.example.com", "tls": "internal", **settings},
+            "tenants": ["main", "acme"],
+            "desktops": {
+                "drawing": {"tenant": "main", "host": "studio1"},
+                "plotting": {"tenant": "acme", "host": "studio1", "backend": "tigervnc"},
+            },
+            "services": [
+                "opensandbox",
+                "kasmvnc",
+                {"name": "code-server", "host": "box2", "port": 8090, "websocket": True, "tenant": "acme"},
+            ],
+        }
+    )
 
+
+def _fernet(letter: str) -> SecretStr:
+    return SecretStr(base64.urlsafe_b64encode(letter.encode() * 32).decode())
+
+
+def secrets() -> Secrets:
     return Secrets(
         fleet_id="f-0123456789ab",
-        viewer_key=fernet("v"),
+        viewer_key=_fernet("v"),
         opensandbox_keys={"here": SecretStr(SECRET_WORDS[0])},
-        relay_keys={"here": fernet("r")},
-        desktop_keys={"studio": SecretStr("owner-of-studio")},
+        relay_keys={"here": _fernet("r")},
+        desktop_keys={"studio": SecretStr("owner-secret-of-studio")},
         admin_key=ApiKey(id="admin000", text=SecretStr(SECRET_WORDS[1]), role="admin", label="first admin"),
         tenant_keys={
             "main": ApiKey(id="oper0000", text=SecretStr(SECRET_WORDS[2]), role="operator", label="operator")
@@ -43,3 +75,26 @@ def secrets() -> Secrets:
 
 def host_config(**settings: Any) -> HostConfig:
     return HostConfig(name="here", site=site(**settings), secrets=secrets())
+
+
+def fleet_secrets() -> Secrets:
+    """Secrets of `fleet_site()`; each key tells its host."""
+    boxes, relays = ("box1", "box2"), ("box1", "box2", "studio1")
+    return secrets().model_copy(
+        update={
+            "opensandbox_keys": {name: SecretStr(f"opensandbox-secret-of-{name}") for name in boxes},
+            "relay_keys": {name: _fernet(letter) for name, letter in zip(relays, "rst", strict=True)},
+            "desktop_keys": {name: SecretStr(f"owner-secret-of-{name}") for name in ("drawing", "plotting")},
+            "tenant_keys": {
+                **secrets().tenant_keys,
+                "acme": ApiKey(
+                    id="oper0001", text=SecretStr("df_oper0001_secret-of-acme"), role="operator", label="acme"
+                ),
+            },
+        }
+    )
+
+
+def fleet_config(name: str, **settings: Any) -> HostConfig:
+    """What the roles of this host of `fleet_site()` are told."""
+    return HostConfig(name=name, site=fleet_site(**settings), secrets=fleet_secrets())
