@@ -15,6 +15,7 @@ USER = "deskfleet-relay"
 CONFIG = "/etc/deskfleet/relay.toml"
 SECRETS = "/etc/deskfleet/secrets/relay"
 KEY = f"{SECRETS}/relay.key"
+DESKTOP_SECRETS = f"{SECRETS}/desktops"
 DESKTOPS = Directory("/run/deskfleet/desktops")
 
 _CHECK = (
@@ -45,10 +46,12 @@ def relay(*, settings: Settings, key: SecretStr) -> None:
         key_file=KEY,
         publish_address=PUBLISH_ADDRESS,
         desktops_dir=DESKTOPS.path,
+        desktop_secrets_dir=DESKTOP_SECRETS,
         max_stream_seconds=_MAX_STREAM_SECONDS,
     )
     system_user(name="Make its user", user=USER, home="/nonexistent")
-    directories(name="Make its directories", wanted=(Directory(SECRETS, "750", "root", USER), DESKTOPS))
+    secrets = (Directory(SECRETS, "750", "root", USER), Directory(DESKTOP_SECRETS, "750", "root", USER))
+    directories(name="Make its directories", wanted=(*secrets, DESKTOPS))
     place(name="Write its key", path=KEY, content=key, mode="640", group=USER)
     place(name="Write relay.toml", path=CONFIG, content=config, mode="640", group=USER, check=_CHECK)
     run(

@@ -37,10 +37,11 @@ Target = Annotated[PublishedPort | DesktopSocket, Field(discriminator="kind")]
 
 
 class Grant(Frozen):
-    """One permission. `stream`: open a stream to `target`; `probe`: wait for the first real frame;
-    `manage`: list and close streams (no target)."""
+    """One permission. `stream`: open a stream to `target`; `content`: read the web client of `target` (a
+    DesktopSocket) or open its WebSocket; `probe`: wait for the first real frame; `manage`: list and close
+    streams (no target)."""
 
-    purpose: Literal["stream", "probe", "manage"]
+    purpose: Literal["stream", "content", "probe", "manage"]
     session_id: str = ""
     tenant_id: str = ""
     principal: str = ""

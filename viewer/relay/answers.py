@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime
 from enum import StrEnum
+from typing import Literal
 
 from pydantic import Field
 
@@ -30,6 +31,10 @@ class CloseCode:
     UNREACHABLE = 4502
 
 
+DesktopBackend = Literal["kasmvnc", "tigervnc"]
+"""What a persistent desktop runs."""
+
+
 class ProbeOutcome(StrEnum):
     """`frame`: a full frame with two colours or more was seen. `blank`: connected, but one colour until the
     deadline. `unreachable`: no RFB server answered in time. `refused`: it answered and turned us away."""
@@ -50,12 +55,15 @@ class ProbeResult(Frozen):
     height: int = 0
     colours: int = Field(default=0, description="distinct colours seen; counting stops at 2")
     elapsed_ms: float
+    backend: DesktopBackend | None = None
+    """What shows the picture; None for a sandbox, whose image says it."""
 
 
 class StreamInfo(Frozen):
-    """One open stream."""
+    """One open stream. `rfb`: parsed by the relay; `content`: the own protocol of a desktop's web client."""
 
     stream_id: str
+    kind: Literal["rfb", "content"] = "rfb"
     session_id: str
     tenant_id: str
     principal: str

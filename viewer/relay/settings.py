@@ -30,6 +30,9 @@ class Settings(Frozen):
     publish_address: IPv4Address
     """Where this host publishes its sandboxes' ports; a grant names only the port."""
     desktops_dir: Path
+    """Below it a directory per persistent desktop, its user's, with the sockets it listens on."""
+    desktop_secrets_dir: Path = Path("/etc/deskfleet/secrets/relay/desktops")
+    """Holds `<name>.json` for each desktop that says what it runs (`desktop_access`)."""
     max_stream_seconds: float = Field(default=43200, gt=0)
     handshake_seconds: float = Field(default=10, gt=0)
     """For each of the two handshakes of a stream."""
