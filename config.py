@@ -2,7 +2,8 @@
 
 Stock pyinfra 3.10 cannot read a directory or a YAML file, and ends with exit code 0 when the inventory is
 empty or a `--limit` matches nothing. tests/test_config_cli.py runs the exact commands, so that an upgrade
-which moves the wrapped functions is seen at once.
+which moves the wrapped functions is seen at once. After the results, `roles.report` says in words what
+happened to each host.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from pyinfra.api.inventory import Inventory
+from pyinfra.api.state import State
 from pyinfra.context import config, state
 from pyinfra_cli import cli as _cli  # type: ignore[import-untyped]
 from pyinfra_cli.exceptions import CliError, UnexpectedExternalError  # type: ignore[import-untyped]
@@ -29,7 +31,12 @@ if os.environ.get("DESKFLEET_PROGRESS"):
     # `make up` shows the last line of what runs, so that long steps are seen to move.
     state.print_output = True
 
+from roles.report import REPORT  # noqa: E402 (needs the path above)
+
 _make_inventory = _cli.make_inventory
+_connect_all = _cli.connect_all
+_print_results = _cli.print_results
+_print_run_json = _cli.print_run_json
 _matches = _cli._get_inventory_pattern_matches
 
 
@@ -62,5 +69,24 @@ def _checked_matches(inventory: Inventory, patterns: Iterable[str], option_name:
     return list(found)
 
 
+def _watched_connect_all(state: State) -> None:
+    state.add_callback_handler(REPORT)  # type: ignore[no-untyped-call]
+    _connect_all(state)
+
+
+def _reported_results(state: State) -> None:
+    _print_results(state)
+    REPORT.show(state)
+
+
+def _reported_run_json(state: State, dry: bool) -> None:
+    _print_run_json(state, dry=dry)
+    if not dry:
+        REPORT.show(state)
+
+
 _cli.make_inventory = _checked_inventory
+_cli.connect_all = _watched_connect_all
+_cli.print_results = _reported_results
+_cli.print_run_json = _reported_run_json
 _cli._get_inventory_pattern_matches = _checked_matches

@@ -10,21 +10,27 @@ from pyinfra.api.exceptions import PyinfraError
 from pyinfra.api.facts import FactBase
 from pyinfra.context import host
 
-from inventory.models import HostConfig, Section
+from inventory.models import Group, HostConfig, Section
 
 _SUPPORTED = {("debian", "12")}
 _UNKNOWN = "an unknown process"
+_ANY = "00000000"
+_LOOPBACK = ("0100007F", "00000000000000000000000001000000")
 _ARCHITECTURES = ("x86_64", "aarch64")
-# Engine, images and environments take about 4 GB; sandboxes write on top.
+# Engine, images and environments take about 4 GB; sandboxes write on top. Without sandboxes: environments,
+# and the packages of a desktop.
 _FIRST_TIME_MB = 6_000
+_WITHOUT_SANDBOXES_MB = 2_000
 _LATER_MB = 1_000
 
 
 class Listener(Section):
-    """A port of ours that something listens on already, and what."""
+    """A port of ours that something listens on already, and what. `address` is as /proc/net/tcp has it:
+    hexadecimal, in the machine's own byte order."""
 
     port: int
     process: str
+    address: str = _ANY
 
 
 class Situation(Section):
@@ -54,8 +60,8 @@ class HostSituation(FactBase[Situation | None]):
         for line in output:
             key, _, value = line.partition(" ")
             if key == "listener":
-                port, _, process = value.partition(" ")
-                listeners.append(Listener(port=int(port), process=process.strip()))
+                port, address, process = value.split(" ", 2)
+                listeners.append(Listener(port=int(port), process=process.strip(), address=address))
             else:
                 values[key] = value.strip()
         return Situation(
@@ -94,14 +100,17 @@ def problems(situation: Situation, config: HostConfig) -> Iterator[str]:
         yield f"{situation.os} {situation.version} is not supported; use Debian 12"
     if situation.architecture not in _ARCHITECTURES:
         yield f"the architecture {situation.architecture} is not supported; use x86_64 or aarch64"
-    needed = _LATER_MB if situation.installed else _FIRST_TIME_MB
+    needed = _needed_mb(situation, config)
     if situation.free_mb < needed:
         yield (
             f"the disk is nearly full: {situation.free_mb} MB free below /var/lib and /opt,"
             f" needed are {needed} MB"
         )
     names = _ports(config)
+    loopback_is_free = _ports_off_loopback(config)
     for listener in situation.listeners:
+        if listener.address in _LOOPBACK and listener.port in loopback_is_free:
+            continue
         if not _is_ours(listener, situation):
             setting = names[listener.port]
             if setting is None:
@@ -116,17 +125,32 @@ def problems(situation: Situation, config: HostConfig) -> Iterator[str]:
             )
 
 
+def _needed_mb(situation: Situation, config: HostConfig) -> int:
+    if situation.installed:
+        return _LATER_MB
+    return _FIRST_TIME_MB if Group.SANDBOXES in config.host.groups else _WITHOUT_SANDBOXES_MB
+
+
 def _ports(config: HostConfig) -> dict[int, str | None]:
-    """Ports of ours and the setting that moves each; None for one that cannot be moved."""
-    settings = config.site.settings
+    """Ports of ours on this host and the setting that moves each; None for one that cannot be moved."""
+    settings, groups = config.site.settings, set(config.host.groups)
     ports = settings.ports
-    with_tls: dict[int, str | None] = {} if settings.tls == "none" else {80: None}
-    return with_tls | {
-        settings.port: "edge_port",
-        ports.viewer: "ports.viewer",
-        ports.relay: "ports.relay",
-        ports.opensandbox: "ports.opensandbox",
-    }
+    wanted: dict[int, str | None] = {}
+    if Group.EDGE in groups:
+        wanted |= {} if settings.tls == "none" else {80: None}
+        wanted[settings.port] = "edge_port"
+    if Group.CONTROL in groups:
+        wanted[ports.viewer] = "ports.viewer"
+    if groups & {Group.SANDBOXES, Group.DESKTOPS}:
+        wanted[ports.relay] = "ports.relay"
+    if Group.SANDBOXES in groups:
+        wanted[ports.opensandbox] = "ports.opensandbox"
+    return wanted | dict.fromkeys(_ports_off_loopback(config), "ports.node")
+
+
+def _ports_off_loopback(config: HostConfig) -> set[int]:
+    """Ports that we take on the fleet address alone; somebody may have them on loopback."""
+    return {config.site.settings.ports.node} if config.site.spreads else set()
 
 
 def _is_ours(listener: Listener, situation: Situation) -> bool:

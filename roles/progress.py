@@ -13,10 +13,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TextIO
 
+from roles.report import HEADING
+
 _ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|\r")
 _STEP = re.compile(r"^--> Starting operation: (?P<name>.*?)\s*$")
-_RESULT = re.compile(r"^    \[[^]]+\] (?P<result>Success|No changes|Skipped|Error.*)$")
-_OUTPUT = re.compile(r"^\s*\[[^]]+\] ?(?P<text>.*)$")
+_RESULT = re.compile(r"^    \[(?P<host>[^]]+)\] (?P<result>Success|No changes|Skipped|Error.*)$")
+_OUTPUT = re.compile(r"^\s*\[(?P<host>[^]]+)\] ?(?P<text>.*)$")
+_HERE = "@local"
 
 _BEAT_SECONDS = 10.0
 """How often a long step is shown to move where the line cannot be rewritten."""
@@ -43,24 +46,31 @@ class Progress:
     out: TextIO
     steps: list[Step] = field(default_factory=list)
     said: deque[str] = field(default_factory=lambda: deque(maxlen=40))
+    report: list[str] = field(default_factory=list)
+    """What the roll-out itself says of each host at its end."""
+    _reporting: bool = False
     _beat: float = 0.0
     _last: str = ""
 
     def line(self, raw: str, now: float) -> None:
         """Take one line that pyinfra wrote."""
         text = _ESCAPES.sub("", raw).rstrip()
-        if step := _STEP.match(text):
+        if text == HEADING or self._reporting:
+            self._reporting = True
+            self.report.append(text)
+        elif step := _STEP.match(text):
             self._end(now)
             self.steps.append(Step(step["name"], started=now))
             self.said.clear()
             self._last, self._beat = "", now
             self.show(now)
         elif result := _RESULT.match(text):
-            self._result(result["result"], now)
+            self._result(result["host"], result["result"], now)
         elif text.strip():
             output = _OUTPUT.match(text)
-            self._last = (output["text"] if output else text).strip() or self._last
-            self.said.append(output["text"] if output else text)
+            words = _of(output["host"], output["text"]) if output else text
+            self._last = words.strip() or self._last
+            self.said.append(words)
 
     def show(self, now: float) -> None:
         """Say what runs now; called every second or so."""
@@ -95,7 +105,7 @@ class Progress:
     def _running(self) -> bool:
         return bool(self.steps) and not self.steps[-1].seconds
 
-    def _result(self, result: str, now: float) -> None:
+    def _result(self, host: str, result: str, now: float) -> None:
         if not self.steps:
             return
         step = self.steps[-1]
@@ -119,6 +129,11 @@ class Progress:
     def _say(self, text: str) -> None:
         self.out.write(text + "\n")
         self.out.flush()
+
+
+def _of(host: str, text: str) -> str:
+    """Says whose words they are, where there is more than this machine."""
+    return text if host == _HERE else f"{host}: {text}"
 
 
 def follow(command: list[str], progress: Progress, *, env: dict[str, str]) -> int:

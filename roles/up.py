@@ -41,6 +41,7 @@ def main() -> int:
     tenant = site.tenants[0]
     write_environment(site.settings, secrets, tenant=tenant, path=LOCAL / "deskfleet.env")
     print(progress.table())
+    print("\n".join(progress.report))
     print(summary(site.settings, link=sign_in_link(tenant), changes=progress.changes))
     print(f"Done in {time.monotonic() - started:.0f} s.")
     return 0
@@ -55,6 +56,10 @@ def roll_out(progress: Progress, *more: str) -> int:
 
 def failure(progress: Progress) -> str:
     """What a person needs when the roll-out stopped: the last words, without pyinfra's frame around them."""
+    if len(progress.report) > 2:
+        return "\n".join(
+            [*progress.report, "Not every host is as it should be; the next run goes on from here."]
+        )
     step = next((step.name for step in progress.steps if step.failed), None)
     if step:
         return f"The roll-out stopped at: {step}."

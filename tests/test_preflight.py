@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from roles.preflight import HostSituation, Listener, PreflightFailed, Situation, preflight, problems
-from tests.sites import host_config
+from roles.preflight import HostSituation, Listener, PreflightFailed, Situation, _ports, preflight, problems
+from tests.sites import FLEET, fleet_config, host_config
 
 GOOD = Situation(
     os="debian", version="12", architecture="x86_64", uid=0, free_mb=50_000, installed=False, listeners=()
@@ -75,7 +75,7 @@ def test_all_obstacles_are_said_at_once(monkeypatch: pytest.MonkeyPatch) -> None
 def test_one_look_is_read_back() -> None:
     seen = HostSituation().process(
         ["os debian", "version 12", "architecture x86_64", "uid 0", "free_mb 123",
-         "installed yes", "listener 8060 nginx: master (pid 3)"]
+         "installed yes", "listener 8060 00000000 nginx: master (pid 3)"]
     )  # fmt: skip
     assert seen == Situation(
         os="debian", version="12", architecture="x86_64", uid=0, free_mb=123, installed=True,
@@ -93,3 +93,41 @@ def test_the_look_itself_finds_a_listener_and_its_process() -> None:
     assert [(listener.port, f"(pid {os.getpid()})" in listener.process) for listener in seen.listeners] == [
         (port, True)
     ]
+
+
+@pytest.mark.parametrize(
+    ("host", "ports"),
+    [
+        ("edge1", {80, 443, 8443}),
+        ("control1", {8060, 8443}),
+        ("box1", {8070, 8080, 8443}),
+        ("studio1", {8070, 8443}),
+    ],
+)
+def test_host_of_a_fleet_needs_the_ports_of_its_groups(host: str, ports: set[int]) -> None:
+    taken = tuple(Listener(port=port, process="nginx (pid 9)") for port in sorted(ports))
+    situation = GOOD.model_copy(update={"listeners": taken})
+    assert len(list(problems(situation, fleet_config(host)))) == len(ports)
+    everything = [port for name in FLEET for port in _ports_of(name)]
+    assert set(_ports_of(host)) == ports <= set(everything)
+
+
+def _ports_of(host: str) -> list[int]:
+    return list(_ports(fleet_config(host)))
+
+
+def test_own_service_may_have_the_node_port_on_loopback() -> None:
+    own = Listener(port=8443, process="code-server (pid 9)", address="0100007F")
+    elsewhere = own.model_copy(update={"address": "00000000"})
+    box = fleet_config("box1")
+    assert list(problems(GOOD.model_copy(update={"listeners": (own,)}), box)) == []
+    assert list(problems(GOOD.model_copy(update={"listeners": (own, elsewhere)}), box)) == [
+        "port 8443 is taken by code-server (pid 9); stop it or choose another port with"
+        " settings.ports.node in the site file"
+    ]
+
+
+def test_host_without_sandboxes_needs_less_room() -> None:
+    small = GOOD.model_copy(update={"free_mb": 2500})
+    assert list(problems(small, fleet_config("control1"))) == []
+    assert list(problems(small, fleet_config("box1")))

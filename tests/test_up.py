@@ -106,7 +106,7 @@ def test_summary_says_where_and_how_to_get_in() -> None:
 
 
 def test_site_with_tls_needs_no_tunnel() -> None:
-    text = summary(site(domain="desk.example.com", tls="acme").settings, link=None, changes=3)
+    text = summary(site(domain="desk.example.com", tls="internal").settings, link=None, changes=3)
     assert "ssh -L" not in text
     assert ".local/deskfleet.env" in text
 

@@ -9,13 +9,13 @@ echo "free_mb $(df -Pm /var/lib /var/lib/docker /opt 2>/dev/null | awk 'NR > 1 {
 # Ports come from /proc, because a bare host may lack `ss`; who holds one, from the processes' open files.
 awk -v ports="$PORTS" '
     BEGIN { n = split(ports, p, " "); for (i = 1; i <= n; i++) want[sprintf("%04X", p[i])] = p[i] }
-    $4 == "0A" { split($2, a, ":"); port = a[length(a)]; if (port in want && !seen[port]++) print want[port], $10 }
-' /proc/net/tcp /proc/net/tcp6 2>/dev/null | while read -r port inode; do
+    $4 == "0A" { split($2, a, ":"); if (a[2] in want && !seen[$2]++) print want[a[2]], a[1], $10 }
+' /proc/net/tcp /proc/net/tcp6 2>/dev/null | while read -r port address inode; do
     owner=$(ls -l /proc/[0-9]*/fd 2>/dev/null |
         awk -v s="socket:[$inode]" '/^\/proc/ { split($1, a, "/"); pid = a[3] } $NF == s { print pid; exit }')
     if [ -n "$owner" ]; then
-        echo "listener $port $(tr '\0' ' ' < "/proc/$owner/cmdline" | cut -c1-120) (pid $owner)"
+        echo "listener $port $address $(tr '\0' ' ' < "/proc/$owner/cmdline" | cut -c1-120) (pid $owner)"
     else
-        echo "listener $port an unknown process"
+        echo "listener $port $address an unknown process"
     fi
 done

@@ -1,0 +1,36 @@
+"""Which roles of the deploy run: all of them, or those that `--data deskfleet_roles=caddy,viewer` names."""
+
+from __future__ import annotations
+
+import difflib
+
+from pyinfra.api.exceptions import PyinfraError
+
+ROLES = (
+    "certificates", "firewall", "docker", "images", "opensandbox", "relay", "desktops", "viewer", "lego",
+    "caddy", "check",
+)  # fmt: skip
+"""In the order of the deploy. What they all stand on (directories, Python, supervision) always runs."""
+
+
+class UnknownRole(PyinfraError):
+    """A role was asked for that does not exist; nothing was changed."""
+
+
+class Chosen:
+    """`"caddy" in Chosen("caddy,viewer")`."""
+
+    def __init__(self, wanted: str | None) -> None:
+        self._wanted = [name.strip() for name in (wanted or "").split(",") if name.strip()]
+        for name in self._wanted:
+            if name not in ROLES:
+                raise UnknownRole(f"nothing was changed: deskfleet_roles: {_unknown(name)}")
+
+    def __contains__(self, role: str) -> bool:
+        return not self._wanted or role in self._wanted
+
+
+def _unknown(name: str) -> str:
+    near = difflib.get_close_matches(name, ROLES, n=1, cutoff=0.5)
+    hint = f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(ROLES)}"
+    return f"unknown role {name!r}; {hint}"

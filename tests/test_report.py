@@ -1,0 +1,102 @@
+"""The words after a roll-out: which host did what, which was left out and why; by the real command line."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from pyinfra.api.exceptions import PyinfraError
+
+from roles.choice import ROLES, Chosen
+
+CHECKOUT = Path(__file__).parent.parent
+
+# Port 1 of loopback: nothing listens there, so the second host cannot be reached.
+INVENTORY = """
+fleet = [
+    "@fake/well",
+    ("dead", {"ssh_hostname": "127.0.0.1", "ssh_port": 1, "ssh_strict_host_key_checking": "no"}),
+    "@local",
+]
+"""
+DEPLOY = """
+from pyinfra.context import host, state
+from pyinfra.operations import server
+from roles.files import barrier
+from roles.report import REPORT, is_possible
+
+server.shell(name="Shell | Change it", commands=["true"])
+barrier(name="Phase: changed")
+if host.name == "@local":
+    server.shell(name="Shell | Break it", commands=["false"])
+    server.shell(name="Shell | Never", commands=["true"])
+barrier(name="Phase: broken")
+server.shell(name="Check | All", commands=["true"], _if=lambda: is_possible(state, "The check", needs=NEEDS))
+REPORT.note("the certificate of dead ends in 12 days")
+"""
+
+
+def roll_out(tmp_path: Path, *more: str, needs: str = "[]") -> subprocess.CompletedProcess[str]:
+    (tmp_path / "inventory.py").write_text(INVENTORY)
+    (tmp_path / "deploy.py").write_text(DEPLOY.replace("NEEDS", needs))
+    command = [str(Path(sys.executable).parent / "pyinfra"), str(tmp_path / "inventory.py"),
+               str(tmp_path / "deploy.py"), "-y", *more]  # fmt: skip
+    return subprocess.run(
+        command, cwd=CHECKOUT, capture_output=True, text=True, check=False,
+        env={**os.environ, "HOME": str(tmp_path)},
+    )  # fmt: skip
+
+
+def test_each_host_gets_a_line_and_a_lost_one_fails_the_run(tmp_path: Path) -> None:
+    done = roll_out(tmp_path)
+    assert done.returncode == 1
+    said = done.stderr[done.stderr.index("--> Hosts:") :].splitlines()
+    assert said[1].split(maxsplit=1)[0] == "@fake/well"
+    assert said[1].endswith("2 changes")
+    assert "failed at 'Shell | Break it' after 1 change; the rest of it was left out" in said[2]
+    assert said[3].strip().startswith("dead")
+    assert "left out: it cannot be reached (" in said[3]
+    assert said[3].endswith("the next run mends it")
+    assert said[4] == "    Note: the certificate of dead ends in 12 days"
+
+
+@pytest.mark.parametrize("missing", ["dead", "@local"])
+def test_phase_that_needs_a_lost_host_is_left_out_and_named(tmp_path: Path, missing: str) -> None:
+    done = roll_out(tmp_path, needs=f"['@fake/well', '{missing}']")
+    assert f"Note: The check was left out, because it needs {missing}" in done.stderr
+    assert "2 changes" not in done.stderr
+
+
+def test_json_stays_json(tmp_path: Path) -> None:
+    done = roll_out(tmp_path, "--json")
+    assert json.loads(done.stdout)["results"]["totals"]["hosts"]
+    assert "--> Hosts:" in done.stderr
+
+
+def test_dry_run_reports_no_outcome(tmp_path: Path) -> None:
+    (tmp_path / "inventory.py").write_text('fleet = ["@fake/well"]\n')
+    (tmp_path / "deploy.py").write_text(DEPLOY.replace("NEEDS", "[]"))
+    pyinfra = str(Path(sys.executable).parent / "pyinfra")
+    files = [str(tmp_path / "inventory.py"), str(tmp_path / "deploy.py")]
+    done = subprocess.run(
+        [pyinfra, *files, "--dry"], cwd=CHECKOUT, capture_output=True, text=True, check=True
+    )
+    assert "--> Hosts:" not in done.stderr
+
+
+def test_no_choice_is_all_roles() -> None:
+    assert all(role in Chosen(None) for role in ROLES)
+
+
+def test_chosen_roles_are_the_only_ones() -> None:
+    chosen = Chosen("caddy, viewer")
+    assert [role for role in ROLES if role in chosen] == ["viewer", "caddy"]
+
+
+def test_misspelt_role_is_refused_with_the_nearest() -> None:
+    with pytest.raises(PyinfraError, match=r"unknown role 'cady'; did you mean 'caddy'\?"):
+        Chosen("cady")
