@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from inventory.catalogue import IMAGES
+from inventory.catalogue import CatalogueError, stack_of
 from inventory.models import Site
 
 DIRECTORY = Path(__file__).resolve().parent
@@ -48,12 +48,10 @@ def load_site(path: Path) -> Site:
         raise SiteRefused("\n".join(_sentences(error, path))) from None
     if not site.hosts:
         raise SiteRefused(f"{_shown(path)}:hosts: names no host; there is nothing to roll out to")
-    known = [image.name for image in IMAGES]
-    if site.settings.default_image not in known:
-        raise SiteRefused(
-            f"{_shown(path)}:settings.default_image: unknown image {site.settings.default_image!r};"
-            f" there are: {', '.join(known)}"
-        )
+    try:
+        stack_of(site)
+    except CatalogueError as error:
+        raise SiteRefused(f"{_shown(path)}:{error.key}: {error.sentence}") from None
     return site
 
 

@@ -1,0 +1,374 @@
+"""Services and images as data: what there is, where it listens, what it needs, and what a site runs of it.
+
+`stack_of(site)` is the answer for one site; `python -m inventory.catalogue` prints it.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Literal, NamedTuple
+
+from pydantic import Field
+
+from inventory.models import (
+    Backend,
+    Group,
+    HostConfig,
+    Name,
+    OwnService,
+    Port,
+    Section,
+    Settings,
+    Site,
+    node_name,
+)
+
+LONGEST_HOST_NAME = 253
+_LONGEST_SESSION_LABEL = 36
+"""A session's id, the first label of its own origin below the content domain."""
+
+
+class CatalogueError(Exception):
+    """What a site file asks for cannot run; `key` is the place in it, `sentence` says why and what to do."""
+
+    def __init__(self, key: str, sentence: str) -> None:
+        super().__init__(f"{key}: {sentence}")
+        self.key = key
+        self.sentence = sentence
+
+
+class Service(Section):
+    """Something that listens on its host, as a site runs it.
+
+    groups: hosts of any of these carry it; none for the operator's own, which names its host.
+    port: on loopback, or in the network namespace of each desktop or sandbox of its own (`apart`).
+    websocket: its answers are streams that live for hours; a plain service gets none of what they need.
+    label: its own name at the edge is `<label>.<domain>`; None: it has none.
+    guard: who signs people in there: the edge before it forwards to the service, or the viewer, which
+    answers at that name itself.
+    role: who may come in. tenant: whose people; None: each sees what is his.
+    health: path that answers 2xx without credentials.
+    hosts, why: filled by `stack_of`: where it runs, and who chose it.
+    """
+
+    name: Name
+    groups: tuple[Group, ...] = ()
+    port: Port
+    apart: bool = False
+    websocket: bool = False
+    label: Name | None = None
+    guard: Literal["edge", "viewer"] = "edge"
+    role: Literal["watcher", "operator", "admin"] = "watcher"
+    tenant: Name | None = None
+    health: str | None = None
+    requires: tuple[Name, ...] = ()
+    conflicts: tuple[Name, ...] = ()
+    hosts: tuple[Name, ...] = ()
+    why: str = ""
+
+    def host_name(self, settings: Settings) -> str | None:
+        """Its own name at the edge; None for what is reached through another's."""
+        return f"{self.label}.{settings.domain}" if self.label else None
+
+
+ALWAYS = ("viewer", "relay")
+"""What every site runs: without them nobody sees anything."""
+
+SKILLS: Mapping[str, tuple[Name, ...]] = {
+    "code": ("opensandbox",),
+    "browser": ("chrome",),
+    "desktop-use": ("kasmvnc",),
+}
+"""Skill packs: what an agent can do -> the services that it needs for it."""
+
+
+def services_of(settings: Settings) -> tuple[Service, ...]:
+    """The services that we know how to roll out."""
+    ports = settings.ports
+    return (
+        Service(name="viewer", groups=(Group.CONTROL,), port=ports.viewer, health="/healthz"),
+        Service(
+            name="relay", groups=(Group.SANDBOXES, Group.DESKTOPS), port=ports.relay, websocket=True,
+            health="/healthz", requires=("viewer",),
+        ),
+        Service(
+            name="opensandbox", groups=(Group.SANDBOXES,), port=ports.opensandbox, websocket=True,
+            label="opensandbox", guard="viewer", role="operator", health="/health",
+            requires=("relay", "viewer"),
+        ),
+        Service(
+            name="chrome", groups=(Group.SANDBOXES,), port=9222, apart=True, websocket=True,
+            role="operator", requires=("opensandbox",),
+        ),
+        Service(
+            name="kasmvnc", groups=(Group.DESKTOPS,), port=6901, apart=True, websocket=True,
+            requires=("relay", "viewer"),
+        ),
+    )  # fmt: skip
+
+
+class Image(Section):
+    """An image that sandboxes are made from, and how its desktop is reached. It is offered where `service`
+    runs."""
+
+    name: str
+    uri: str
+    aliases: tuple[str, ...] = ()
+    display: Literal["rfb", "none"] = "rfb"
+    port: Port = 8080
+    via: Literal["published", "proxy"] = "published"
+    transport: Literal["rfb", "websockify"] = "rfb"
+    devtools: bool = False
+    cpu: str = "2"
+    memory: str = "2Gi"
+    entrypoint: tuple[str, ...] = ("/usr/local/bin/deskfleet-desktop",)
+    service: Name = Field(default="opensandbox", exclude=True)
+
+
+IMAGES = (
+    Image(
+        name="desktop",
+        uri="deskfleet/desktop:latest",
+        aliases=("opensandbox/desktop", "opensandbox/desktop:latest"),
+    ),
+    Image(
+        name="chrome",
+        uri="deskfleet/chrome:latest",
+        aliases=("opensandbox/chrome", "opensandbox/chrome:latest"),
+        devtools=True,
+        service="chrome",
+    ),
+)
+
+
+def images_of(site: Site) -> tuple[Image, ...]:
+    """The images that this site offers."""
+    return _offered(stack_of(site))
+
+
+def _offered(stack: tuple[Service, ...]) -> tuple[Image, ...]:
+    running = {service.name for service in stack}
+    return tuple(image for image in IMAGES if image.service in running)
+
+
+def stack_of(site: Site) -> tuple[Service, ...]:
+    """Everything that the site runs, what is required before what requires it; raises CatalogueError."""
+    known = {service.name: service for service in services_of(site.settings)}
+    own = _own_services(site, known)
+    chosen = _with_requirements(_chosen(site, known), known)
+    _refuse_conflicts(chosen, known)
+    stack = (*_placed(chosen, known, site), *own.values())
+    _refuse_idle_sandbox_hosts(site, stack)
+    _refuse_shared_ports(site, stack, {service.name: key for key, service in own.items()})
+    _refuse_bad_names(site, stack, {service.name: key for key, service in own.items()})
+    _refuse_missing_image(site, _offered(stack))
+    return stack
+
+
+def services_on(config: HostConfig) -> tuple[Service, ...]:
+    """What of the site's stack runs on this host."""
+    return tuple(service for service in stack_of(config.site) if config.name in service.hosts)
+
+
+class _Choice(NamedTuple):
+    """Why a service runs, and the place in the site file that says so."""
+
+    why: str
+    key: str
+
+
+_Chosen = dict[str, _Choice]
+
+
+def _chosen(site: Site, known: Mapping[str, Service]) -> _Chosen:
+    """What the site file asks for, before requirements. A list of own services alone adds to all there is."""
+    names = {f"services.{n}": name for n, name in enumerate(site.services or ()) if isinstance(name, str)}
+    chosen: _Chosen = {}
+    if not names and not site.skills and (site.services is None or site.services):
+        chosen |= {name: _Choice("a host can carry it", "services") for name in _carried(site, known)}
+    for key, name in names.items():
+        if name not in known:
+            raise CatalogueError(key, _unknown("service", name, known))
+        chosen[name] = _Choice("services", key)
+    for n, skill in enumerate(site.skills):
+        if skill not in SKILLS:
+            raise CatalogueError(f"skills.{n}", _unknown("skill", skill, SKILLS))
+        for name in SKILLS[skill]:
+            chosen.setdefault(name, _Choice(f"skill {skill}", f"skills.{n}"))
+    for desktop, wanted in site.desktops.items():
+        if wanted.backend is not Backend.TIGERVNC:
+            chosen.setdefault("kasmvnc", _Choice(f"desktop {desktop}", f"desktops.{desktop}.backend"))
+    for name in ALWAYS:
+        chosen.setdefault(name, _Choice("always", "services"))
+    return chosen
+
+
+def _carried(site: Site, known: Mapping[str, Service]) -> Iterator[str]:
+    there = {group for host in site.hosts.values() for group in host.groups}
+    return (name for name, service in known.items() if there & set(service.groups))
+
+
+def _unknown(kind: str, name: str, known: Iterable[str]) -> str:
+    near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    hint = f", did you mean {near[0]!r}?" if near else f"; there are: {', '.join(known)}"
+    return f"unknown {kind} {name!r}{hint}"
+
+
+def _with_requirements(chosen: _Chosen, known: Mapping[str, Service]) -> _Chosen:
+    """The chosen and all that they require, in an order in which each comes after what it requires."""
+    ordered: _Chosen = {}
+
+    def add(name: str, choice: _Choice) -> None:
+        if name in ordered:
+            return
+        for needed in known[name].requires:
+            add(needed, chosen.get(needed, _Choice(f"needed by {name}", choice.key)))
+        ordered[name] = choice
+
+    for name, choice in chosen.items():
+        add(name, choice)
+    return ordered
+
+
+def _refuse_conflicts(chosen: _Chosen, known: Mapping[str, Service]) -> None:
+    for name, choice in chosen.items():
+        for other in known[name].conflicts:
+            if other in chosen:
+                raise CatalogueError(
+                    choice.key,
+                    f"{name!r} ({choice.why}) and {other!r} ({chosen[other].why}) cannot run together;"
+                    " leave one of them out",
+                )
+
+
+def _placed(chosen: _Chosen, known: Mapping[str, Service], site: Site) -> Iterator[Service]:
+    for name, choice in chosen.items():
+        groups = known[name].groups
+        hosts = tuple(host for host, entry in site.hosts.items() if set(entry.groups) & set(groups))
+        if not hosts and site.hosts:
+            wanted = " or ".join(repr(group.value) for group in groups)
+            raise CatalogueError(
+                choice.key,
+                f"{name!r} ({choice.why}) runs on hosts with the group {wanted}, and no host has it",
+            )
+        yield known[name].model_copy(update={"hosts": hosts, "why": choice.why})
+
+
+def _own_services(site: Site, known: Mapping[str, Service]) -> dict[str, Service]:
+    """The operator's own, by their place in the site file."""
+    own = {}
+    for n, entry in enumerate(site.services or ()):
+        if isinstance(entry, OwnService):
+            own[f"services.{n}"] = _own_service(entry, f"services.{n}", site, known)
+    return own
+
+
+def _own_service(entry: OwnService, key: str, site: Site, known: Mapping[str, Service]) -> Service:
+    if entry.name in known:
+        raise CatalogueError(f"{key}.name", f"{entry.name!r} is a service of ours; give yours another name")
+    if entry.host not in site.hosts:
+        raise CatalogueError(f"{key}.host", _unknown("host", entry.host, site.hosts))
+    if entry.tenant is not None and entry.tenant not in site.tenants:
+        raise CatalogueError(f"{key}.tenant", _unknown("tenant", entry.tenant, site.tenants))
+    return Service(
+        name=entry.name,
+        port=entry.port,
+        websocket=entry.websocket,
+        label=entry.name,
+        role=entry.role,
+        tenant=entry.tenant or site.tenants[0],
+        health=entry.health,
+        requires=("viewer",),
+        hosts=(entry.host,),
+        why="services",
+    )
+
+
+def _refuse_idle_sandbox_hosts(site: Site, stack: tuple[Service, ...]) -> None:
+    """A host that is to hold sandboxes without the program that makes them is a mistake, never a wish."""
+    if any(service.name == "opensandbox" for service in stack):
+        return
+    for name in site.hosts_in(Group.SANDBOXES):
+        raise CatalogueError(
+            f"hosts.{name}.groups",
+            "the group 'sandboxes' is there for 'opensandbox', which is not chosen;"
+            " add it to services, or take the group away",
+        )
+
+
+def _refuse_shared_ports(site: Site, stack: tuple[Service, ...], keys: Mapping[str, str]) -> None:
+    """On one host each port of loopback belongs to one. The node's port is on the fleet address and free."""
+    ports = site.settings.ports
+    for host, entry in site.hosts.items():
+        taken = dict.fromkeys(_edge_ports(site.settings), "the edge") if Group.EDGE in entry.groups else {}
+        for service in stack:
+            if host not in service.hosts or service.apart:
+                continue
+            key = f"{keys[service.name]}.port" if service.name in keys else "settings.ports"
+            if service.port in taken:
+                other = taken[service.port]
+                raise CatalogueError(
+                    key,
+                    f"port {service.port} on host {host!r} belongs to {other}; give {service.name!r} another",
+                )
+            if Group.SANDBOXES in entry.groups and ports.sandboxes[0] <= service.port <= ports.sandboxes[1]:
+                raise CatalogueError(
+                    key,
+                    f"port {service.port} on host {host!r} lies in the sandboxes' range"
+                    f" {ports.sandboxes[0]}-{ports.sandboxes[1]}; give {service.name!r} another",
+                )
+            taken[service.port] = repr(service.name)
+
+
+def _edge_ports(settings: Settings) -> set[int]:
+    # With TLS the edge also listens on 80, to send browsers on.
+    return {settings.port} if settings.tls == "none" else {settings.port, 80}
+
+
+def _refuse_bad_names(site: Site, stack: tuple[Service, ...], keys: Mapping[str, str]) -> None:
+    """A name twice would make Caddy refuse its whole file, and a name too long exists nowhere."""
+    settings = site.settings
+    content = settings.content
+    seen = {settings.domain: "the viewer"}
+    if settings.is_local:
+        seen["localhost"] = "the viewer"
+    if content:
+        seen[content] = "the content domain"
+        if len(content) + 1 + _LONGEST_SESSION_LABEL > LONGEST_HOST_NAME:
+            raise CatalogueError(
+                "settings.content_domain",
+                f"is too long: names of sessions below it exceed {LONGEST_HOST_NAME}",
+            )
+    for service in stack:
+        name = service.host_name(settings)
+        if name is None:
+            continue
+        key = f"{keys[service.name]}.name" if service.name in keys else "settings.domain"
+        if name in seen:
+            raise CatalogueError(key, f"the name {name!r} belongs to {seen[name]}; give the service another")
+        if len(name) > LONGEST_HOST_NAME:
+            raise CatalogueError(
+                key,
+                f"the name {name[:40]}… has {len(name)} characters; at most {LONGEST_HOST_NAME} are allowed",
+            )
+        seen[name] = repr(service.name)
+
+
+def _refuse_missing_image(site: Site, offered: tuple[Image, ...]) -> None:
+    """A site without sandboxes offers no image, and its default says nothing."""
+    wanted, names = site.settings.default_image, [image.name for image in offered]
+    if not offered or wanted in names:
+        return
+    for image in IMAGES:
+        if image.name == wanted:
+            raise CatalogueError(
+                "settings.default_image",
+                f"image {wanted!r} comes with service {image.service!r}; add it to services",
+            )
+    raise CatalogueError("settings.default_image", _unknown("image", wanted, names))
+
+
+def node_address(service: Service, host: str) -> str:
+    """The name by which the edge asks another host's Caddy for this service."""
+    return f"{service.name}.{node_name(host)}"
