@@ -6,7 +6,6 @@ Every public list of this module is a group to pyinfra, so all else starts with 
 from __future__ import annotations
 
 import os as _os
-from pathlib import Path as _Path
 from typing import Any as _Any
 
 from inventory.models import Group as _Group
@@ -19,7 +18,7 @@ from inventory.transport import without_delay as _without_delay
 
 _PATH = _site_path()
 _SITE = _load_site(_PATH)
-_SECRETS = _load_secrets(_SITE, path=_Path(".local") / f"secrets-{_PATH.stem}.yml")
+_SECRETS = _load_secrets(_SITE, site_file=_PATH)
 
 
 def _entry(name: str, host: _Host) -> tuple[str, dict[str, _Any]]:

@@ -27,7 +27,7 @@ def main() -> int:
     try:
         path = site_path()
         site = load_site(path)
-        secrets = load_secrets(site, path=LOCAL / f"secrets-{path.stem}.yml")
+        secrets = load_secrets(site, site_file=path)
         print(f"Rolling out {os.path.relpath(path)}", flush=True)
         _build()
     except (SiteRefused, SecretsUnreadable, WheelNotBuilt) as error:

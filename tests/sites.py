@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import base64
+from datetime import UTC, datetime
+from functools import cache
 from typing import Any
 
 from pydantic import SecretStr
 
-from inventory.models import ApiKey, HostConfig, Secrets, Site
+from inventory.authority import renewed
+from inventory.models import ApiKey, Certificates, HostConfig, Secrets, Site
 
 ALL_GROUPS = ("edge", "control", "sandboxes", "desktops")
 FLEET = {
@@ -77,8 +80,14 @@ def host_config(**settings: Any) -> HostConfig:
     return HostConfig(name="here", site=site(**settings), secrets=secrets())
 
 
+@cache
+def _fleet_certificates() -> Certificates:
+    # Not fixed: a fixed certificate would end one day.
+    return renewed(None, fleet_site(), datetime.now(UTC))
+
+
 def fleet_secrets() -> Secrets:
-    """Secrets of `fleet_site()`; each key tells its host."""
+    """Secrets of `fleet_site()`; each key tells its host. The certificates are new in each process."""
     boxes, relays = ("box1", "box2"), ("box1", "box2", "studio1")
     return secrets().model_copy(
         update={
@@ -91,6 +100,7 @@ def fleet_secrets() -> Secrets:
                     id="oper0001", text=SecretStr("df_oper0001_secret-of-acme"), role="operator", label="acme"
                 ),
             },
+            "certificates": _fleet_certificates(),
         }
     )
 
