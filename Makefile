@@ -57,3 +57,4 @@ lock: ## pin every dependency again, with hashes
 	@$(LOCK) pyproject.toml --group dev -o requirements-dev.lock
 	@$(LOCK) pyproject.toml -o templates/viewer/requirements.txt
 	@$(LOCK) templates/opensandbox/requirements.in -o templates/opensandbox/requirements.txt
+	@$(LOCK) tests/rollout/requirements.in -o tests/rollout/requirements.txt

@@ -11,12 +11,13 @@ from pathlib import Path
 
 from pydantic import TypeAdapter
 
-from tests import bench_create, bench_deploy, bench_stream
+from tests import bench_create, bench_deploy, bench_rollout, bench_stream
 from tests.bench_row import BenchRow
 
 GROUPS: dict[str, Callable[[], list[BenchRow]]] = {
     "create": bench_create.rows,
     "deploy": bench_deploy.rows,
+    "rollout": bench_rollout.rows,
     "stream": bench_stream.rows,
 }
 RESULTS = Path(".local/bench.json")
