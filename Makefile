@@ -12,10 +12,10 @@ PIP    := --disable-pip-version-check --cache-dir .local/pip
 LOCK    = $(BIN)/python -m uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --no-header
 
 .DEFAULT_GOAL := help
-.PHONY: help up down check test bench soak lock
+.PHONY: help up down fleet fleet-down check test bench soak lock
 
 help: ## list the commands
-	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 $(VENV)/.deploy: requirements-deploy.lock
 	@echo "Python environment for the deploy …"
@@ -34,6 +34,12 @@ up: $(VENV)/.deploy ## make this machine a one-host fleet
 
 down: $(VENV)/.deploy ## take everything away again
 	@$(BIN)/python -m roles.down
+
+fleet: $(VENV)/.dev ## the example site, rolled out over SSH to machines made on this one
+	@$(BIN)/python -m tests.fleet up
+
+fleet-down: $(VENV)/.dev ## take the machines of `make fleet` away again
+	@$(BIN)/python -m tests.fleet down
 
 check: $(VENV)/.dev ## lint, types and fast tests; under a minute
 	@$(BIN)/ruff format --check .

@@ -40,6 +40,7 @@ NEEDS = (
     Need("nsenter", "util-linux"),
     Need("ps", "procps"),
     Need("git", "git"),
+    Need("ssh-keygen", "openssh-client"),
     Need("mmdebstrap", "mmdebstrap"),
     Need("busybox", "busybox-static"),
     Need("supervisord", "supervisor"),
@@ -89,17 +90,17 @@ def main() -> int:
 # --- what the tests need ---
 
 
-def install_what_is_missing() -> None:
+def install_what_is_missing(needs: Sequence[Need] = NEEDS) -> None:
     """Debian's packages for the programs that are not there; says which, and shows how it gets on."""
-    packages = sorted({need.package for need in NEEDS if not is_there(need.program)})
+    packages = sorted({need.package for need in needs if not is_there(need.program)})
     if not packages:
-        print("All that the tests need is installed.", flush=True)
+        print("All that is needed is installed.", flush=True)
         return
-    print(f"The tests need, and this installs from Debian: {', '.join(packages)}", flush=True)
+    print(f"Needed, and installed from Debian now: {', '.join(packages)}", flush=True)
     with services_stay_off():
         apt_get("update", "-q")
         apt_get("install", "-q", "--yes", "--no-install-recommends", *packages)
-    still_missing = [need.program for need in NEEDS if not is_there(need.program)]
+    still_missing = [need.program for need in needs if not is_there(need.program)]
     if still_missing:
         raise SystemExit(f"still missing after the installation: {', '.join(still_missing)}")
 

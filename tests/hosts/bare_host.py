@@ -142,7 +142,7 @@ class BareHost:
     @property
     def address(self) -> str:
         """The host's outside address, reachable from this machine."""
-        template = "--format={{.NetworkSettings.Networks.bridge.IPAddress}}"
+        template = "--format={{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}"
         return self.daemon.docker("inspect", template, self.name).stdout.strip()
 
     def enter(self, *argv: str) -> list[str]:
@@ -154,11 +154,11 @@ class BareHost:
 
 
 @contextlib.contextmanager
-def bare_hosts(*, keep: bool | None = None) -> Iterator[BareHosts]:
+def bare_hosts(*, keep: bool | None = None, daemon: str = DAEMON) -> Iterator[BareHosts]:
     """The dockerd that carries the hosts; with `keep` (default: DESKFLEET_TEST_KEEP=1) they stay up."""
     keeping = os.environ.get("DESKFLEET_TEST_KEEP") == "1" if keep is None else keep
-    with own_dockerd(DAEMON, keep=keeping) as daemon:
-        yield BareHosts(daemon, keeping)
+    with own_dockerd(daemon, keep=keeping) as running:
+        yield BareHosts(running, keeping)
 
 
 @dataclass(frozen=True)
@@ -166,12 +166,14 @@ class BareHosts:
     daemon: OwnDocker
     keeping: bool
 
-    def start(self, variant: Variant, name: str | None = None, *options: str) -> tuple[BareHost, bool]:
+    def start(
+        self, variant: Variant, name: str | None = None, *options: str, ssh: bool = False
+    ) -> tuple[BareHost, bool]:
         """A host and whether it is new: a kept host of the same name and image is taken over as it is.
 
-        `options` go to `docker run`, for example a small tmpfs.
+        `options` go to `docker run`, for example a small tmpfs. `ssh`: with sshd, as a rented machine has it.
         """
-        image = ensure_image(self.daemon, variant)
+        image = ensure_image(self.daemon, variant, ssh=ssh)
         host = BareHost(name or f"bare-{variant}", variant, self.daemon)
         if self.keeping and self._is_running(host, image):
             return host, False
@@ -223,29 +225,32 @@ def _wait_for_boot(host: BareHost) -> None:
 # --- images ---
 
 
-def ensure_image(daemon: OwnDocker, variant: Variant) -> str:
+def ensure_image(daemon: OwnDocker, variant: Variant, *, ssh: bool = False) -> str:
     """The image of a variant, made if what it is made from changed. Takes a minute then; says so."""
     tag = _ingredients_hash()
-    image = f"deskfleet-test-host:{variant}-{tag}"
-    if daemon.docker("image", "inspect", image, check=False).returncode == 0:
-        return image
-    base = _ensure_base(daemon, tag)
-    _say(f"building the bare Debian host image ({variant})")
-    dockerfile = IMAGE_FILES / f"{variant}.Dockerfile"
-    daemon.docker(
-        "build",
-        "--quiet",
-        f"--build-arg=BASE={base}",
-        f"--tag={image}",
-        f"--file={dockerfile}",
-        str(IMAGE_FILES),
-    )
+    image = f"deskfleet-test-host:{variant}{'-ssh' if ssh else ''}-{tag}"
+    if not has_image(daemon, image):
+        base = ensure_image(daemon, variant) if ssh else _ensure_base(daemon, tag)
+        _say(f"building the bare Debian host image ({variant}{', with sshd' if ssh else ''})")
+        dockerfile = IMAGE_FILES / f"{'ssh' if ssh else variant}.Dockerfile"
+        daemon.docker(
+            "build",
+            "--quiet",
+            f"--build-arg=BASE={base}",
+            f"--tag={image}",
+            f"--file={dockerfile}",
+            str(IMAGE_FILES),
+        )
     return image
+
+
+def has_image(daemon: OwnDocker, image: str) -> bool:
+    return daemon.docker("image", "inspect", image, check=False).returncode == 0
 
 
 def _ensure_base(daemon: OwnDocker, tag: str) -> str:
     base = f"deskfleet-test-base:{tag}"
-    if daemon.docker("image", "inspect", base, check=False).returncode == 0:
+    if has_image(daemon, base):
         return base
     _say("making a bare Debian 12 from this machine's package servers (half a minute)")
     CACHE.mkdir(parents=True, exist_ok=True)

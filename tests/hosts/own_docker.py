@@ -153,6 +153,13 @@ def stop(daemon: OwnDocker) -> None:
     (RUN / "numbers" / str(daemon.number)).unlink(missing_ok=True)
 
 
+def take_down(name: str) -> None:
+    """Stop a dockerd that was kept, and all it carries; nothing to do is fine."""
+    daemon = OwnDocker(name, _number_of(name))
+    with _locked(daemon):
+        stop(daemon)
+
+
 def _remove_containers(daemon: OwnDocker) -> None:
     containers = daemon.docker("ps", "--all", "--quiet").stdout.split()
     if containers:
@@ -242,16 +249,16 @@ def _dockerd_command(daemon: OwnDocker) -> list[str]:
         f"--containerd={daemon.run_dir}/containerd.sock",
         f"--bip=10.213.{number}.65/26",
         f"--default-address-pool=base=10.214.{number}.0/24,size=27",
-        f"--mtu={_outside_mtu()}",
+        f"--mtu={outside_mtu()}",
         f"--cgroup-parent=/{daemon.cgroup}",
         "--exec-opt=native.cgroupdriver=cgroupfs",
         "--storage-driver=overlay2",
         "--log-level=warn",
     ]
-    return command + [f"--dns={server}" for server in _name_servers()]
+    return command + [f"--dns={server}" for server in name_servers()]
 
 
-def _name_servers() -> list[str]:
+def name_servers() -> list[str]:
     """Resolvers that a container can reach; a stub on loopback is replaced by what that one asks."""
     for path in ("/etc/resolv.conf", "/run/systemd/resolve/resolv.conf"):
         with contextlib.suppress(OSError):
@@ -263,7 +270,7 @@ def _name_servers() -> list[str]:
     return []
 
 
-def _outside_mtu() -> int:
+def outside_mtu() -> int:
     words = _run("ip", "-o", "route", "show", "default", check=False).stdout.split()
     if "dev" not in words:
         return 1500
@@ -275,7 +282,7 @@ def _outside_mtu() -> int:
 
 
 def _make_network(daemon: OwnDocker) -> None:
-    number, link, mtu = daemon.number, daemon.link, str(_outside_mtu())
+    number, link, mtu = daemon.number, daemon.link, str(outside_mtu())
     inside = daemon.enter
     _run("ip", "netns", "add", daemon.netns)
     _run("ip", "link", "add", link, "mtu", mtu, "type", "veth",
@@ -465,9 +472,7 @@ def main(arguments: Sequence[str]) -> int:
             with own_dockerd(name, keep=True) as daemon:
                 print(f"DOCKER_HOST={daemon.host}\naddress={daemon.address} netns={daemon.netns}")
         case ["down", name]:
-            daemon = OwnDocker(name, _number_of(name))
-            with _locked(daemon):
-                stop(daemon)
+            take_down(name)
         case _:
             print("usage: python -m tests.hosts.own_docker up|down NAME", file=sys.stderr)
             return 2
