@@ -6,19 +6,40 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from pydantic import SecretStr
+from pyinfra.api.command import QuoteString, StringCommand
 from pyinfra.api.deploy import deploy
+from pyinfra.api.facts import FactBase
+from pyinfra.api.operation import operation
+from pyinfra.context import host
 
-from inventory.catalogue import IMAGES
-from inventory.models import ApiKey, HostConfig
+from inventory.catalogue import images_of, stack_of
+from inventory.models import ApiKey, Group, Host, HostConfig, Site, node_name
 from inventory.secrets import key_hash
-from roles import wheel
-from roles.files import Directory, absent, directories, no_user, place, render, sha256, system_user
+from roles import certificates, wheel
+from roles.files import (
+    Commands,
+    Directory,
+    absent,
+    directories,
+    no_user,
+    place,
+    render,
+    sha256,
+    system_user,
+)
 from roles.units import Unit, no_unit, run
 
 USER = "deskfleet-viewer"
 CONFIG = "/etc/deskfleet/viewer.toml"
 SECRETS = "/etc/deskfleet/secrets/viewer"
 DATA = "/var/lib/deskfleet/viewer"
+
+_TLS_FILES = {
+    "tls_certificate_file": f"{certificates.VIEWER}/host.pem",
+    "tls_key_file": f"{certificates.VIEWER}/host.key",
+    "tls_authority_file": f"{certificates.VIEWER}/ca.pem",
+}
 
 _ENVIRONMENT = {"HOME": DATA, "DESKFLEET_SETTINGS": CONFIG, "PYTHONUNBUFFERED": "1"}
 
@@ -51,15 +72,26 @@ def viewer_unit(port: int) -> Unit:
     )
 
 
+class HeldKeys(FactBase[list[str]]):
+    """Names of the key files that the control plane has for hosts, those of former hosts included."""
+
+    def command(self) -> str:
+        return f"ls {SECRETS} 2>/dev/null || true"
+
+    @staticmethod
+    def default() -> list[str]:
+        return []
+
+    def process(self, output: list[str]) -> list[str]:
+        return [
+            name for name in output if name.startswith(("relay", "opensandbox")) and name.endswith(".key")
+        ]
+
+
 @deploy("Viewer")
 def viewer(*, config: HostConfig) -> None:
     text = viewer_toml(config)
-    secrets = config.secrets
-    keys = {
-        "viewer.key": secrets.viewer_key,
-        "relay.key": secrets.relay_keys[config.name],
-        "opensandbox.key": secrets.opensandbox_keys[config.name],
-    }
+    keys = {"viewer.key": config.secrets.viewer_key, **_keys_of_hosts(config)}
     system_user(name="Make its user", user=USER, home=DATA)
     directories(
         name="Make its directories",
@@ -67,10 +99,19 @@ def viewer(*, config: HostConfig) -> None:
     )
     for file, value in keys.items():
         place(name=f"Write {file}", path=f"{SECRETS}/{file}", content=value, mode="640", group=USER)
+    certificates.viewer_certificates(config, group=USER)
     place(name="Write viewer.toml", path=CONFIG, content=text, mode="640", group=USER, check=_CHECK)
-    stamp = sha256(text, *keys.values(), wheel.identity())
+    forget_keys(name="Forget keys of former hosts", wanted=tuple(keys))
+    stamp = sha256(text, *keys.values(), certificates.stamp(config), wheel.identity())
     run(name="Run the viewer", unit=viewer_unit(config.site.settings.ports.viewer), restart_on=stamp)
     run(name="Run the worker", unit=WORKER, restart_on=stamp)
+
+
+@operation()
+def forget_keys(wanted: tuple[str, ...]) -> Commands:
+    for name in host.get_fact(HeldKeys):
+        if name not in wanted:
+            yield StringCommand("rm", "-f", QuoteString(f"{SECRETS}/{name}"))
 
 
 @deploy("Viewer away")
@@ -96,27 +137,78 @@ def viewer_toml(config: HostConfig) -> str:
         "max_ttl_seconds": settings.ttl.max,
         "max_lifetime_seconds": settings.ttl.lifetime,
         "create_deadline_seconds": 120,
-    }
-    host = {
-        "name": config.name,
-        "opensandbox_url": f"http://127.0.0.1:{settings.ports.opensandbox}",
-        "opensandbox_key_file": f"{SECRETS}/opensandbox.key",
-        "relay_url": f"http://127.0.0.1:{settings.ports.relay}",
-        "relay_upstream": f"127.0.0.1:{settings.ports.relay}",
-        "relay_key_file": f"{SECRETS}/relay.key",
-        "max_desktops": config.host.max_desktops,
+        **({"content_domain": settings.content} if settings.content else {}),
+        **(_TLS_FILES if site.spreads else {}),
     }
     lists: dict[str, list[Mapping[str, Any]]] = {
         "tenants": [{"name": tenant, "keys": _keys(config, tenant)} for tenant in site.tenants],
-        "hosts": [host],
-        "images": [image.model_dump() for image in IMAGES],
+        "hosts": [_host(config.name, site, name) for name in _watched_hosts(site)],
+        "images": [image.model_dump() for image in images_of(site)],
         "desktops": [{"name": name, **desktop.model_dump()} for name, desktop in site.desktops.items()],
+        "services": _services(site),
     }
     return render(
         "viewer/viewer.toml.j2",
         settings=_toml(top),
         lists={name: [_toml(entry) for entry in entries] for name, entries in lists.items()},
     )
+
+
+def _watched_hosts(site: Site) -> dict[str, Host]:
+    """The hosts that carry desktops: what the viewer and the worker ask about something."""
+    return {
+        name: host
+        for name, host in site.hosts.items()
+        if Group.SANDBOXES in host.groups or Group.DESKTOPS in host.groups
+    }
+
+
+def _keys_of_hosts(config: HostConfig) -> dict[str, SecretStr]:
+    """File -> key: a relay's and an OpenSandbox server's are different ones on each host."""
+    keys, secrets = {}, config.secrets
+    for name, watched in _watched_hosts(config.site).items():
+        keys[f"relay-{name}.key"] = secrets.relay_keys[name]
+        if Group.SANDBOXES in watched.groups:
+            keys[f"opensandbox-{name}.key"] = secrets.opensandbox_keys[name]
+    return keys
+
+
+def _host(control: str, site: Site, name: str) -> Mapping[str, Any]:
+    """How `name` is reached from `control`: on loopback if it is that machine, else through its node."""
+    wanted, ports = site.hosts[name], site.settings.ports
+    here = name == control
+    node = f"https://{wanted.fleet_address}:{ports.node}"
+    values: dict[str, Any] = {
+        "name": name,
+        "groups": wanted.groups,
+        "relay_url": f"http://127.0.0.1:{ports.relay}" if here else node,
+        "relay_key_file": f"{SECRETS}/relay-{name}.key",
+    }
+    if wanted.fleet_address is not None:
+        values["address"] = str(wanted.fleet_address)
+    if not here:
+        values["server_name"] = node_name(name)
+    if Group.SANDBOXES in wanted.groups:
+        values |= {
+            "opensandbox_url": f"http://127.0.0.1:{ports.opensandbox}" if here else node,
+            "opensandbox_key_file": f"{SECRETS}/opensandbox-{name}.key",
+            "max_desktops": wanted.max_desktops,
+        }
+    return values
+
+
+def _services(site: Site) -> list[Mapping[str, Any]]:
+    """What has a host name of its own; without a tenant it is for all of them, who bring keys of theirs."""
+    return [
+        {
+            "name": service.name,
+            "host_name": service.host_name(site.settings),
+            "role": service.role,
+            **({"tenant": service.tenant} if service.tenant else {}),
+        }
+        for service in stack_of(site)
+        if service.label
+    ]
 
 
 def _keys(config: HostConfig, tenant: str) -> list[dict[str, str]]:

@@ -42,12 +42,12 @@ ROLES: dict[str, Call] = {
         opensandbox_role.opensandbox,
         {
             "settings": SETTINGS,
-            "key": CONFIG.secrets.opensandbox_key,
+            "key": CONFIG.secrets.opensandbox_keys["here"],
             "execd_image": "deskfleet/execd:latest",
             "network": "deskfleet",
         },
     ),
-    "relay": (relay_role.relay, {"settings": SETTINGS, "key": CONFIG.secrets.relay_key}),
+    "relay": (relay_role.relay, {"settings": SETTINGS, "key": CONFIG.secrets.relay_keys["here"]}),
     "viewer": (viewer_role.viewer, {"config": CONFIG}),
     "caddy": (caddy_role.caddy, {"settings": SETTINGS, "services": services_of(SETTINGS)}),
     "desktops": (desktops_role.desktops, {"wanted": CONFIG.desktops}),
@@ -77,6 +77,7 @@ def fresh(*, systemd: bool = False) -> dict[Any, Any]:
         Text: "",
         MissingPackages: list[str](),
         desktops_role.MadeDesktops: list[str](),
+        viewer_role.HeldKeys: list[str](),
     }
 
 
@@ -160,7 +161,8 @@ def test_no_secret_is_in_any_command(run_role: RunRole, name: str) -> None:
     role, arguments = ROLES[name]
     shown = str([c for _, cs in run_role(role, facts=fresh(), **arguments) for c in cs if isinstance(c, str)])
     secrets = CONFIG.secrets
-    for word in (*SECRET_WORDS, secrets.relay_key.get_secret_value(), secrets.viewer_key.get_secret_value()):
+    fernet_keys = (secrets.relay_keys["here"], secrets.viewer_key)
+    for word in (*SECRET_WORDS, *(key.get_secret_value() for key in fernet_keys)):
         assert word not in shown
 
 
@@ -201,7 +203,7 @@ def test_viewer_reads_the_file_that_the_deploy_writes(tmp_path: Path) -> None:
     file.write_text(viewer_role.viewer_toml(CONFIG))
     settings = load_settings(file, check_secrets=False)
     assert settings.canonical_origin == "http://deskfleet.localhost:8088"
-    assert settings.hosts[0].relay_upstream == "127.0.0.1:8070"
+    assert settings.hosts[0].relay_url == "http://127.0.0.1:8070"
     assert settings.image("opensandbox/desktop") == settings.image("desktop")
     assert [desktop.name for desktop in settings.desktops] == ["studio"]
 

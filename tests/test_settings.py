@@ -80,6 +80,68 @@ def test_unknown_key_of_a_host_offers_the_hosts_keys(tmp_path: Path) -> None:
         load_with(tmp_path, hosts=[host])
 
 
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"max_desktops": 0}, "host here is in sandboxes; it needs opensandbox_url"),
+        ({"groups": ["desktops"]}, "host here is not in sandboxes; remove opensandbox_url"),
+        ({"groups": []}, "groups: tuple should have at least 1 item"),
+        ({"server_name": "here.deskfleet.internal"}, "relay_url of host here must begin with https://"),
+        ({"relay_url": "https://10.0.0.5:8443"}, "relay_url of host here must begin with http://"),
+        ({"relay_url": "http://10.0.0.5:8443/x"}, "relay_url: string should match pattern"),
+    ],
+)
+def test_host_that_contradicts_itself_is_refused(
+    tmp_path: Path, changes: dict[str, Any], sentence: str
+) -> None:
+    host = {**settings_values(tmp_path)["hosts"][0], **changes}
+    with pytest.raises(SettingsError, match=r"viewer\.toml: hosts\.0") as refused:
+        load_with(tmp_path, hosts=[host])
+    assert sentence in str(refused.value)
+
+
+def other_host(directory: Path, **changes: Any) -> dict[str, Any]:
+    return {
+        "name": "studio1",
+        "groups": ["desktops"],
+        "address": "10.0.0.5",
+        "relay_url": "https://10.0.0.5:8443",
+        "relay_key_file": str(directory / "relay.key"),
+        "server_name": "studio1.deskfleet.internal",
+        **changes,
+    }
+
+
+def test_other_host_needs_certificates_and_all_three_files(tmp_path: Path) -> None:
+    hosts = [*settings_values(tmp_path)["hosts"], other_host(tmp_path)]
+    with pytest.raises(
+        SettingsError, match="tls_certificate_file: is missing; host studio1 is another machine"
+    ):
+        load_with(tmp_path, hosts=hosts)
+    with pytest.raises(SettingsError, match="give all three or none"):
+        load_with(tmp_path, hosts=hosts, tls_key_file=str(tmp_path / "host.key"))
+
+
+def test_unusable_certificate_stops_the_start(tmp_path: Path) -> None:
+    names = ("host.pem", "host.key", "ca.pem")
+    for name in names:
+        (tmp_path / name).write_text("not PEM, but secret\n")
+    keys = ("tls_certificate_file", "tls_key_file", "tls_authority_file")
+    files = {key: str(tmp_path / name) for key, name in zip(keys, names, strict=True)}
+    with pytest.raises(SettingsError, match=r"viewer\.toml: \S+/ca\.pem: is no certificate") as refused:
+        load_with(tmp_path, **files)
+    assert "secret" not in str(refused.value)
+
+
+def test_service_of_an_unknown_tenant_is_refused(tmp_path: Path) -> None:
+    service = {"name": "code", "host_name": "code.example.com", "role": "operator", "tenant": "acme"}
+    with pytest.raises(SettingsError, match=r"services\.code\.tenant: no tenant 'acme'; add it to tenants"):
+        load_with(tmp_path, services=[service])
+    twice = [{**service, "tenant": "a"}, {**service, "name": "two", "tenant": "a"}]
+    with pytest.raises(SettingsError, match=r"services.host_name: code.example.com is given twice"):
+        load_with(tmp_path, services=twice, tenants=[{"name": "a"}])
+
+
 def test_missing_key_is_named(tmp_path: Path) -> None:
     values = settings_values(tmp_path)
     del values["database"]

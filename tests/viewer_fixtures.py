@@ -77,10 +77,10 @@ def settings_values(directory: Path) -> dict[str, Any]:
         "hosts": [
             {
                 "name": "here",
+                "groups": ["sandboxes", "desktops"],
                 "opensandbox_url": "http://127.0.0.1:8080",
                 "opensandbox_key_file": str(directory / "opensandbox.key"),
                 "relay_url": "http://127.0.0.1:8070",
-                "relay_upstream": "127.0.0.1:8070",
                 "relay_key_file": str(directory / "relay.key"),
                 "max_desktops": 8,
             }

@@ -50,7 +50,7 @@ def authorise_stream() -> Response:
     if host is None or target is None:
         raise not_found()
     answer = Response(status=200)
-    answer.headers[UPSTREAM_HEADER] = host.relay_upstream
+    answer.headers[UPSTREAM_HEADER] = host.name
     answer.headers[GRANT_HEADER] = seal_grant(_grant(session, who, target), host.relay_key())
     return answer
 

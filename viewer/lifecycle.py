@@ -74,7 +74,7 @@ class EndWanted(Exception):
 
 @dataclass(frozen=True)
 class HostLink:
-    """What reaches one host: its OpenSandbox server and its relay."""
+    """What reaches one sandbox host: its OpenSandbox server and its relay."""
 
     name: str
     sandboxes: SandboxHost
@@ -85,8 +85,8 @@ class HostLink:
     )
 
     def close(self) -> None:
+        """The relay's client stays: others use it too."""
         self.sandboxes.close()
-        self.relay.close()
 
 
 class Lifecycle:

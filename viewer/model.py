@@ -42,6 +42,13 @@ class Display(StrEnum):
     NONE = "none"
 
 
+DesktopBackend = Literal["kasmvnc", "tigervnc"]
+"""What a persistent desktop runs."""
+
+WantedBackend = Literal["kasmvnc", "tigervnc", "kasmvnc-or-tigervnc"]
+"""What the inventory wants it to run; the last one: TigerVNC where KasmVNC's package can't be had."""
+
+
 class Role(StrEnum):
     """What a principal may do, weakest first."""
 
@@ -79,10 +86,14 @@ class Session(Frozen):
     tenant_id: str
     kind: Kind = Kind.SANDBOX
     display: Display = Display.RFB
+    backend: DesktopBackend | None = None
+    """What a persistent desktop was last seen to run; None until then, and for sandboxes."""
     status: Status = Status.CREATING
     status_reason: str | None = None
     sandbox_id: str | None = None
     host: str | None = None
+    wanted_host: str | None = None
+    """The caller asked for this host; None: placement chooses."""
     image: str
     resolution: Resolution | None = None
     task_id: str | None = None

@@ -8,7 +8,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from viewer.model import Display, Frozen, HostStatus, Kind, Principal, Role, Session, Status
+from viewer.model import DesktopBackend, Display, Frozen, HostStatus, Kind, Principal, Role, Session, Status
 from viewer.settings import Settings
 
 
@@ -19,6 +19,7 @@ class PublicSession(Frozen):
     tenant_id: str
     kind: Kind
     display: Display
+    backend: DesktopBackend | None = Field(description="What a persistent desktop runs; null for a sandbox.")
     status: Status
     status_reason: str | None = Field(
         description="Why it is so, as a short word; `terminating` while it ends."
@@ -92,7 +93,7 @@ def public_session(session: Session, *, origin: str, hosts: dict[str, HostStatus
         host_status=hosts.get(session.host, HostStatus.UNKNOWN) if session.host else None,
         page_url=f"{origin}/sandboxes/{session.id}",
         novnc_url=f"{origin}/view/{session.id}" if streams else None,
-        vnc_endpoint=f"{ws_origin}/stream/{session.id}" if streams else None,
+        vnc_endpoint=f"{ws_origin}/stream/{session.id}" if session.display is Display.RFB else None,
         devtools_url=None,
     )
 

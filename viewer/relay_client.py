@@ -10,6 +10,7 @@ from pydantic import BaseModel, SecretStr, ValidationError
 
 from viewer.grants import GRANT_HEADER, Grant, Target, seal_grant
 from viewer.model import utcnow
+from viewer.nodes import Node, client_of, why
 from viewer.relay.answers import ProbeResult, RelayProblem, StreamInfo, StreamList
 
 AnswerT = TypeVar("AnswerT", bound=BaseModel)
@@ -28,15 +29,15 @@ class RelayUnreachable(Exception):
 class RelayClient:
     """One relay. Safe to share between threads; connections are kept open between calls."""
 
-    def __init__(self, host: str, *, url: str, key: bytes) -> None:
+    def __init__(self, host: str, *, url: str, key: bytes, node: Node | None = None) -> None:
         self._host = host
         self._url = url
         self._key = key
-        self._http = httpx.Client(
-            base_url=url,
+        self._http = client_of(
+            url,
+            node,
             timeout=httpx.Timeout(READ_SECONDS, connect=CONNECT_SECONDS),
             limits=httpx.Limits(max_connections=64, max_keepalive_connections=16, keepalive_expiry=30),
-            trust_env=False,  # a proxy from the environment must never see a grant
         )
 
     def close(self) -> None:
@@ -72,9 +73,8 @@ class RelayClient:
         try:
             answer = self._http.request(method, path, headers=headers, timeout=timeout or self._http.timeout)
         except httpx.TransportError as error:
-            why = str(error) or type(error).__name__
             raise RelayUnreachable(
-                f"the relay of host {self._host} does not answer at {self._url}: {why}"
+                f"the relay of host {self._host} does not answer at {self._url}: {why(error)}"
             ) from error
         if not answer.is_success:
             raise RelayUnreachable(f"the relay of host {self._host} refused: {_detail(answer)}")

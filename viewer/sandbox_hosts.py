@@ -15,6 +15,7 @@ import httpx
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, TypeAdapter, ValidationError, field_validator
 
 from viewer.model import Frozen
+from viewer.nodes import Node, client_of, is_refused_by_tls, why
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
 
@@ -206,15 +207,15 @@ class _Invalid(Reply):
 class SandboxHost:
     """One host. Safe to share between threads; connections are kept open between calls."""
 
-    def __init__(self, name: str, *, url: str, key: str, fleet_id: str) -> None:
+    def __init__(self, name: str, *, url: str, key: str, fleet_id: str, node: Node | None = None) -> None:
         self.name = name
         self._fleet_id = fleet_id
-        self._http = httpx.Client(
-            base_url=url,
+        self._http = client_of(
+            url,
+            node,
             headers={KEY_HEADER: key},
             timeout=httpx.Timeout(READ_SECONDS, connect=CONNECT_SECONDS),
             limits=httpx.Limits(max_connections=16, max_keepalive_connections=16, keepalive_expiry=25),
-            trust_env=False,  # a proxy from the environment must never see the host's key
         )
         # OpenSandbox (uvicorn) drops idle connections after 30 s; ours expire first.
 
@@ -315,10 +316,14 @@ class SandboxHost:
             answer = self._send(method, path, **request)
         except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout) as error:
             raise HostUnreachable(
-                self.name, f"no connection to {self._http.base_url}: {_why(error)}"
+                self.name, f"no connection to {self._http.base_url}: {why(error)}"
             ) from error
         except httpx.TransportError as error:
-            raise AnswerLost(self.name, f"no answer from {self._http.base_url}: {_why(error)}") from error
+            if is_refused_by_tls(error):
+                raise HostUnreachable(
+                    self.name, f"no connection to {self._http.base_url}: {why(error)}"
+                ) from error
+            raise AnswerLost(self.name, f"no answer from {self._http.base_url}: {why(error)}") from error
         if answer.is_success or answer.status_code in fine:
             return answer
         raise self._refusal(answer)
@@ -399,7 +404,3 @@ def _one_line(text: str) -> str:
     """The message without line breaks and without the docker client's own noise (its URL and HTTP status)."""
     plain = re.sub(r"\d{3} (Client|Server) Error for http\+docker://\S+: [A-Z][A-Za-z ]+", "", text)
     return " ".join(plain.split())[:300]
-
-
-def _why(error: httpx.TransportError) -> str:
-    return str(error) or type(error).__name__

@@ -19,7 +19,8 @@ from cryptography.fernet import Fernet
 from pydantic import BaseModel, Field, SecretStr, StringConstraints, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 
-from viewer.model import Display, Frozen, Resolution, Role
+from viewer.model import Display, Frozen, Resolution, Role, WantedBackend
+from viewer.nodes import Credentials, Node, NodeFilesUnusable
 
 DEFAULT_PATH = Path("/etc/deskfleet/viewer.toml")
 PATH_VARIABLE = "DESKFLEET_SETTINGS"
@@ -28,6 +29,13 @@ Name = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9-]{0,30}$")]
 KeyId = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]{8}$")]
 Sha256Hex = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 Origin = Annotated[str, StringConstraints(pattern=r"^https?://[a-z0-9.\-]+(:\d{1,5})?$")]
+HostName = Annotated[
+    str,
+    StringConstraints(
+        pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?(\.[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)*$", max_length=253
+    ),
+]
+Url = Annotated[str, StringConstraints(pattern=r"^https?://[0-9a-zA-Z.\-\[\]:]+$")]
 ListenAddress = Annotated[str, StringConstraints(pattern=r"^[0-9a-zA-Z.\-\[\]:]+:\d{1,5}$")]
 
 
@@ -50,22 +58,58 @@ class TenantSettings(Frozen):
 
 
 class HostSettings(Frozen):
-    """One OpenSandbox server with its relay. Keys are read when asked for: a rotation needs no restart."""
+    """One host with a relay; one in `sandboxes` also has an OpenSandbox server, and room for desktops.
+
+    server_name: the name in its certificate; None where it is this very machine, on loopback.
+    address: where it is, for people. Keys are read when asked for: a rotation needs no restart.
+    """
 
     name: Name
-    opensandbox_url: str
-    opensandbox_key_file: Path
-    relay_url: str
-    relay_upstream: ListenAddress
+    groups: tuple[Literal["edge", "control", "sandboxes", "desktops"], ...] = Field(min_length=1)
+    address: str | None = None
+    relay_url: Url
     relay_key_file: Path
-    max_desktops: int = Field(ge=1)
+    opensandbox_url: Url | None = None
+    opensandbox_key_file: Path | None = None
+    server_name: HostName | None = None
+    max_desktops: int = Field(default=0, ge=0)
 
-    def opensandbox_key(self) -> SecretStr:
-        return SecretStr(read_secret(self.opensandbox_key_file))
+    @property
+    def holds_sandboxes(self) -> bool:
+        return "sandboxes" in self.groups
+
+    def opensandbox_key(self) -> SecretStr | None:
+        """None for a host without an OpenSandbox server."""
+        file = self.opensandbox_key_file
+        return None if file is None else SecretStr(read_secret(file))
 
     def relay_key(self) -> bytes:
         """The Fernet key that this host's relay shares with the control plane."""
         return read_fernet_key(self.relay_key_file)
+
+    @model_validator(mode="after")
+    def sandboxes_have_a_server_and_room(self) -> HostSettings:
+        given = self.opensandbox_url is not None, self.opensandbox_key_file is not None, self.max_desktops > 0
+        if self.holds_sandboxes and not all(given):
+            raise ValueError(
+                f"host {self.name} is in sandboxes; it needs opensandbox_url,"
+                " opensandbox_key_file and max_desktops"
+            )
+        if not self.holds_sandboxes and any(given):
+            raise ValueError(
+                f"host {self.name} is not in sandboxes; remove opensandbox_url, opensandbox_key_file and"
+                " max_desktops, or add the group"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def what_leaves_the_machine_is_encrypted(self) -> HostSettings:
+        scheme = "http://" if self.server_name is None else "https://"
+        for key, url in (("relay_url", self.relay_url), ("opensandbox_url", self.opensandbox_url)):
+            if url is not None and not url.startswith(scheme):
+                rule = "without server_name" if self.server_name is None else "with server_name"
+                raise ValueError(f"{key} of host {self.name} must begin with {scheme} {rule}")
+        return self
 
 
 class ImageSettings(Frozen):
@@ -90,8 +134,18 @@ class DesktopSettings(Frozen):
     name: Name
     tenant: Name
     host: Name
-    backend: Literal["tigervnc"]
+    backend: WantedBackend
+    """What it should run; what it does run is in its session."""
     resolution: Resolution
+
+
+class ServiceSettings(Frozen):
+    """A service with a host name of its own behind our sign-in. tenant: whose people; None: everybody's."""
+
+    name: Name
+    host_name: HostName
+    role: Role
+    tenant: Name | None = None
 
 
 class Settings(Frozen):
@@ -106,10 +160,16 @@ class Settings(Frozen):
     max_ttl_seconds: int = Field(ge=60)
     max_lifetime_seconds: int = Field(ge=60)
     create_deadline_seconds: int = Field(ge=1)
+    content_domain: HostName | None = None
+    """Below it every desktop with a web page of its own gets an origin; None: such desktops are off."""
+    tls_certificate_file: Path | None = None
+    tls_key_file: Path | None = None
+    tls_authority_file: Path | None = None
     tenants: tuple[TenantSettings, ...] = ()
     hosts: tuple[HostSettings, ...] = Field(min_length=1)
     images: tuple[ImageSettings, ...] = Field(min_length=1)
     desktops: tuple[DesktopSettings, ...] = ()
+    services: tuple[ServiceSettings, ...] = ()
 
     @property
     def canonical_origin(self) -> str:
@@ -130,6 +190,25 @@ class Settings(Frozen):
     def host(self, name: str) -> HostSettings | None:
         return next((host for host in self.hosts if host.name == name), None)
 
+    @property
+    def sandbox_hosts(self) -> tuple[HostSettings, ...]:
+        return tuple(host for host in self.hosts if host.holds_sandboxes)
+
+    @property
+    def credentials(self) -> Credentials | None:
+        """How this machine proves to other hosts who it is; None on a fleet of one host."""
+        certificate, key, authority = self.tls_certificate_file, self.tls_key_file, self.tls_authority_file
+        if certificate is None or key is None or authority is None:
+            return None
+        return Credentials(certificate_file=certificate, key_file=key, authority_file=authority)
+
+    def node(self, host: HostSettings) -> Node | None:
+        """How that host's programs are reached; None: on loopback."""
+        credentials = self.credentials
+        if host.server_name is None or credentials is None:
+            return None
+        return Node(server_name=host.server_name, credentials=credentials)
+
     @model_validator(mode="after")
     def names_are_unique(self) -> Settings:
         for what, names in (
@@ -137,6 +216,8 @@ class Settings(Frozen):
             ("hosts", [host.name for host in self.hosts]),
             ("images", [name for image in self.images for name in (image.name, *image.aliases)]),
             ("desktops", [desktop.name for desktop in self.desktops]),
+            ("services", [service.name for service in self.services]),
+            ("services.host_name", [service.host_name for service in self.services]),
             ("tenants.keys", [key.id for tenant in self.tenants for key in tenant.keys]),
         ):
             twice = sorted({name for name in names if names.count(name) > 1})
@@ -160,6 +241,23 @@ class Settings(Frozen):
                 )
             if desktop.host not in hosts:
                 raise ValueError(f"desktops.{desktop.name}.host: no host {desktop.host!r}; add it to hosts")
+        for service in self.services:
+            if service.tenant is not None and service.tenant not in tenants:
+                raise ValueError(
+                    f"services.{service.name}.tenant: no tenant {service.tenant!r}; add it to tenants"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def other_hosts_are_met_with_a_certificate(self) -> Settings:
+        named = self.tls_certificate_file, self.tls_key_file, self.tls_authority_file
+        if any(named) and not all(named):
+            raise ValueError("tls_certificate_file, tls_key_file, tls_authority_file: give all three or none")
+        away = [host.name for host in self.hosts if host.server_name is not None]
+        if away and not all(named):
+            raise ValueError(
+                f"tls_certificate_file: is missing; host {away[0]} is another machine, which asks for it"
+            )
         return self
 
     @model_validator(mode="after")
@@ -220,7 +318,9 @@ def _read_every_secret(path: Path, settings: Settings) -> None:
         for host in settings.hosts:
             host.opensandbox_key()
             host.relay_key()
-    except SettingsError as error:
+        if settings.credentials is not None:
+            settings.credentials.context()
+    except (SettingsError, NodeFilesUnusable) as error:
         raise SettingsError(f"{path}: {error}") from error
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import base64
 import json
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TypedDict, Unpack
@@ -22,7 +22,18 @@ from sqlalchemy.orm import Session as OrmSession
 
 from viewer.accounts import AccountStore
 from viewer.database import Database
-from viewer.model import Display, Frozen, HostStatus, Kind, Resolution, Session, Status, utcnow
+from viewer.model import (
+    DesktopBackend,
+    Display,
+    Frozen,
+    HostStatus,
+    Kind,
+    Resolution,
+    Session,
+    Status,
+    WantedBackend,
+    utcnow,
+)
 from viewer.tables import EventRow, HostRow, SessionRow
 from viewer.transitions import check_transition
 
@@ -59,6 +70,7 @@ class NewSession(Frozen):
     resolution: Resolution | None = None
     task_id: str | None = None
     agent_id: str | None = None
+    wanted_host: str | None = None
     ttl_seconds: int
     created_by: str
     vnc_password_sealed: str | None = Field(default=None, repr=False)
@@ -99,12 +111,12 @@ class HostRecord(Frozen):
 
 
 class DeclaredDesktop(Frozen):
-    """A persistent desktop as the inventory declares it."""
+    """A persistent desktop as the inventory declares it; `backend` is the wanted one."""
 
     name: str
     tenant: str
     host: str
-    backend: str
+    backend: WantedBackend
     resolution: Resolution
 
 
@@ -116,6 +128,9 @@ class SessionChanges(TypedDict, total=False):
     vnc_port: int | None
     vnc_password_sealed: str | None
     resolution: str | None
+    image: str
+    display: Display
+    backend: DesktopBackend | None
     expires_at: datetime | None
     status_reason: str | None
 
@@ -333,9 +348,9 @@ class FleetStore:
     def upsert_desktop(self, desktop: DeclaredDesktop) -> Session:
         """The live session of a declared desktop: made (`creating`) if there is none, else brought in line.
 
-        Its `sandbox_id` is the desktop's name, which no OpenSandbox id can look like; `image` is its backend.
-        A desktop whose row became terminal gets a new row, because terminal rows never come back: the old one
-        gives up the name, so that the pair of host and name stays unique.
+        Its `sandbox_id` is the desktop's name, which no OpenSandbox id can look like; `image` is the wanted
+        backend. A desktop whose row became terminal gets a new row, because terminal rows never come back:
+        the old one gives up the name, so that the pair of host and name stays unique.
         """
         with self._database.writing() as orm:
             row = orm.scalar(_desktop_rows(desktop.host).where(SessionRow.sandbox_id == desktop.name))
@@ -347,7 +362,7 @@ class FleetStore:
                 orm.add(row)
                 _tell(orm, row)
             else:
-                _apply(orm, row, {"resolution": desktop.resolution})
+                _apply(orm, row, {"resolution": desktop.resolution, "image": desktop.backend})
             return _session_of(row)
 
     def retire_desktops(self, host: str, declared: Sequence[str]) -> list[Session]:
@@ -379,6 +394,11 @@ class FleetStore:
                 row.changed_at = now
                 for session in orm.scalars(_live_rows().where(SessionRow.host == name)):
                     _tell(orm, session)
+
+    def forget_hosts(self, *, known: Iterable[str]) -> None:
+        """Forget hosts that are no longer part of the fleet."""
+        with self._database.writing() as orm:
+            orm.execute(delete(HostRow).where(HostRow.name.not_in(list(known))))
 
     def purge(self, *, events_before: datetime, sessions_ended_before: datetime) -> None:
         """Forget old events and long-ended sessions."""
@@ -463,6 +483,7 @@ def _session_of_desktop(desktop: DeclaredDesktop) -> Session:
         kind=Kind.DESKTOP,
         sandbox_id=desktop.name,
         host=desktop.host,
+        display=Display.KASMVNC if desktop.backend == "kasmvnc" else Display.RFB,
         image=desktop.backend,
         resolution=desktop.resolution,
         ttl_seconds=0,
@@ -522,8 +543,9 @@ def _older_than(position: _Position) -> ColumnElement[bool]:
 def _apply(orm: OrmSession, row: SessionRow, changes: SessionChanges) -> None:
     """Set the fields; when anything is different now, stamp the row and write its event."""
     for name, value in changes.items():
-        if getattr(row, name) != value:
-            setattr(row, name, value)
+        plain = str(value) if isinstance(value, Display) else value
+        if getattr(row, name) != plain:
+            setattr(row, name, plain)
     if orm.is_modified(row):
         row.updated_at = utcnow()
         orm.flush()

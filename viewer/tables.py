@@ -67,10 +67,12 @@ class SessionRow(Base):
     tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"))
     kind: Mapped[str]
     display: Mapped[str]
+    backend: Mapped[str | None]
     status: Mapped[str]
     status_reason: Mapped[str | None]
     sandbox_id: Mapped[str | None]
     host: Mapped[str | None]
+    wanted_host: Mapped[str | None]
     image: Mapped[str]
     resolution: Mapped[str | None]
     task_id: Mapped[str | None]

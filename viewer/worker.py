@@ -14,7 +14,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
 from functools import partial
@@ -26,7 +26,7 @@ from sqlalchemy.exc import OperationalError
 from viewer import reconcile
 from viewer.grants import DesktopSocket
 from viewer.lifecycle import BLANK, HostLink, Lifecycle
-from viewer.model import HostStatus, Session, Status, utcnow
+from viewer.model import Display, HostStatus, Session, Status, utcnow
 from viewer.relay.answers import ProbeOutcome, ProbeResult, StreamInfo
 from viewer.relay_client import RelayClient, RelayUnreachable
 from viewer.sandbox_hosts import HostRefused, HostUnreachable, Sandbox, SandboxHost
@@ -45,6 +45,9 @@ STILL_OK_SECONDS = 30.0
 DESKTOP_PROBE_SECONDS = 10.0
 DESKTOP_START_SECONDS = 2.0
 DESKTOP_PROBES_BEFORE_ERROR = 2
+NO_CONTENT_DOMAIN = (
+    "KasmVNC's page needs an origin of its own, and this fleet has no content domain; set content_domain"
+)
 STOP_SECONDS = 8.0
 """How long work in hand may take after SIGTERM; what is cut off is taken up by the next worker."""
 PURGE_SECONDS = 3600.0
@@ -101,26 +104,14 @@ SANDBOX = "sandbox "
 DESKTOP = "desktop "
 
 
-class HostWatch:
-    """One host: list, compare, act; every few seconds, whatever happens."""
+class RelayWatch:
+    """One host through its relay alone: does it answer, and does each open stream still have its right?"""
 
-    def __init__(
-        self,
-        link: HostLink,
-        store: Store,
-        lifecycle: Lifecycle,
-        chores: Chores,
-        policy: reconcile.Policy,
-    ) -> None:
-        self._link = link
+    def __init__(self, name: str, relay: RelayClient, store: Store) -> None:
+        self._name = name
+        self._relay = relay
         self._fleet = store.fleet
         self._accounts = store.accounts
-        self._lifecycle = lifecycle
-        self._chores = chores
-        self._policy = policy
-        self._memory = reconcile.Memory()
-        self._reported: set[str] = set()
-        self._relay_answers = True
         self._last_said: tuple[HostStatus, str | None, float] | None = None
         self._wake = threading.Event()
 
@@ -133,24 +124,84 @@ class HostWatch:
             try:
                 self.look()
             except Exception:
-                log.exception("host %s: comparing failed; it will be tried again", self._link.name)
+                log.exception("host %s: comparing failed; it will be tried again", self._name)
             # Jitter, so that the polls of many hosts do not fall together.
             self._wake.wait(POLL_SECONDS * random.uniform(0.8, 1.2))  # noqa: S311
             self._wake.clear()
 
     def look(self) -> None:
-        # First, so that access ends on time also where the sandbox server is silent.
-        watched = self._close_what_is_no_longer_allowed(self._open_streams())
         try:
-            listed = self._link.sandboxes.everything()
+            self._close_what_is_no_longer_allowed(self._relay.streams())
+        except RelayUnreachable as problem:
+            self._say(HostStatus.UNREACHABLE, str(problem))
+        else:
+            self._say(HostStatus.OK, None)
+
+    def _close_what_is_no_longer_allowed(self, streams: list[StreamInfo]) -> set[str]:
+        """A revoked key, a smaller role, an ended session end their streams; the sessions still watched."""
+        if not streams:
+            return set()
+        closing = reconcile.no_longer_allowed(
+            streams,
+            rows=self._fleet.on_host(self._name),
+            roles=self._accounts.roles_of({stream.principal for stream in streams}),
+        )
+        try:
+            for stream in closing:
+                self._relay.close_stream(stream)
+                log.info("stream %s of session %s: closed: %s may not have it any more",
+                         stream.stream_id, stream.session_id, stream.principal)  # fmt: skip
+        except RelayUnreachable as problem:
+            log.warning("%s; streams that lost their right are closed at the next look", problem)
+        closed = {stream.stream_id for stream in closing}
+        return {stream.session_id for stream in streams if stream.stream_id not in closed}
+
+    def _say(self, status: HostStatus, detail: str | None) -> None:
+        """Write the host's status when it is news, and from time to time that it is still so."""
+        now = time.monotonic()
+        is_news = self._last_said is None or self._last_said[:2] != (status, detail)
+        if not is_news and self._last_said is not None and now - self._last_said[2] < STILL_OK_SECONDS:
+            return
+        if is_news:
+            level = logging.INFO if status is HostStatus.OK and detail is None else logging.WARNING
+            log.log(level, "host %s: %s%s", self._name, status, f": {detail}" if detail else "")
+        self._last_said = (status, detail, now)
+        self._fleet.record_host_status(self._name, status, detail)
+
+
+class HostWatch(RelayWatch):
+    """One sandbox host: list, compare, act; every few seconds, whatever happens."""
+
+    def __init__(
+        self,
+        link: HostLink,
+        store: Store,
+        lifecycle: Lifecycle,
+        chores: Chores,
+        policy: reconcile.Policy,
+    ) -> None:
+        super().__init__(link.name, link.relay, store)
+        self._sandboxes = link.sandboxes
+        self._lifecycle = lifecycle
+        self._chores = chores
+        self._policy = policy
+        self._memory = reconcile.Memory()
+        self._reported: set[str] = set()
+
+    def look(self) -> None:
+        # First, so that access ends on time also where the sandbox server is silent.
+        watched, silence = self._watched()
+        try:
+            listed = self._sandboxes.everything()
         except (HostUnreachable, HostRefused) as problem:
             self._say(HostStatus.UNREACHABLE, str(problem))
             return
-        self._say(HostStatus.OK, None)
+        # Without its relay sandboxes run, but nobody sees them: the host is there, and says what it lacks.
+        self._say(HostStatus.OK, silence)
         # After the list: whatever it shows has its row by now, because rows are written first.
-        rows = self._fleet.on_host(self._link.name)
+        rows = self._fleet.on_host(self._name)
         verdict = reconcile.compare(
-            self._link.name,
+            self._name,
             listed,
             rows=rows,
             by_request=self._sessions_named_by(listed, rows),
@@ -164,6 +215,13 @@ class HostWatch:
         for action in verdict.actions:
             self._act(action)
 
+    def _watched(self) -> tuple[set[str], str | None]:
+        """The sessions that somebody watches, after closing what is not allowed; why the relay is silent."""
+        try:
+            return self._close_what_is_no_longer_allowed(self._relay.streams()), None
+        except RelayUnreachable as problem:
+            return set(), str(problem)
+
     def _sessions_named_by(self, listed: list[Sandbox], rows: list[Session]) -> dict[str, Session]:
         """The sessions of sandboxes that are no live row's own; for most lists there are none to look for."""
         settled = {row.sandbox_id for row in rows}
@@ -171,38 +229,8 @@ class HostWatch:
         found = {name: self._fleet.by_request(name) for name in named if name is not None}
         return {name: session for name, session in found.items() if session is not None}
 
-    def _open_streams(self) -> list[StreamInfo]:
-        try:
-            streams = self._link.relay.streams()
-        except RelayUnreachable as problem:
-            if self._relay_answers:
-                log.warning("%s", problem)
-            self._relay_answers = False
-            return []
-        self._relay_answers = True
-        return streams
-
-    def _close_what_is_no_longer_allowed(self, streams: list[StreamInfo]) -> set[str]:
-        """A revoked key, a smaller role, an ended session end their streams; the sessions still watched."""
-        if not streams:
-            return set()
-        closing = reconcile.no_longer_allowed(
-            streams,
-            rows=self._fleet.on_host(self._link.name),
-            roles=self._accounts.roles_of({stream.principal for stream in streams}),
-        )
-        try:
-            for stream in closing:
-                self._link.relay.close_stream(stream)
-                log.info("stream %s of session %s: closed: %s may not have it any more",
-                         stream.stream_id, stream.session_id, stream.principal)  # fmt: skip
-        except RelayUnreachable as problem:
-            log.warning("%s; streams that lost their right are closed at the next look", problem)
-        closed = {stream.stream_id for stream in closing}
-        return {stream.session_id for stream in streams if stream.stream_id not in closed}
-
     def _act(self, action: reconcile.Action) -> None:
-        name = self._link.name
+        name = self._name
         match action:
             case reconcile.End():
                 self._chores.start(END + action.row.id, lambda: self._end(action))
@@ -229,21 +257,7 @@ class HostWatch:
     def _report(self, action: reconcile.Report) -> None:
         if action.sandbox_id not in self._reported:
             self._reported.add(action.sandbox_id)
-            log.warning("sandbox %s on %s: left alone: %s", action.sandbox_id, self._link.name, action.why)
-
-    def _say(self, status: HostStatus, detail: str | None) -> None:
-        """Write the host's status when it is news, and from time to time that it is still so."""
-        now = time.monotonic()
-        if self._last_said is not None:
-            said, said_detail, at = self._last_said
-            if (said, said_detail) == (status, detail) and now - at < STILL_OK_SECONDS:
-                return
-            if said is not status:
-                log.warning("host %s: %s%s", self._link.name, status, f": {detail}" if detail else "")
-        else:
-            log.info("host %s: %s%s", self._link.name, status, f": {detail}" if detail else "")
-        self._last_said = (status, detail, now)
-        self._fleet.record_host_status(self._link.name, status, detail)
+            log.warning("sandbox %s on %s: left alone: %s", action.sandbox_id, self._name, action.why)
 
 
 class DesktopWatch:
@@ -252,19 +266,22 @@ class DesktopWatch:
     def __init__(
         self,
         desktops: tuple[DesktopSettings, ...],
-        links: dict[str, HostLink],
+        relays: Mapping[str, RelayClient],
         fleet: FleetStore,
         chores: Chores,
+        *,
+        has_content_domain: bool,
     ) -> None:
         self._desktops = desktops
-        self._links = links
+        self._relays = relays
+        self._has_content_domain = has_content_domain
         self._fleet = fleet
         self._chores = chores
         self._failures: dict[str, int] = {}
 
     def retire(self) -> None:
         """End the rows of desktops that the settings no longer name."""
-        hosts = set(self._links) | {row.host for row in self._fleet.live_sessions() if row.host is not None}
+        hosts = set(self._relays) | {row.host for row in self._fleet.live_sessions() if row.host is not None}
         for host in sorted(hosts):
             declared = [desktop.name for desktop in self._desktops if desktop.host == host]
             for session in self._fleet.retire_desktops(host, declared):
@@ -291,7 +308,7 @@ class DesktopWatch:
             )
         )
         try:
-            seen = self._links[desktop.host].relay.probe(row.id, DesktopSocket(name=desktop.name), None)
+            seen = self._relays[desktop.host].probe(row.id, DesktopSocket(name=desktop.name), None)
         except RelayUnreachable as problem:
             # That says nothing of the desktop; the row of a running one stays as it is.
             if row.status is Status.CREATING:
@@ -303,9 +320,10 @@ class DesktopWatch:
             log.info("desktop %s: its session ended while it was probed", desktop.name)
 
     def _record(self, desktop: DesktopSettings, row: Session, seen: ProbeResult) -> None:
+        row = self._note_backend(desktop, row, seen)
         if seen.result in (ProbeOutcome.FRAME, ProbeOutcome.BLANK):
             self._failures[desktop.name] = 0
-            reason = BLANK if seen.result is ProbeOutcome.BLANK else None
+            reason = self._shortcoming(seen)
             if row.status is not Status.RUNNING:
                 log.info("desktop %s: running%s", desktop.name, f" ({reason})" if reason else "")
             if row.status is not Status.RUNNING or row.status_reason != reason:
@@ -320,6 +338,20 @@ class DesktopWatch:
             self._fleet.transition(row.id, Status.ERROR, error_message=message)
             log.warning("%s", message)
 
+    def _note_backend(self, desktop: DesktopSettings, row: Session, seen: ProbeResult) -> Session:
+        """What runs, and so how it is shown, is what the relay finds on the host; never what was wanted."""
+        if seen.backend is None or seen.backend == row.backend:
+            return row
+        log.info("desktop %s: runs %s (wanted: %s)", desktop.name, seen.backend, desktop.backend)
+        display = Display.KASMVNC if seen.backend == "kasmvnc" else Display.RFB
+        return self._fleet.update(row.id, backend=seen.backend, display=display)
+
+    def _shortcoming(self, seen: ProbeResult) -> str | None:
+        """What is amiss with a desktop that runs."""
+        if seen.backend == "kasmvnc" and not self._has_content_domain:
+            return NO_CONTENT_DOMAIN
+        return BLANK if seen.result is ProbeOutcome.BLANK else None
+
 
 class Worker:
     """All of it together."""
@@ -327,7 +359,8 @@ class Worker:
     def __init__(self, settings: Settings, store: Store) -> None:
         self._store = store
         self._fleet = store.fleet
-        self._links = {link.name: link for link in links_of(settings)}
+        self._relays = relays_of(settings)
+        self._links = {link.name: link for link in links_of(settings, self._relays)}
         self._policy = reconcile.Policy(
             fleet_id=settings.fleet_id,
             create_deadline=timedelta(seconds=settings.create_deadline_seconds),
@@ -335,16 +368,22 @@ class Worker:
         )
         self._chores = Chores()
         self._lifecycle = Lifecycle(self._fleet, settings, self._links)
-        self._desktops = DesktopWatch(settings.desktops, self._links, self._fleet, self._chores)
-        self._watches = {
-            link.name: HostWatch(link, store, self._lifecycle, self._chores, self._policy)
-            for link in self._links.values()
+        self._desktops = DesktopWatch(
+            settings.desktops,
+            self._relays,
+            self._fleet,
+            self._chores,
+            has_content_domain=settings.content_domain is not None,
+        )
+        self._watches: dict[str, RelayWatch] = {
+            name: self._watch_of(name, relay, store) for name, relay in self._relays.items()
         }
         self._purge_at = 0.0
 
     def run(self, stop: threading.Event) -> None:
         """Act until `stop` is set; then let what is in hand finish, for some seconds."""
         self._desktops.retire()
+        self._fleet.forget_hosts(known=self._relays)
         threads = [
             threading.Thread(target=watch.run, args=(stop,), daemon=True) for watch in self._watches.values()
         ]
@@ -370,6 +409,14 @@ class Worker:
     def close(self) -> None:
         for link in self._links.values():
             link.close()
+        for relay in self._relays.values():
+            relay.close()
+
+    def _watch_of(self, name: str, relay: RelayClient, store: Store) -> RelayWatch:
+        link = self._links.get(name)
+        if link is None:
+            return RelayWatch(name, relay, store)
+        return HostWatch(link, store, self._lifecycle, self._chores, self._policy)
 
     def _act(self, action: reconcile.Action) -> None:
         match action:
@@ -412,17 +459,30 @@ class Worker:
         self._fleet.purge(events_before=now - KEEP_EVENTS, sessions_ended_before=now - KEEP_ENDED_SESSIONS)
 
 
-def links_of(settings: Settings) -> Iterator[HostLink]:
+def relays_of(settings: Settings) -> dict[str, RelayClient]:
+    """A client for each host's relay, by host."""
+    return {
+        host.name: RelayClient(host.name, url=host.relay_url, key=host.relay_key(), node=settings.node(host))
+        for host in settings.hosts
+    }
+
+
+def links_of(settings: Settings, relays: Mapping[str, RelayClient]) -> Iterator[HostLink]:
+    """What reaches each sandbox host."""
     for host in settings.hosts:
+        key = host.opensandbox_key()
+        if host.opensandbox_url is None or key is None:
+            continue
         yield HostLink(
             name=host.name,
             sandboxes=SandboxHost(
                 host.name,
                 url=host.opensandbox_url,
-                key=host.opensandbox_key().get_secret_value(),
+                key=key.get_secret_value(),
                 fleet_id=settings.fleet_id,
+                node=settings.node(host),
             ),
-            relay=RelayClient(host.name, url=host.relay_url, key=host.relay_key()),
+            relay=relays[host.name],
             max_desktops=host.max_desktops,
         )
 

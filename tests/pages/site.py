@@ -34,10 +34,10 @@ max_lifetime_seconds = 86400
 create_deadline_seconds = 120
 [[hosts]]
 name = "here"
+groups = ["sandboxes", "desktops"]
 opensandbox_url = "http://127.0.0.1:9"
 opensandbox_key_file = "{folder}/opensandbox.key"
 relay_url = "http://127.0.0.1:9"
-relay_upstream = "127.0.0.1:9"
 relay_key_file = "{folder}/relay.key"
 max_desktops = 8
 [[images]]

@@ -31,7 +31,7 @@ from viewer.credentials import open_password
 from viewer.model import Display, Session, Status
 from viewer.settings import load_settings
 from viewer.store import NewSession, Store, TenantStore
-from viewer.worker import links_of
+from viewer.worker import links_of, relays_of
 
 Toml = dict[str, object]
 
@@ -54,7 +54,8 @@ class Fleet:
         prepare_database(self.settings)
         self.store = Store(self.settings.database)
         self.main: TenantStore = self.store.tenant("main")
-        self.link = next(links_of(self.settings))
+        self._relays = relays_of(self.settings)
+        self.link = next(links_of(self.settings, self._relays))
         """The test's own way to the host, beside the worker's."""
 
     def __enter__(self) -> Fleet:
@@ -67,6 +68,8 @@ class Fleet:
             worker.kill()
             worker.wait()
         self.link.close()
+        for one in self._relays.values():
+            one.close()
         self.store.close()
         self.server.remove_all()
 
@@ -155,9 +158,9 @@ class Fleet:
 
     def _toml(self, url: str, relay: RelayProcess, changed: Toml) -> Toml:
         host = {
-            "name": "here", "opensandbox_url": url,
+            "name": "here", "groups": ["sandboxes", "desktops"], "opensandbox_url": url,
             "opensandbox_key_file": str(self.folder / "opensandbox.key"),
-            "relay_url": relay.url, "relay_upstream": relay.address,
+            "relay_url": relay.url,
             "relay_key_file": str(self.folder / "relay.key"), "max_desktops": changed.pop("max_desktops", 8),
         }  # fmt: skip
         return {

@@ -8,7 +8,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from viewer.model import Frozen
+from viewer.model import DesktopBackend, Frozen
 
 LONGEST_CLOSE_REASON = 120
 """Bytes of UTF-8; a WebSocket close frame has room for 123."""
@@ -29,10 +29,6 @@ class CloseCode:
     BUSY = 4429
     """Too many streams, of this session or on this relay."""
     UNREACHABLE = 4502
-
-
-DesktopBackend = Literal["kasmvnc", "tigervnc"]
-"""What a persistent desktop runs."""
 
 
 class ProbeOutcome(StrEnum):

@@ -1,0 +1,151 @@
+"""The control plane's settings and keys for a fleet of several hosts."""
+
+from __future__ import annotations
+
+import tomllib
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from inventory.authority import renewed
+from inventory.models import Group, HostConfig
+from roles import viewer as viewer_role
+from roles import wheel
+from roles.facts import HasSystemd, Paths, UnitState, User
+from roles.facts import Unit as UnitFact
+from tests.role_runner import RunRole, changes
+from tests.sites import fleet_config, host_config
+from viewer.settings import Settings, load_settings
+
+
+@pytest.fixture(autouse=True)
+def fixed_wheel(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(wheel, "sources", lambda: "sources")
+
+
+def fresh() -> dict[Any, Any]:
+    return {
+        HasSystemd: True,
+        Paths: lambda paths: {},
+        User: None,
+        UnitFact: UnitState("", "", ""),
+        viewer_role.HeldKeys: list[str](),
+    }
+
+
+def fleet(name: str = "control1") -> HostConfig:
+    config = fleet_config(name)
+    made = renewed(None, config.site, datetime(2026, 11, 1, tzinfo=UTC))
+    return config.model_copy(update={"secrets": config.secrets.model_copy(update={"certificates": made})})
+
+
+def read(config: HostConfig, tmp_path: Path) -> Settings:
+    file = tmp_path / "viewer.toml"
+    file.write_text(viewer_role.viewer_toml(config))
+    return load_settings(file, check_secrets=False)
+
+
+def test_every_sandbox_and_desktop_host_is_reached_through_its_node(tmp_path: Path) -> None:
+    settings = read(fleet(), tmp_path)
+    ways = {host.name: (host.relay_url, host.opensandbox_url, host.server_name) for host in settings.hosts}
+    box1, box2, studio = (f"https://10.77.0.{last}:8443" for last in (13, 14, 15))
+    assert ways == {
+        "box1": (box1, box1, "box1.deskfleet.internal"),
+        "box2": (box2, box2, "box2.deskfleet.internal"),
+        "studio1": (studio, None, "studio1.deskfleet.internal"),
+    }
+    assert [host.max_desktops for host in settings.hosts] == [8, 8, 0]
+    assert [host.address for host in settings.hosts] == ["10.77.0.13", "10.77.0.14", "10.77.0.15"]
+    assert {str(host.relay_key_file) for host in settings.hosts} == {
+        f"/etc/deskfleet/secrets/viewer/relay-{name}.key" for name in ways
+    }
+
+
+def test_host_that_is_control_itself_is_reached_on_loopback(tmp_path: Path) -> None:
+    config = fleet("box1")
+    hosts = {name: host for name, host in config.site.hosts.items() if name != "control1"}
+    groups = (Group.CONTROL, Group.SANDBOXES)
+    hosts["box1"] = hosts["box1"].model_copy(update={"groups": groups})
+    site = config.site.model_copy(update={"hosts": hosts})
+    settings = read(config.model_copy(update={"site": site}), tmp_path)
+    here, there = settings.hosts[:2]
+    assert (here.relay_url, here.opensandbox_url) == ("http://127.0.0.1:8070", "http://127.0.0.1:8080")
+    assert settings.node(here) is None
+    node = settings.node(there)
+    assert node is not None
+    assert node.server_name == "box2.deskfleet.internal"
+
+
+def test_services_have_host_names_and_belong_to_tenants(tmp_path: Path) -> None:
+    settings = read(fleet(), tmp_path)
+    assert [(one.name, one.host_name, one.role, one.tenant) for one in settings.services] == [
+        ("opensandbox", "opensandbox.desks.example.com", "operator", None),
+        ("code-server", "code-server.desks.example.com", "operator", "acme"),
+    ]
+    assert settings.content_domain == "content.desks.example.com"
+    assert [(desktop.name, desktop.backend) for desktop in settings.desktops] == [
+        ("drawing", "kasmvnc"),
+        ("plotting", "tigervnc"),
+    ]
+
+
+def test_one_host_alone_needs_no_certificates(tmp_path: Path) -> None:
+    settings = read(host_config(content_domain="none"), tmp_path)
+    assert settings.credentials is None
+    assert settings.content_domain is None
+    assert not [key for key in tomllib.loads(viewer_role.viewer_toml(host_config())) if key.startswith("tls")]
+
+
+def test_control_host_gets_a_key_for_each_host_and_its_certificate_before_the_check(
+    run_role: RunRole,
+) -> None:
+    steps = run_role(viewer_role.viewer, facts=fresh(), config=fleet())
+    placed = [
+        command[1].removesuffix(".new").rpartition("/")[2]
+        for _, commands in steps
+        for command in commands
+        if isinstance(command, tuple) and "/deskfleet/" in command[1]
+    ]
+    assert {
+        "relay-box1.key", "relay-box2.key", "relay-studio1.key", "opensandbox-box1.key",
+        "opensandbox-box2.key", "ca.pem", "host.pem", "host.key",
+    } < set(placed)  # fmt: skip
+    assert placed.index("host.key") < placed.index("viewer.toml")
+    assert "opensandbox-studio1.key" not in placed
+
+
+def test_keys_of_a_host_that_left_are_forgotten_and_nothing_else(run_role: RunRole) -> None:
+    listed = ["ca.pem", "host.key", "opensandbox-box1.key", "opensandbox-gone.key", "relay-box1.key",
+              "relay-gone.key", "relay.key", "viewer.key"]  # fmt: skip
+    held = viewer_role.HeldKeys().process(listed)
+    steps = dict(run_role(viewer_role.viewer, facts={**fresh(), viewer_role.HeldKeys: held}, config=fleet()))
+    removed = steps["Viewer | Forget keys of former hosts"]
+    assert removed == [
+        f"rm -f /etc/deskfleet/secrets/viewer/{name}"
+        for name in ("opensandbox-gone.key", "relay-gone.key", "relay.key")
+    ]
+
+
+def test_renewed_certificate_restarts_viewer_and_worker(run_role: RunRole) -> None:
+    def starts(config: HostConfig) -> list[str]:
+        steps = dict(run_role(viewer_role.viewer, facts=fresh(), config=config))
+        return [str(steps[f"Viewer | Run the {name}"]) for name in ("viewer", "worker")]
+
+    first, same = fleet(), starts(fleet())
+    made = first.secrets.certificates
+    other = HostConfig(
+        name=first.name,
+        site=first.site,
+        secrets=first.secrets.model_copy(
+            update={"certificates": renewed(made, first.site, datetime(2027, 1, 15, tzinfo=UTC))}
+        ),
+    )
+    assert starts(first) != same  # two authorities
+    assert all(before != after for before, after in zip(starts(first), starts(other), strict=True))
+    assert starts(first) == starts(first)
+
+
+def test_a_run_after_the_first_changes_nothing(run_role: RunRole) -> None:
+    assert changes(run_role(viewer_role.forget_keys, facts=fresh(), wanted=("relay-box1.key",))) == []

@@ -1,0 +1,118 @@
+"""The one way to a host's programs: plain HTTP on this machine's loopback, else TLS with both sides proved.
+
+Another host is reached at its private address, where its Caddy lets in only who shows a certificate of the
+fleet's own authority. The name in that host's certificate exists in no DNS: TLS asks for it (SNI), and the
+Host header must say the same, or Caddy answers 421.
+"""
+
+from __future__ import annotations
+
+import ssl
+from pathlib import Path
+
+import httpx
+
+from viewer.model import Frozen
+
+
+class NodeFilesUnusable(Exception):
+    """Our certificate, its key or the authority cannot be used; the text is one sentence without a secret."""
+
+
+class Credentials(Frozen):
+    """Our side of the proof, and whom we believe: PEM files. No authority of the machine's counts."""
+
+    certificate_file: Path
+    key_file: Path
+    authority_file: Path
+
+    def context(self) -> ssl.SSLContext:
+        """Raises NodeFilesUnusable."""
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
+        try:
+            context.load_verify_locations(cafile=self.authority_file)
+        except (OSError, ssl.SSLError) as error:
+            raise NodeFilesUnusable(f"{self.authority_file}: is no certificate: {_words(error)}") from error
+        try:
+            context.load_cert_chain(self.certificate_file, self.key_file)
+        except (OSError, ssl.SSLError) as error:
+            raise NodeFilesUnusable(
+                f"{self.certificate_file} and {self.key_file}:"
+                f" are no certificate with its key: {_words(error)}"
+            ) from error
+        return context
+
+
+class Node(Frozen):
+    """Another host: the name in its certificate, and how we prove who we are."""
+
+    server_name: str
+    credentials: Credentials
+
+
+class _NodeTransport(httpx.HTTPTransport):
+    """Asks for, and checks, the node's own name, whatever address the URL holds."""
+
+    def __init__(self, node: Node, limits: httpx.Limits) -> None:
+        super().__init__(verify=node.credentials.context(), limits=limits, trust_env=False)
+        self._server_name = node.server_name
+
+    def handle_request(self, request: httpx.Request) -> httpx.Response:
+        request.extensions = {**request.extensions, "sni_hostname": self._server_name}
+        request.headers["Host"] = self._server_name
+        return super().handle_request(request)
+
+
+def client_of(
+    url: str,
+    node: Node | None,
+    *,
+    timeout: httpx.Timeout,
+    limits: httpx.Limits,
+    headers: dict[str, str] | None = None,
+) -> httpx.Client:
+    """A client for the programs at `url`; `node` None: they are on this machine's loopback.
+
+    Proxies named by the environment are never used: they would see keys and grants.
+    """
+    transport = (
+        httpx.HTTPTransport(limits=limits, trust_env=False) if node is None else _NodeTransport(node, limits)
+    )
+    return httpx.Client(
+        base_url=url, transport=transport, timeout=timeout, headers=headers or {}, trust_env=False
+    )
+
+
+def is_refused_by_tls(error: httpx.TransportError) -> bool:
+    """Did one side not accept the other's certificate? Then no program behind it has seen the request."""
+    return _tls_error(error) is not None
+
+
+def why(error: httpx.TransportError) -> str:
+    """What went wrong, in words."""
+    tls = _tls_error(error)
+    if isinstance(tls, ssl.SSLCertVerificationError):
+        return f"its certificate is not the one of this fleet: {tls.verify_message}"
+    if tls is not None:
+        return f"no TLS connection comes about: {_words(tls)}"
+    return str(error) or type(error).__name__
+
+
+def _tls_error(error: BaseException) -> ssl.SSLError | None:
+    cause: BaseException | None = error
+    while cause is not None:
+        # The end of a connection is an SSLError too, and says nothing about certificates.
+        if isinstance(cause, ssl.SSLError) and not isinstance(
+            cause, ssl.SSLEOFError | ssl.SSLZeroReturnError
+        ):
+            return cause
+        cause = cause.__cause__ or cause.__context__
+    return None
+
+
+def _words(error: OSError) -> str:
+    """`certificate required` for `[SSL: TLSV13_ALERT_CERTIFICATE_REQUIRED] tlsv13 alert … (_ssl.c:2580)`."""
+    if isinstance(error, ssl.SSLError) and error.reason:
+        return error.reason.lower().replace("_", " ")
+    return error.strerror or type(error).__name__
