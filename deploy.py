@@ -3,11 +3,11 @@ it."""
 
 from pyinfra.context import host
 
-from inventory.catalogue import services_of
 from inventory.models import HostConfig
 from roles.caddy import RUNTIME as CADDY_RUNTIME
 from roles.caddy import UNIT as CADDY_UNIT
 from roles.caddy import caddy, no_caddy
+from roles.caddyfile import needs_caddy
 from roles.check import check
 from roles.desktops import desktops, former_desktops, no_desktops, runtime_of
 from roles.desktops import unit as desktop_unit
@@ -80,8 +80,8 @@ else:
         viewer(config=config)
     barrier(name="Phase: the control plane is ready")
 
-    if on_edge:
-        caddy(settings=settings, services=services_of(settings))
+    if needs_caddy(config):
+        caddy(config=config)
     barrier(name="Phase: the edge is ready")
 
     keep_running(

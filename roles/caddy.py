@@ -1,20 +1,19 @@
-"""Caddy: a pinned binary and a Caddyfile that is a pure function of the services; reloaded, never
-restarted."""
+"""Caddy: a pinned binary and the host's Caddyfile; reloaded, never restarted."""
 
 from __future__ import annotations
 
 import io
-from typing import Literal
 
 from pyinfra.api.command import FileUploadCommand, StringCommand
 from pyinfra.api.deploy import deploy
 from pyinfra.api.operation import operation
 from pyinfra.context import host
 
-from inventory.catalogue import Service
-from inventory.models import Caddy, OwnCertificate, Section, Settings
+from inventory.models import Caddy, HostConfig
+from roles import certificates
+from roles.caddyfile import ADMIN, DATA, caddyfile
 from roles.facts import HasIpv6Loopback, Paths
-from roles.files import Commands, Directory, absent, directories, no_user, place, render, sha256, system_user
+from roles.files import Commands, Directory, absent, directories, no_user, place, sha256, system_user
 from roles.python import PIP, PYTHON
 from roles.units import Unit, no_unit, run
 
@@ -28,10 +27,8 @@ WHEEL_HASHES = {
 HOME = "/opt/deskfleet/caddy"
 BINARY = f"{HOME}/caddy"
 CADDYFILE = "/etc/deskfleet/Caddyfile"
-DATA = "/var/lib/deskfleet/caddy"
 USER = "deskfleet-caddy"
 RUNTIME = Directory("/run/deskfleet/caddy", "700", USER, USER)
-ADMIN = f"unix/{RUNTIME.path}/admin.sock"
 
 # As its own user: provisioning a site may write certificates below DATA.
 _CHECK = f'runuser -u {USER} -- env HOME={DATA} {BINARY} validate --adapter caddyfile --config - < "$new"'
@@ -45,65 +42,33 @@ UNIT = Unit(
     environment={"HOME": DATA, "XDG_DATA_HOME": DATA, "XDG_CONFIG_HOME": DATA, "PATH": "/usr/bin:/bin"},
     capabilities=("net_bind_service",),
     reload=(
-        f"runuser -u {USER} -- env HOME={DATA} {BINARY} reload"
+        # Without `--force` an unchanged Caddyfile is not loaded again, and new certificates are not seen.
+        f"runuser -u {USER} -- env HOME={DATA} {BINARY} reload --force"
         f" --adapter caddyfile --config {CADDYFILE} --address {ADMIN}"
     ),
     ready=f"[ -S {RUNTIME.path}/admin.sock ]",
 )
 
 
-class Route(Section):
-    """One path of the edge's site."""
-
-    path: str
-    kind: Literal["stream", "websocket", "plain"]
-    upstream: str
-
-
-def caddyfile(services: tuple[Service, ...], settings: Settings, *, ipv6: bool = True) -> str:
-    """The whole Caddyfile. The same for one session and for ten thousand; no time, no randomness in it."""
-    return render(
-        "caddy/Caddyfile.j2",
-        admin=f"{ADMIN}|0600",
-        storage=DATA,
-        bind=_bind(settings, ipv6=ipv6),
-        sites=", ".join(settings.origins),
-        settings=settings,
-        own=settings.tls if isinstance(settings.tls, OwnCertificate) else None,
-        viewer=_address(next(service for service in services if service.name == "viewer")),
-        routes=[_route(service) for service in services if service.exposed],
-    )
-
-
-def _bind(settings: Settings, *, ipv6: bool) -> str:
-    # A `localhost` site would listen on every address. Chromium dials ::1 first.
-    if not settings.is_local:
-        return ""
-    return "127.0.0.1 [::1]" if ipv6 else "127.0.0.1"
-
-
-def _route(service: Service) -> Route:
-    if service.upstream == "granted":
-        kind: Literal["stream", "websocket", "plain"] = "stream"
-    else:
-        kind = "websocket" if service.websocket else "plain"
-    return Route(path=service.path or "", kind=kind, upstream=_address(service))
-
-
-def _address(service: Service) -> str:
-    return f"127.0.0.1:{service.port}"
+def unit_of(config: HostConfig) -> Unit:
+    """The edge alone listens below port 1024."""
+    return UNIT if config.name == config.site.edge else UNIT.model_copy(update={"capabilities": ()})
 
 
 @deploy("Caddy")
-def caddy(*, settings: Settings, services: tuple[Service, ...]) -> None:
-    text = caddyfile(services, settings, ipv6=host.get_fact(HasIpv6Loopback))
+def caddy(*, config: HostConfig) -> None:
+    source = config.site.settings.caddy
+    text = caddyfile(config, ipv6=host.get_fact(HasIpv6Loopback))
     system_user(name="Make its user", user=USER, home=DATA)
     directories(
         name="Make its directories", wanted=(Directory(HOME), Directory(DATA, "750", USER, USER), RUNTIME)
     )
-    binary(name=f"Install Caddy {VERSION}", source=settings.caddy)
+    binary(name=f"Install Caddy {VERSION}", source=source)
+    # Before the Caddyfile: its check reads them.
+    certificates.caddy_certificates(config, group=USER)
     place(name="Write Caddyfile", path=CADDYFILE, content=text, check=_CHECK)
-    run(name="Run Caddy", unit=UNIT, restart_on=_identity(settings.caddy), reload_on=sha256(text))
+    loaded = sha256(text, certificates.stamp(config))
+    run(name="Run Caddy", unit=unit_of(config), restart_on=_identity(source), reload_on=loaded)
 
 
 def _identity(source: Caddy) -> str:

@@ -1,0 +1,245 @@
+"""The Caddyfile of a host, as a pure function of its site: the same for one session and for ten thousand.
+
+A host's file has up to two parts. The *edge* is what people and agents reach. The *node* is what the other
+hosts of a fleet reach, on the host's private address, where each side proves with a certificate who it is.
+"""
+
+from __future__ import annotations
+
+from urllib.parse import urlsplit
+
+from inventory.catalogue import Service, node_address, services_on, stack_of
+from inventory.models import Group, HostConfig, OwnCertificate, Section, Settings, Site, node_name
+from roles.certificates import CADDY as TLS
+from roles.files import render
+
+DATA = "/var/lib/deskfleet/caddy"
+ADMIN = "unix//run/deskfleet/caddy/admin.sock"
+EDGE_CERTIFICATE, EDGE_KEY = f"{TLS}/edge.pem", f"{TLS}/edge.key"
+"""The edge's public certificate where DNS proved it."""
+
+
+_RELAY_API = ("/probe/*", "/streams", "/streams/*", "/healthz")
+_OPENSANDBOX_API = ("/v1/*", "/health")
+# The edge has set these itself, whatever the browser sent; Caddy would put the edge in their place.
+_PUBLIC = (
+    "header_up Host {http.request.header.X-Forwarded-Host}",
+    "header_up X-Forwarded-Host {http.request.header.X-Forwarded-Host}",
+    "header_up X-Forwarded-Proto {http.request.header.X-Forwarded-Proto}",
+    "header_up X-Forwarded-For {http.request.header.X-Forwarded-For}",
+)
+
+
+class Upstream(Section):
+    """Where Caddy sends. server_name: the name that another host's certificate must have; None: plain HTTP
+    on loopback."""
+
+    address: str
+    server_name: str | None = None
+
+
+class ServiceSite(Section):
+    """A service with a name of its own at the edge."""
+
+    name: str
+    sites: str
+    upstream: Upstream
+    websocket: bool
+    guard: str
+
+
+class Edge(Section):
+    """What people and agents reach. sites, content: addresses in Caddy's words; relays: by host."""
+
+    sites: str
+    viewer: Upstream
+    relays: dict[str, Upstream]
+    content: str | None
+    services: tuple[ServiceSite, ...]
+    names: str
+    """All of it in plain HTTP, where a browser is sent on to TLS."""
+
+
+class NodeRoute(Section):
+    """What one client may ask of a host. asker: as in the subject of its certificate.
+
+    public: the program behind it is to see the browser's own Host and address, not the edge's.
+    """
+
+    asker: str
+    paths: tuple[str, ...]
+    upstream: Upstream
+    websocket: bool = False
+    public: bool = False
+
+
+class NodeSite(Section):
+    name: str
+    routes: tuple[NodeRoute, ...]
+
+
+def needs_caddy(config: HostConfig) -> bool:
+    """Does this host run Caddy?"""
+    return config.name == config.site.edge or bool(node_sites(config))
+
+
+def caddyfile(config: HostConfig, *, ipv6: bool = True) -> str:
+    """The whole file; no time, no randomness in it. ipv6: the machine has ::1."""
+    site, settings = config.site, config.site.settings
+    on_edge = config.name == site.edge
+    return render(
+        "caddy/Caddyfile.j2",
+        admin=f"{ADMIN}|0600",
+        storage=DATA,
+        settings=settings,
+        default_bind=_default_bind(settings, ipv6=ipv6) if on_edge else "",
+        own_acme=on_edge and settings.tls == "acme" and settings.acme.dns is None,
+        tls=_tls(settings),
+        tls_directory=TLS,
+        edge=_edge(site) if on_edge else None,
+        nodes=node_sites(config),
+        address=config.host.fleet_address,
+        suffix="" if settings.port == 443 else f":{settings.port}",
+        content_lines=_content_lines(settings),
+        public_lines=_PUBLIC,
+    )
+
+
+def _default_bind(settings: Settings, *, ipv6: bool) -> str:
+    # A `localhost` site would listen on every address. Chromium dials ::1 first.
+    if not settings.is_local:
+        return ""
+    return "127.0.0.1 [::1]" if ipv6 else "127.0.0.1"
+
+
+def _tls(settings: Settings) -> str:
+    """What follows `tls` in each site of the edge; "": nothing, Caddy sees to it or it is plain HTTP."""
+    if isinstance(settings.tls, OwnCertificate):
+        return f"{settings.tls.cert} {settings.tls.key}"
+    if settings.tls == "acme" and settings.acme.dns is not None:
+        return f"{EDGE_CERTIFICATE} {EDGE_KEY}"
+    return "internal" if settings.tls == "internal" else ""
+
+
+def _content_lines(settings: Settings) -> tuple[str, ...]:
+    """What foreign pages may not tell the browser, and who may frame them."""
+    return (
+        "header_down -Clear-Site-Data",
+        "header_down -Strict-Transport-Security",
+        "header_down -Alt-Svc",
+        f'header_down +Content-Security-Policy "frame-ancestors {" ".join(settings.origins)}"',
+    )
+
+
+def _edge(site: Site) -> Edge:
+    settings = site.settings
+    named = {name: service for service in stack_of(site) if (name := service.host_name(settings))}
+    content = f"*.{settings.content}" if settings.content else None
+    names = [*_viewer_names(settings), *([content] if content else []), *named]
+    return Edge(
+        sites=", ".join(settings.origins),
+        viewer=_upstream(site, site.control, settings.ports.viewer),
+        relays={host: _upstream(site, host, settings.ports.relay) for host in relay_hosts(site)},
+        content=_origin(content, settings) if content else None,
+        services=tuple(_service_site(service, name, site) for name, service in named.items()),
+        names=", ".join(f"http://{name}" for name in names),
+    )
+
+
+def _viewer_names(settings: Settings) -> list[str]:
+    return [urlsplit(origin).hostname or "" for origin in settings.origins]
+
+
+def _origin(name: str, settings: Settings) -> str:
+    standard = {"http": 80, "https": 443}[settings.scheme]
+    return f"{settings.scheme}://{name}" + ("" if settings.port == standard else f":{settings.port}")
+
+
+def _service_site(service: Service, host_name: str, site: Site) -> ServiceSite:
+    if service.guard == "viewer":
+        host, port = site.control, site.settings.ports.viewer
+    else:
+        (host,), port = service.hosts, service.port
+    return ServiceSite(
+        name=service.name,
+        sites=_origin(host_name, site.settings),
+        upstream=_upstream(site, host, port, name=node_address(service, host)),
+        websocket=service.websocket,
+        guard=service.guard,
+    )
+
+
+def _upstream(site: Site, host: str, port: int, *, name: str | None = None) -> Upstream:
+    """The way from the edge to a program on loopback of this host."""
+    if host == site.edge:
+        return Upstream(address=f"127.0.0.1:{port}")
+    address = site.hosts[host].fleet_address
+    return Upstream(
+        address=f"https://{address}:{site.settings.ports.node}", server_name=name or node_name(host)
+    )
+
+
+def relay_hosts(site: Site) -> tuple[str, ...]:
+    return tuple({**site.hosts_in(Group.SANDBOXES), **site.hosts_in(Group.DESKTOPS)})
+
+
+def node_sites(config: HostConfig) -> tuple[NodeSite, ...]:
+    """What the other hosts may ask of this one; nothing on a host that none has to ask."""
+    own = NodeSite(name=node_name(config.name), routes=(*_from_edge(config), *_from_control(config)))
+    return ((own,) if own.routes else ()) + _service_nodes(config)
+
+
+def _from_edge(config: HostConfig) -> tuple[NodeRoute, ...]:
+    site, ports = config.site, config.site.settings.ports
+    asker = node_name(site.edge)
+    if config.name == site.edge:
+        return ()
+    routes: list[NodeRoute] = []
+    if config.name in relay_hosts(site):
+        paths = ("/stream/*", "/content/*")
+        routes.append(NodeRoute(asker=asker, paths=paths, upstream=_loopback(ports.relay), websocket=True))
+    if config.name == site.control:
+        routes.append(NodeRoute(asker=asker, paths=("/*",), upstream=_loopback(ports.viewer), public=True))
+    return tuple(routes)
+
+
+def _from_control(config: HostConfig) -> tuple[NodeRoute, ...]:
+    site, ports = config.site, config.site.settings.ports
+    asker = node_name(site.control)
+    if config.name == site.control or config.name not in relay_hosts(site):
+        return ()
+    relay = NodeRoute(asker=asker, paths=_RELAY_API, upstream=_loopback(ports.relay))
+    if Group.SANDBOXES not in config.host.groups:
+        return (relay,)
+    return (NodeRoute(asker=asker, paths=_OPENSANDBOX_API, upstream=_loopback(ports.opensandbox)), relay)
+
+
+def _service_nodes(config: HostConfig) -> tuple[NodeSite, ...]:
+    """Services with a name of their own that the edge reaches on this host."""
+    site = config.site
+    if config.name == site.edge:
+        return ()
+    here = [service for service in services_on(config) if service.label and service.guard == "edge"]
+    found = [(service, service.port) for service in here]
+    if config.name == site.control:
+        answered = [service for service in stack_of(site) if service.label and service.guard == "viewer"]
+        found = [(service, site.settings.ports.viewer) for service in answered] + found
+    return tuple(
+        NodeSite(
+            name=node_address(service, config.name),
+            routes=(
+                NodeRoute(
+                    asker=node_name(site.edge),
+                    paths=("/*",),
+                    upstream=_loopback(port),
+                    websocket=service.websocket,
+                    public=True,
+                ),
+            ),
+        )
+        for service, port in found
+    )
+
+
+def _loopback(port: int) -> Upstream:
+    return Upstream(address=f"127.0.0.1:{port}")
