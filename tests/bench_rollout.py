@@ -1,8 +1,8 @@
 """Bench group "rollout": the same forty tasks on 1, 3 and 6 hosts over SSH, by our operations and by Ansible.
 
-Both run in the same minute on the same hosts, both with pipelining of their kind, Ansible with at least as many
-forks as hosts and without gathering facts. First runs find the package downloaded. One host also at a round trip
-of 50 ms, through a userspace proxy.
+Both run in the same minute on the same hosts, both with pipelining of their kind, Ansible with at least as
+many forks as hosts and without gathering facts. First runs find the package downloaded. One host also at a
+round trip of 50 ms, through a userspace proxy.
 """
 
 from __future__ import annotations
