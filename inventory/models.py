@@ -18,6 +18,7 @@ from pydantic import (
     field_validator,
     model_validator,
 )
+from pydantic_core import PydanticCustomError
 
 
 class Section(BaseModel):
@@ -28,6 +29,11 @@ class Section(BaseModel):
     def to_json(self) -> Any:
         """Called by pyinfra's `debug-inventory --json`; secrets stay stars."""
         return self.model_dump(mode="json")
+
+
+def wrong(key: str, sentence: str) -> PydanticCustomError:
+    """What a rule across fields raises: the sentence, and the key below the model that is to be changed."""
+    return PydanticCustomError("wrong", "{sentence}", {"key": key, "sentence": sentence})
 
 
 class Group(StrEnum):
@@ -137,15 +143,20 @@ class Ports(Section):
         named = {
             "opensandbox": self.opensandbox, "relay": self.relay, "viewer": self.viewer, "node": self.node,
         }  # fmt: skip
-        if len(set(named.values())) < len(named):
-            raise ValueError(f"two services share a port: {named}; give each its own")
+        owners: dict[int, str] = {}
+        for name, port in named.items():
+            other = owners.setdefault(port, name)
+            if other != name:
+                raise wrong(name, f"port {port} is also the port of {other}; give each its own")
         first, last = self.sandboxes
         # The OpenSandbox server refuses a range below 100 ports.
         if last - first < 100:
-            raise ValueError(f"the range {first}-{last} is too small; sandboxes need at least 101 ports")
+            raise wrong(
+                "sandboxes", f"the range {first}-{last} is too small; sandboxes need at least 101 ports"
+            )
         for name, port in named.items():
             if first <= port <= last:
-                raise ValueError(f"port {port} of {name} lies in the sandboxes' range {first}-{last}")
+                raise wrong(name, f"port {port} of {name} lies in the sandboxes' range {first}-{last}")
         return self
 
 
@@ -159,7 +170,9 @@ class Images(Section):
     @model_validator(mode="after")
     def a_registry_is_named_where_it_is_needed(self) -> Images:
         if self.source == "registry" and self.registry is None:
-            raise ValueError("source 'registry' needs 'registry', such as registry.example.com/deskfleet")
+            raise wrong(
+                "registry", "source 'registry' needs 'registry', such as registry.example.com/deskfleet"
+            )
         return self
 
 
@@ -173,9 +186,9 @@ class Caddy(Section):
     @model_validator(mode="after")
     def url_comes_with_its_hash(self) -> Caddy:
         if self.source == "url" and not (self.url and self.sha256):
-            raise ValueError("source 'url' needs both 'url' and 'sha256'")
+            raise wrong("url", "source 'url' needs both 'url' and 'sha256'")
         if self.source == "wheel" and (self.url or self.sha256):
-            raise ValueError("'url' and 'sha256' belong to source 'url'; remove them or set source: url")
+            raise wrong("url", "'url' and 'sha256' belong to source 'url'; remove them or set source: url")
         return self
 
 
@@ -190,8 +203,8 @@ class Dns01(Section):
 
 
 class Acme(Section):
-    """directory: of another authority than Let's Encrypt; authority: PEM file on the edge by which lego trusts
-    it."""
+    """directory: of another authority than Let's Encrypt; authority: PEM file on the edge, by which lego
+    trusts it."""
 
     email: Annotated[str, StringConstraints(pattern=r"^[^@\s]+@[^@\s]+$")] | None = None
     dns: Dns01 | None = None
@@ -210,9 +223,9 @@ class Kasmvnc(Section):
     @model_validator(mode="after")
     def an_own_package_comes_with_its_hash(self) -> Kasmvnc:
         if self.url and self.file:
-            raise ValueError("give 'url' or 'file', not both")
+            raise wrong("url", "give 'url' or 'file', not both")
         if bool(self.url or self.file) != bool(self.sha256):
-            raise ValueError("'sha256' belongs to 'url' or 'file', and they need it")
+            raise wrong("sha256", "'sha256' belongs to 'url' or 'file', and they need it")
         return self
 
 
@@ -280,12 +293,13 @@ class Settings(Section):
     @model_validator(mode="after")
     def plain_http_stays_on_this_machine(self) -> Settings:
         if self.tls == "none" and not self.is_local:
-            raise ValueError(
+            raise wrong(
+                "tls",
                 f"plain http is only for localhost and *.localhost, not for {self.domain!r};"
-                " set tls to acme, internal, or {cert, key}"
+                " set tls to acme, internal, or {cert, key}",
             )
         if self.tls == "acme" and self.is_local:
-            raise ValueError(f"no certificate authority signs {self.domain!r}; set tls to none or internal")
+            raise wrong("tls", f"no certificate authority signs {self.domain!r}; set tls to none or internal")
         return self
 
     @model_validator(mode="after")
@@ -294,23 +308,26 @@ class Settings(Section):
         if content is None:
             return self
         if content == self.domain or self.domain.endswith(f".{content}"):
-            raise ValueError(
+            raise wrong(
+                "content_domain",
                 f"content_domain {content!r} must not hold the viewer's own name {self.domain!r};"
-                f" take one below it, such as content.{self.domain}, or another domain"
+                f" take one below it, such as content.{self.domain}, or another domain",
             )
         if self.tls == "none" and not content.endswith(".localhost"):
-            raise ValueError(
+            raise wrong(
+                "content_domain",
                 f"plain http is only for *.localhost, not for content_domain {content!r};"
-                " set tls, or take a name that ends in .localhost"
+                " set tls, or take a name that ends in .localhost",
             )
         return self
 
     @model_validator(mode="after")
     def acme_can_prove_a_wildcard(self) -> Settings:
         if self.tls == "acme" and self.content is not None and self.acme.dns is None:
-            raise ValueError(
-                f"acme.dns is missing: the certificate for *.{self.content} is given for a DNS record only;"
-                " name a provider, use tls: {cert, key}, or set content_domain: none"
+            raise wrong(
+                "acme.dns",
+                f"is missing: the certificate for *.{self.content} is given for a DNS record only;"
+                " name a provider, use tls: {cert, key}, or set content_domain: none",
             )
         return self
 
@@ -318,9 +335,11 @@ class Settings(Section):
     def edge_has_a_port_of_its_own(self) -> Settings:
         ports = self.ports
         if self.port in (ports.opensandbox, ports.relay, ports.viewer, ports.node):
-            raise ValueError(f"edge_port {self.port} is also the port of a service; give each its own")
+            raise wrong(
+                "edge_port", f"edge_port {self.port} is also the port of a service; give each its own"
+            )
         if ports.sandboxes[0] <= self.port <= ports.sandboxes[1]:
-            raise ValueError(f"edge_port {self.port} lies in the sandboxes' range")
+            raise wrong("edge_port", f"edge_port {self.port} lies in the sandboxes' range")
         return self
 
     @property
@@ -423,10 +442,10 @@ class Site(Section):
     @model_validator(mode="after")
     def names_are_given_once(self) -> Site:
         if len(set(self.tenants)) < len(self.tenants):
-            raise ValueError("a tenant is named twice")
+            raise wrong("tenants", "a tenant is named twice")
         own = [service.name for service in self.services or () if isinstance(service, OwnService)]
         if len(set(own)) < len(own):
-            raise ValueError("a service is named twice")
+            raise wrong("services", "a service is named twice")
         return self
 
     @model_validator(mode="after")
@@ -435,7 +454,10 @@ class Site(Section):
         for name, host in self.hosts.items():
             for address in {_way_to(host), str(host.fleet_address or _way_to(host))}:
                 if address in seen:
-                    raise ValueError(f"hosts {seen[address]!r} and {name!r} have the same address {address}")
+                    raise wrong(
+                        f"hosts.{name}",
+                        f"hosts {seen[address]!r} and {name!r} have the same address {address}",
+                    )
                 seen[address] = name
         return self
 
@@ -447,31 +469,43 @@ class Site(Section):
             found = self.hosts_in(group)
             if len(found) != 1:
                 many = ", ".join(found) or "none"
-                raise ValueError(f"exactly one host must have the group {group.value!r}; now: {many}")
+                raise wrong("hosts", f"exactly one host must have the group {group.value!r}; now: {many}")
         if not self.hosts_in(Group.SANDBOXES) and not self.hosts_in(Group.DESKTOPS):
-            raise ValueError("no host has the group 'sandboxes' or 'desktops'; give one of them to a host")
+            raise wrong(
+                "hosts", "no host has the group 'sandboxes' or 'desktops'; give one of them to a host"
+            )
         return self
 
     @model_validator(mode="after")
     def hosts_of_a_fleet_can_reach_each_other(self) -> Site:
         for name, host in self.hosts.items() if self.spreads else ():
-            if host.fleet_address is None:
-                raise ValueError(
-                    f"host {name!r} needs 'address', the private IPv4 address where the other hosts reach it"
+            address = host.fleet_address
+            if address is None:
+                raise wrong(
+                    f"hosts.{name}.address",
+                    f"host {name!r} needs 'address', the private IPv4 address where the other hosts reach it",
                 )
+            if address.is_loopback or address.is_multicast or address.is_unspecified:
+                raise wrong(f"hosts.{name}.address", f"other hosts can't reach {name!r} at {address}")
         return self
 
     @model_validator(mode="after")
     def desktops_name_known_tenants_and_hosts(self) -> Site:
         for name, desktop in self.desktops.items():
             if desktop.tenant not in self.tenants:
-                raise ValueError(f"desktop {name!r} belongs to the unknown tenant {desktop.tenant!r}")
+                raise wrong(
+                    f"desktops.{name}.tenant",
+                    f"desktop {name!r} belongs to the unknown tenant {desktop.tenant!r}",
+                )
             host = self.hosts.get(desktop.host)
             if host is None:
-                raise ValueError(f"desktop {name!r} lies on the unknown host {desktop.host!r}")
+                raise wrong(
+                    f"desktops.{name}.host", f"desktop {name!r} lies on the unknown host {desktop.host!r}"
+                )
             if Group.DESKTOPS not in host.groups:
-                raise ValueError(
-                    f"desktop {name!r} lies on host {desktop.host!r}, which lacks the group 'desktops'"
+                raise wrong(
+                    f"desktops.{name}.host",
+                    f"desktop {name!r} lies on host {desktop.host!r}, which lacks the group 'desktops'",
                 )
         return self
 

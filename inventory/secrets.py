@@ -31,6 +31,8 @@ from inventory.operator import IdentityUnusable, identities, identity_path
 
 VARIABLE = "DESKFLEET_SECRETS"
 LOCAL = Path(".local")
+_GENERATED = ("opensandbox_keys", "relay_keys", "desktop_keys", "tenant_keys")
+_BY_NAME = (*_GENERATED, "given")
 _OPERATORS = "encrypted_to"
 """Beside the secrets in an age file: for whom it was encrypted, which the file itself does not tell."""
 
@@ -68,6 +70,39 @@ def load_secrets(site: Site, *, site_file: Path, now: datetime | None = None) ->
         if complete != known or not place.is_current():
             place.write(complete, known)
     return complete
+
+
+def rotate(site: Site, name: str, *, site_file: Path, now: datetime | None = None) -> None:
+    """Replace one secret by a new one, by a name of `names`; the next roll-out takes it to the hosts."""
+    if VARIABLE in os.environ:
+        raise SecretsUnreadable(f"{VARIABLE}: is set, and nothing can be replaced in it; unset it to rotate")
+    now = now or datetime.now(UTC)
+    load_secrets(site, site_file=site_file, now=now)
+    place = place_of(site, site_file)
+    with _turn(place.lock):
+        known = place.read()
+        if known is not None:
+            rest = _without(known, name)
+            place.write(_complete(rest, site, site_file, now, place.renewal), known)
+
+
+def names(secrets: Secrets) -> list[str]:
+    """What can be rotated: `viewer_key`, `relay_keys.box1`, `certificates`, …"""
+    named = [f"{field}.{name}" for field in _BY_NAME for name in getattr(secrets, field)]
+    return ["viewer_key", "admin_key", *named, *(["certificates"] if secrets.certificates else [])]
+
+
+def _without(secrets: Secrets, name: str) -> Secrets:
+    """The same without this secret, or with a new one where it can't be missing."""
+    field, _, key = name.partition(".")
+    value: object = None  # certificates
+    if field == "viewer_key":
+        value = fernet_key()
+    elif field == "admin_key":
+        value = api_key("admin", secrets.admin_key.label)
+    elif field in _BY_NAME:
+        value = {known: one for known, one in getattr(secrets, field).items() if known != key}
+    return secrets.model_copy(update={field: value})
 
 
 def place_of(site: Site, site_file: Path) -> Place:
@@ -307,7 +342,7 @@ def _missing(known: Secrets, complete: Secrets) -> list[str]:
     """What `complete` has beyond `known`, by name. What was given may come from the environment each time."""
     missing = [
         f"{field}.{name}"
-        for field in ("opensandbox_keys", "relay_keys", "desktop_keys", "tenant_keys")
+        for field in _GENERATED
         for name in getattr(complete, field)
         if name not in getattr(known, field)
     ]

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 import typing
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import UnionType
 from typing import Any
 
 import yaml
 from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
 
 from inventory.catalogue import CatalogueError, stack_of
 from inventory.models import Site
@@ -23,14 +25,19 @@ class SiteRefused(Exception):
     """The site is unknown or its file is wrong; the text says where and what to change."""
 
 
-def site_path() -> Path:
-    """The site file of this run: DESKFLEET_SITE names a site (`acme`) or a file (`inventory/acme.yml`)."""
-    wanted = os.environ.get("DESKFLEET_SITE") or "local"
+def site_path(wanted: str | None = None) -> Path:
+    """The file of a site, which is named (`acme`) or is its file (`inventory/acme.yml`); None: of the site in
+    DESKFLEET_SITE."""
+    wanted = wanted or os.environ.get("DESKFLEET_SITE") or "local"
     path = Path(wanted) if wanted.endswith((".yml", ".yaml")) else DIRECTORY / f"{wanted}.yml"
     if path.is_file():
         return path
     known = sorted(file.stem for file in DIRECTORY.glob("*.yml"))
-    raise SiteRefused(f"no site {wanted!r} (looked for {path}); known sites: {', '.join(known) or 'none'}")
+    near = difflib.get_close_matches(path.stem, known, n=1, cutoff=0.5)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    raise SiteRefused(
+        f"no site {wanted!r} (looked for {_shown(path)}); known sites: {', '.join(known) or 'none'}{hint}"
+    )
 
 
 def load_site(path: Path) -> Site:
@@ -40,6 +47,8 @@ def load_site(path: Path) -> Site:
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else "?"
         raise SiteRefused(f"{_shown(path)}:{line}: not valid YAML: {error.problem}") from error
+    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        raise SiteRefused(f"{_shown(path)}: can't be read as text") from None
     if not isinstance(data, dict):
         raise SiteRefused(f"{_shown(path)}: must be a mapping with 'hosts' and 'settings'")
     try:
@@ -74,60 +83,102 @@ def _shown(path: Path) -> str:
     return os.path.relpath(path)
 
 
+_RENAMED = {
+    "settings.acme_email": "settings.acme.email",
+}
+"""Keys of former versions, and what replaced them."""
+
+
 def _sentences(error: ValidationError, path: Path) -> Iterator[str]:
-    for problem in error.errors(include_url=False):
-        # Pydantic names the branch of a union in the path ("Ssh", "literal[…]"); the reader never wrote that.
-        where = [part for part in problem["loc"] if _is_a_key(part)]
-        key = ".".join(str(part) for part in where)
-        yield f"{_shown(path)}:{key or 'site'}: {_sentence(problem, where)}"
+    problems = error.errors(include_url=False)
+    for problem in problems:
+        if not _is_of_a_branch_not_meant(problem, problems):
+            key, sentence = _sentence(problem)
+            yield f"{_shown(path)}:{key or 'site'}: {sentence}"
 
 
-def _is_a_key(part: int | str) -> bool:
-    return isinstance(part, int) or not (
-        part[:1].isupper() or "[" in part or "constrained" in part or part == "str"
-    )
+def _is_of_a_branch_not_meant(problem: ErrorDetails, problems: list[ErrorDetails]) -> bool:
+    """Where a value may be of two shapes, each says what it lacks; only the one that was begun is of use."""
+    if problem["type"] in ("model_type", "dict_type"):
+        meant = isinstance(problem["input"], str)
+    elif problem["type"] in ("string_type", "literal_error"):
+        meant = isinstance(problem["input"], dict)
+    else:
+        return False
+    where = _keys(problem)
+    others = (other for other in problems if other is not problem)
+    return meant and any(_keys(other)[: len(where)] == where for other in others)
 
 
-def _sentence(problem: Any, where: list[int | str]) -> str:
-    kind, message = problem["type"], str(problem["msg"]).removeprefix("Value error, ")
+_BRANCH = re.compile(r"Ssh|OwnCertificate|OwnService|str|constrained-str|(literal|function-[a-z]+)\[.*")
+
+
+def _keys(problem: ErrorDetails) -> list[str]:
+    """The place in the file. Pydantic also names the branch of a union, which the reader never wrote."""
+    parts = [str(part) for part in problem["loc"]]
+    written = [parts.pop()] if problem["type"] in ("extra_forbidden", "missing") else []
+    return [part for part in parts if not _BRANCH.fullmatch(part)] + written
+
+
+def _sentence(problem: ErrorDetails) -> tuple[str, str]:
+    """The key, and what is wrong with it."""
+    where, kind, context = _keys(problem), problem["type"], problem.get("ctx", {})
+    key = ".".join(where)
+    if kind == "wrong":
+        return ".".join([*where, context["key"]]), context["sentence"]
     if kind == "extra_forbidden":
-        return "unknown key" + _suggestion(where)
+        if key in _RENAMED:
+            return key, f"is now {_RENAMED[key]}; write it there"
+        return key, "unknown key" + nearest(where[-1], _keys_at(where[:-1]))
     if kind == "missing":
-        return "is missing"
-    if kind.endswith("_error") and kind == "value_error":
-        return message
-    return f"{message[:1].lower()}{message[1:]} (it is {problem['input']!r})"
+        return key, "is missing"
+    message = problem["msg"].removeprefix("Value error, ")
+    if kind == "value_error":
+        return key, message
+    if kind in ("enum", "literal_error") and isinstance(problem["input"], str):
+        known = re.findall(r"'([^']*)'", context["expected"])
+        return key, f"unknown value {problem['input']!r}" + nearest(problem["input"], known)
+    return key, f"{message[:1].lower()}{message[1:]} (it is {problem['input']!r})"
 
 
-def _suggestion(where: list[int | str]) -> str:
-    known = _keys_at(Site, where[:-1])
-    near = difflib.get_close_matches(str(where[-1]), known, n=1, cutoff=0.5)
+def nearest(name: str, known: Iterable[str]) -> str:
+    """The end of a sentence about a name that nobody knows."""
+    known = list(known)
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     if near:
         return f", did you mean {near[0]!r}?"
     return f"; known here: {', '.join(known)}" if known else ""
 
 
-def _keys_at(model: type[BaseModel], where: list[int | str]) -> list[str]:
-    """The keys that the model at this place of the file has."""
-    here: Any = model
+def _keys_at(where: list[str]) -> list[str]:
+    """The keys that the model at this place of a site file has."""
+    here: list[Any] = [Site]
     for part in where:
-        if isinstance(here, type) and issubclass(here, BaseModel):
-            field = here.model_fields.get(str(part))
-            here = field.annotation if field else None
-        else:
-            here = _value_type(here)
-    for candidate in _alternatives(here):
-        if isinstance(candidate, type) and issubclass(candidate, BaseModel):
-            return list(candidate.model_fields)
+        here = [below for one in here for below in _below(one, part)]
+    return [key for model in here if _is_model(model) for key in model.model_fields]
+
+
+def _below(annotation: Any, part: str) -> list[Any]:
+    """What may stand below a key, or a list's number, of something with this annotation."""
+    if _is_model(annotation):
+        field = annotation.model_fields.get(part)
+        return _alternatives(field.annotation) if field else []
+    arguments = typing.get_args(annotation)
+    if typing.get_origin(annotation) is dict:
+        return _alternatives(arguments[1])
+    if typing.get_origin(annotation) is tuple:
+        return _alternatives(arguments[0])
     return []
 
 
-def _value_type(annotation: Any) -> Any:
-    arguments = typing.get_args(annotation)
-    return arguments[-1] if arguments else None
-
-
 def _alternatives(annotation: Any) -> list[Any]:
-    if isinstance(annotation, UnionType) or typing.get_origin(annotation) is typing.Union:
-        return list(typing.get_args(annotation))
+    origin = typing.get_origin(annotation)
+    if origin is typing.Annotated:
+        return _alternatives(typing.get_args(annotation)[0])
+    if isinstance(annotation, UnionType) or origin is typing.Union:
+        return [one for branch in typing.get_args(annotation) for one in _alternatives(branch)]
     return [annotation]
+
+
+def _is_model(annotation: Any) -> bool:
+    return isinstance(annotation, type) and issubclass(annotation, BaseModel)

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import stat
 from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
 
-from inventory.models import Settings, Site
-from inventory.secrets import SecretsUnreadable, key_hash, load_secrets
+from inventory.models import Settings
+from inventory.secrets import key_hash
 from inventory.site_file import SiteRefused, load_site, site_path
 from tests.sites import secrets, site
 
@@ -18,6 +17,12 @@ SITES = sorted(Path("inventory").glob("*.yml"))
 GOOD = """
 hosts:
   here: {groups: [edge, control, sandboxes, desktops], connect: "@local"}
+settings: {domain: deskfleet.localhost}
+"""
+FLEET = """
+hosts:
+  here: {groups: [edge, control], connect: {address: 10.0.0.5}}
+  there: {groups: [sandboxes, desktops], connect: {address: 10.0.0.6}}
 settings: {domain: deskfleet.localhost}
 """
 
@@ -49,15 +54,15 @@ def test_every_site_in_the_repository_loads(path: Path) -> None:
             GOOD + "desktops: {studio: {tenant: main, host: here, resolutoin: 800x600}}\n",
             "acme.yml:desktops.studio.resolutoin: unknown key, did you mean 'resolution'?",
         ),
-        (GOOD + "tenants: [main, main]\n", "acme.yml:site: a tenant is named twice"),
+        (GOOD + "tenants: [main, main]\n", "acme.yml:tenants: a tenant is named twice"),
         (
             GOOD + "desktops: {studio: {tenant: main, host: here, resolution: 9999x800}}\n",
             "acme.yml:desktops.studio.resolution: 9999x800 is not a screen from 640x480 to 3840x2160",
         ),
         (
             GOOD.replace("deskfleet.localhost", "desk.example.com"),
-            "acme.yml:settings: plain http is only for localhost and *.localhost, not for 'desk.example.com';"
-            " set tls to acme, internal, or {cert, key}",
+            "acme.yml:settings.tls: plain http is only for localhost and *.localhost, not for"
+            " 'desk.example.com'; set tls to acme, internal, or {cert, key}",
         ),
         (
             GOOD.replace("deskfleet.localhost", "10.0.0.5"),
@@ -65,24 +70,90 @@ def test_every_site_in_the_repository_loads(path: Path) -> None:
         ),
         (
             GOOD.replace("localhost}", "localhost, ports: {relay: 8060}}"),
-            "acme.yml:settings.ports: two services share a port: {'opensandbox': 8080, 'relay': 8060,"
-            " 'viewer': 8060}; give each its own",
+            "acme.yml:settings.ports.viewer: port 8060 is also the port of relay; give each its own",
         ),
         (GOOD + "hosts: {}\n", "acme.yml:5: not valid YAML: key 'hosts' appears twice"),
         ("hosts: {}\n", "acme.yml:hosts: names no host; there is nothing to roll out to"),
         ("- here\n", "acme.yml: must be a mapping with 'hosts' and 'settings'"),
         (
             GOOD + "desktops: {studio: {tenant: other, host: here}}\n",
-            "acme.yml:site: desktop 'studio' belongs to the unknown tenant 'other'",
+            "acme.yml:desktops.studio.tenant: desktop 'studio' belongs to the unknown tenant 'other'",
         ),
         (
             GOOD.replace("edge, ", "egde, "),
-            "acme.yml:hosts.here.groups.0: input should be 'edge', 'control', 'sandboxes' or 'desktops'"
-            " (it is 'egde')",
+            "acme.yml:hosts.here.groups.0: unknown value 'egde', did you mean 'edge'?",
         ),
         (
             GOOD.replace("edge, ", ""),
-            "acme.yml:site: give one host the groups edge, control and sandboxes; a site is one host so far",
+            "acme.yml:hosts: exactly one host must have the group 'edge'; now: none",
+        ),
+        (
+            GOOD.replace("sandboxes, desktops", ""),
+            "acme.yml:hosts: no host has the group 'sandboxes' or 'desktops'; give one of them to a host",
+        ),
+        (GOOD.replace("settings:", "Settings:"), "acme.yml:Settings: unknown key, did you mean 'settings'?"),
+        (
+            GOOD.replace("localhost}", "localhost, acme_email: me@example.com}"),
+            "acme.yml:settings.acme_email: is now settings.acme.email; write it there",
+        ),
+        (
+            GOOD.replace('"@local"', "{adress: 10.0.0.5}"),
+            "acme.yml:hosts.here.connect.address: is missing\n"
+            "acme.yml:hosts.here.connect.adress: unknown key, did you mean 'address'?",
+        ),
+        (
+            GOOD.replace('"@local"', "{address: 10.0.0.5, jump: {address: 10.0.0.1, usr: me}}"),
+            "acme.yml:hosts.here.connect.jump.usr: unknown key, did you mean 'user'?",
+        ),
+        (
+            GOOD.replace('"@local"', '"@lokal"'),
+            "acme.yml:hosts.here.connect: string should match pattern"
+            " '^@(local|fake/[a-z0-9-]+|docker/[A-Za-z0-9_.-]+)$' (it is '@lokal')",
+        ),
+        (
+            GOOD.replace("localhost}", "localhost, tls: interal}"),
+            "acme.yml:settings.tls: unknown value 'interal', did you mean 'internal'?",
+        ),
+        (
+            GOOD.replace("localhost}", "localhost, tls: {cert: /a.pem, kye: /b.pem}}"),
+            "acme.yml:settings.tls.key: is missing\n"
+            "acme.yml:settings.tls.kye: unknown key, did you mean 'key'?",
+        ),
+        (
+            GOOD + "services: [opensandbox, kasmvnc, {name: code-server, host: here, prot: 8090}]\n",
+            "acme.yml:services.2.port: is missing\n"
+            "acme.yml:services.2.prot: unknown key, did you mean 'port'?",
+        ),
+        (
+            GOOD + "services: [opensandbx]\n",
+            "acme.yml:services.0: unknown service 'opensandbx', did you mean 'opensandbox'?",
+        ),
+        (GOOD + "skills: [cod]\n", "acme.yml:skills.0: unknown skill 'cod', did you mean 'code'?"),
+        (
+            GOOD + "services: [opensandbox, {name: code-server, host: hre, port: 8090}]\n",
+            "acme.yml:services.1.host: unknown host 'hre', did you mean 'here'?",
+        ),
+        (
+            GOOD + "services: [opensandbox, {name: code-server, host: here, port: 8060}]\n",
+            "acme.yml:services.1.port: port 8060 on host 'here' belongs to 'viewer';"
+            " give 'code-server' another",
+        ),
+        (
+            GOOD + "desktops: {studio: {tenant: main, host: here, backend: kasmvcn}}\n",
+            "acme.yml:desktops.studio.backend: unknown value 'kasmvcn', did you mean 'kasmvnc'?",
+        ),
+        (
+            FLEET.replace("10.0.0.6", "10.0.0.5"),
+            "acme.yml:hosts.there: hosts 'here' and 'there' have the same address 10.0.0.5:22",
+        ),
+        (
+            FLEET.replace("connect: {address: 10.0.0.6}", 'connect: "@fake/h2"'),
+            "acme.yml:hosts.there.address: host 'there' needs 'address', the private IPv4 address where the"
+            " other hosts reach it",
+        ),
+        (
+            FLEET.replace("connect: {address: 10.0.0.6}", 'connect: "@fake/h2", address: 127.0.0.1'),
+            "acme.yml:hosts.there.address: other hosts can't reach 'there' at 127.0.0.1",
         ),
     ],
 )  # fmt: skip
@@ -103,12 +174,24 @@ def test_unknown_site_is_named_with_the_known_ones(monkeypatch: pytest.MonkeyPat
         site_path()
 
 
+def test_name_near_a_site_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DESKFLEET_SITE", "lokal")
+    with pytest.raises(SiteRefused, match=r"did you mean 'local'\?"):
+        site_path()
+
+
+def test_file_that_is_no_text_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "acme.yml").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(SiteRefused, match="can't be read as text"):
+        load_site(tmp_path / "acme.yml")
+
+
 def test_local_site_answers_on_localhost_too() -> None:
     assert site().settings.origins == ("http://deskfleet.localhost:8088", "http://localhost:8088")
 
 
 def test_site_with_tls_has_one_origin_without_port() -> None:
-    assert site(domain="desk.example.com", tls="acme").settings.origins == ("https://desk.example.com",)
+    assert site(domain="desk.example.com", tls="internal").settings.origins == ("https://desk.example.com",)
 
 
 def test_default_image_must_be_one_that_there_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -124,43 +207,6 @@ def test_other_names_need_tls(tls: object) -> None:
 def test_acme_for_localhost_is_refused() -> None:
     with pytest.raises(ValidationError, match="no certificate authority signs"):
         Settings(domain="deskfleet.localhost", tls="acme")
-
-
-def test_secrets_are_made_once_and_are_private(tmp_path: Path) -> None:
-    path = tmp_path / "local" / "secrets-local.yml"
-    made = load_secrets(site(), path=path)
-    assert stat.S_IMODE(path.stat().st_mode) == 0o600
-    assert load_secrets(site(), path=path) == made
-    assert made.admin_key.text.get_secret_value().startswith(f"df_{made.admin_key.id}_")
-    assert len(made.admin_key.text.get_secret_value()) == len("df_12345678_") + 43
-
-
-def test_new_tenant_gets_a_key_and_the_others_keep_theirs(tmp_path: Path) -> None:
-    path = tmp_path / "secrets.yml"
-    before = load_secrets(site(), path=path)
-    wider = Site.model_validate({**site().model_dump(), "tenants": ["main", "acme"]})
-    after = load_secrets(wider, path=path)
-    assert set(after.tenant_keys) == {"main", "acme"}
-    assert after.tenant_keys["main"] == before.tenant_keys["main"]
-    assert after.viewer_key == before.viewer_key
-
-
-def test_secrets_that_others_can_read_are_refused(tmp_path: Path) -> None:
-    path = tmp_path / "secrets.yml"
-    load_secrets(site(), path=path)
-    path.chmod(0o644)
-    with pytest.raises(SecretsUnreadable, match="chmod 600"):
-        load_secrets(site(), path=path)
-
-
-def test_damaged_secrets_are_never_replaced_nor_shown(tmp_path: Path) -> None:
-    path = tmp_path / "secrets.yml"
-    path.write_text("opensandbox_key: hunter2\n")
-    path.chmod(0o600)
-    with pytest.raises(SecretsUnreadable) as error:
-        load_secrets(site(), path=path)
-    assert "hunter2" not in str(error.value)
-    assert path.read_text() == "opensandbox_key: hunter2\n"
 
 
 def test_secrets_do_not_show_themselves() -> None:
