@@ -1,14 +1,19 @@
 """The roll-out: one line per role, in order, a barrier between phases. `--data deskfleet_state=absent` undoes
-it."""
+it; `--data deskfleet_roles=caddy,viewer` runs these roles alone."""
 
-from pyinfra.context import host
+from datetime import UTC, datetime
 
+from pyinfra.context import host, state
+
+from inventory.authority import warnings
 from inventory.models import HostConfig
 from roles.caddy import RUNTIME as CADDY_RUNTIME
-from roles.caddy import UNIT as CADDY_UNIT
 from roles.caddy import caddy, no_caddy
+from roles.caddy import unit_of as caddy_unit
 from roles.caddyfile import needs_caddy
+from roles.certificates import no_certificates
 from roles.check import check
+from roles.choice import Chosen
 from roles.desktops import desktops, former_desktops, no_desktops, runtime_of
 from roles.desktops import unit as desktop_unit
 from roles.docker import NETWORK, docker, no_docker
@@ -23,27 +28,28 @@ from roles.python import no_python, python
 from roles.relay import DESKTOPS as DESKTOPS_RUNTIME
 from roles.relay import no_relay, relay
 from roles.relay import unit as relay_unit
+from roles.report import REPORT, is_possible
 from roles.units import keep_running, no_supervision, supervision
 from roles.viewer import WORKER, no_viewer, viewer, viewer_unit
 from roles.wheel import no_viewer_wheel, viewer_wheel
 
 config = HostConfig.model_validate(host.data.get("deskfleet"))
-settings, secrets = config.site.settings, config.secrets
+site, secrets, chosen = config.site, config.secrets, Chosen(host.data.get("deskfleet_roles"))
+settings, ports = site.settings, site.settings.ports
 on_edge, on_control = "edge" in host.groups, "control" in host.groups
 on_sandboxes, on_desktops = "sandboxes" in host.groups, "desktops" in host.groups
+has_relay, has_caddy = on_sandboxes or on_desktops, needs_caddy(config)
 
 if host.data.get("deskfleet_state") == "absent":
-    if on_edge:
-        no_caddy()
-    if on_control:
-        no_viewer()
-    # Also where the host has left the group: it may have desktops of earlier site files.
+    # Each also where the host has left the group: it may have what an earlier site file brought.
+    no_caddy()
+    no_certificates()
+    no_viewer()
     no_desktops(wanted=config.desktops)
-    if on_sandboxes:
-        no_relay()
-        no_opensandbox()
-        images(present=False)
-        no_docker()
+    no_relay()
+    no_opensandbox()
+    images(present=False)
+    no_docker()
     no_viewer_wheel()
     no_python()
     no_supervision()
@@ -51,49 +57,70 @@ if host.data.get("deskfleet_state") == "absent":
     no_foundation()
 else:
     preflight(config=config)
+    for sentence in warnings(secrets.certificates, datetime.now(UTC)):
+        REPORT.note(sentence)
     barrier(name="Phase: every host can take the roll-out")
 
     foundation()
     python()
-    supervision(runtime=(CADDY_RUNTIME, DESKTOPS_RUNTIME, *(runtime_of(name) for name in config.desktops)))
+    supervision(
+        runtime=(
+            *((CADDY_RUNTIME,) if has_caddy else ()),
+            *((DESKTOPS_RUNTIME,) if has_relay else ()),
+            *(runtime_of(name) for name in config.desktops),
+        )
+    )
     viewer_wheel()
     barrier(name="Phase: hosts are prepared")
 
-    if on_sandboxes:
+    if on_sandboxes and "docker" in chosen:
         docker()
+    if on_sandboxes and "images" in chosen:
         packages(name="Install what images are built with", names=HOST_PACKAGES)
         images(source=settings.images.source, registry=settings.images.registry)
+    if on_sandboxes and "opensandbox" in chosen:
         opensandbox(
             settings=settings,
             key=secrets.opensandbox_keys[config.name],
             execd_image=EXECD_IMAGE,
             network=NETWORK,
         )
+    if has_relay and "relay" in chosen:
         relay(settings=settings, key=secrets.relay_keys[config.name])
-    if on_desktops:
+    if on_desktops and "desktops" in chosen:
         desktops(wanted=config.desktops)
-    else:
+    if not on_desktops and "desktops" in chosen:
         former_desktops()
     barrier(name="Phase: sandboxes and desktops are ready")
 
-    if on_control:
+    if on_control and "viewer" in chosen:
         viewer(config=config)
     barrier(name="Phase: the control plane is ready")
 
-    if needs_caddy(config):
+    if has_caddy and not on_edge and "caddy" in chosen:
+        caddy(config=config)
+    barrier(name="Phase: the hosts let each other in")
+
+    if on_edge and "caddy" in chosen:
         caddy(config=config)
     barrier(name="Phase: the edge is ready")
 
     keep_running(
         name="Start what was stopped",
         units=(
-            opensandbox_unit(settings.ports.opensandbox),
-            relay_unit(settings.ports.relay),
+            opensandbox_unit(ports.opensandbox),
+            relay_unit(ports.relay),
             *(desktop_unit(name) for name in config.desktops),
-            viewer_unit(settings.ports.viewer),
+            viewer_unit(ports.viewer),
             WORKER,
-            CADDY_UNIT,
+            caddy_unit(config),
         ),
     )
-    if on_edge:
-        check(settings=settings, key=secrets.tenant_keys[config.site.tenants[0]].text)
+    barrier(name="Phase: everything runs")
+
+    if on_edge and "check" in chosen:
+        check(
+            settings=settings,
+            key=secrets.tenant_keys[site.tenants[0]].text,
+            _if=lambda: is_possible(state, "The check", needs=(site.edge, site.control)),
+        )

@@ -1,16 +1,23 @@
-"""Persistent desktops by TigerVNC: each under its own user, in its own network, seen by the relay through a
-socket."""
+"""Persistent desktops: each under its own user, in its own network, seen by the relay through a socket.
+
+What serves the screen is a backend's: `templates/<backend>/server.sh.j2` in the desktop's session. User,
+home, tenant and end of a desktop are the same whatever serves it, so that a desktop keeps its home when its
+backend changes.
+"""
 
 from __future__ import annotations
 
+from pydantic import SecretStr
 from pyinfra.api.command import QuoteString, StringCommand
 from pyinfra.api.deploy import deploy
 from pyinfra.api.facts import FactBase
 from pyinfra.api.operation import operation
 from pyinfra.context import host
 
-from inventory.models import Desktop
-from roles import relay
+from inventory.models import Backend, Desktop, HostConfig
+from roles import kasmvnc, relay
+from roles.backends import DECISION, Chosen, backends_of, get_package
+from roles.backends import HOME as KASMVNC_HOME
 from roles.facts import Paths, Text
 from roles.files import (
     Commands,
@@ -30,7 +37,6 @@ HOME = "/opt/deskfleet/desktops"
 DATA = "/var/lib/deskfleet/desktops"
 
 PACKAGES = (
-    "tigervnc-standalone-server",
     "openbox",
     "xterm",
     "x11-xserver-utils",
@@ -38,6 +44,7 @@ PACKAGES = (
     "iproute2",
     "util-linux",
 )
+TIGERVNC = "tigervnc-standalone-server"
 
 
 class MadeDesktops(FactBase[list[str]]):
@@ -65,7 +72,7 @@ def runtime_of(name: str) -> Directory:
 
 
 def unit(name: str) -> Unit:
-    socket = f"{runtime_of(name).path}/rfb.sock"
+    runtime = runtime_of(name).path
     return Unit(
         name=f"deskfleet-desktop-{name}",
         description=f"Deskfleet's desktop {name}",
@@ -79,7 +86,8 @@ def unit(name: str) -> Unit:
             "LANG": "C.UTF-8",
             "PATH": "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin",
         },
-        ready=f"[ -S {socket} ]",
+        # Its session makes exactly one of them, and none is left from an earlier one.
+        ready=f"[ -S {runtime}/rfb.sock ] || [ -S {runtime}/web.sock ]",
     )
 
 
@@ -89,20 +97,19 @@ def tenant_of(name: str) -> str:
 
 
 @deploy("Desktops")
-def desktops(*, wanted: dict[str, Desktop]) -> None:
-    packages(name="Install TigerVNC and a window manager", names=PACKAGES)
-    directories(name="Make their directories", wanted=(Directory(HOME), Directory(DATA)))
+def desktops(*, config: HostConfig) -> None:
+    """Exactly the desktops that the site file gives this host. The role kasmvnc comes before."""
+    wanted, chosen = config.desktops, backends_of(config)
+    packages(name="Install a window manager and TigerVNC", names=_packages(chosen))
+    directories(name="Make their directories", wanted=_directories(chosen))
+    note(name="Note what kasmvnc-or-tigervnc means here", wanted=wanted, chosen=chosen)
     unwanted = [name for name in host.get_fact(MadeDesktops) if name not in wanted]
     for name in host.loop(unwanted):  # type: ignore[no-untyped-call]
         _away(name)
+    package = get_package(config).sha256 if _some(chosen, Backend.KASMVNC) else ""
     for name, desktop in host.loop(list(wanted.items())):  # type: ignore[no-untyped-call]
-        script = render(
-            "desktops/session.sh.j2",
-            name=name,
-            user=user_of(name),
-            resolution=desktop.resolution,
-            socket=f"{runtime_of(name).path}/rfb.sock",
-        )
+        backend = chosen[name].backend
+        script = session(name, desktop, backend)
         user, home = user_of(name), f"{DATA}/{name}"
         part(name=f"Part with the former tenant of {name}", desktop=name, tenant=desktop.tenant)
         place(name=f"Note the tenant of {name}", path=tenant_of(name), content=f"{desktop.tenant}\n")
@@ -112,8 +119,71 @@ def desktops(*, wanted: dict[str, Desktop]) -> None:
             name=f"Make the home of {name}", wanted=(Directory(home, "700", user, user), runtime_of(name))
         )
         place(name=f"Write the session of {name}", path=f"{HOME}/{name}", content=script, mode="755")
+        reads = [script, desktop.tenant]
+        if backend == Backend.KASMVNC:
+            _keys(name, config.secrets.desktop_keys[name])
+            reads.append(package)
+        else:
+            absent(name=f"Take back the key of {name}", paths=_key_files(name))
         # A restart ends the streams that the former tenant still watches.
-        run(name=f"Run {name}", unit=unit(name), restart_on=sha256(script, desktop.tenant))
+        run(name=f"Run {name}", unit=unit(name), restart_on=sha256(*reads))
+
+
+def session(name: str, desktop: Desktop, backend: Backend) -> str:
+    """The script that is the desktop."""
+    return render(
+        "desktops/session.sh.j2",
+        name=name,
+        backend=backend.value,
+        user=user_of(name),
+        resolution=desktop.resolution,
+        runtime=runtime_of(name).path,
+        port=kasmvnc.PORT,
+    )
+
+
+def _some(chosen: dict[str, Chosen], backend: Backend) -> bool:
+    return any(choice.backend == backend for choice in chosen.values())
+
+
+def _packages(chosen: dict[str, Chosen]) -> tuple[str, ...]:
+    return (*PACKAGES, TIGERVNC) if _some(chosen, Backend.TIGERVNC) else PACKAGES
+
+
+def _directories(chosen: dict[str, Chosen]) -> tuple[Directory, ...]:
+    shared = (Directory(HOME), Directory(DATA))
+    return (*shared, kasmvnc.SECRETS) if _some(chosen, Backend.KASMVNC) else shared
+
+
+@operation()
+def note(wanted: dict[str, Desktop], chosen: dict[str, Chosen]) -> Commands:
+    """The choice that was left to the first roll-out is made once; it is forgotten when no desktop asks for
+    it any more."""
+    for name, desktop in wanted.items():
+        if desktop.backend == Backend.KASMVNC_OR_TIGERVNC:
+            text = f"{chosen[name].backend.value} {chosen[name].reason}\n"
+            yield from place._inner(path=DECISION, content=text)
+            return
+    yield from absent._inner(paths=(DECISION,))
+
+
+def _keys(name: str, password: SecretStr) -> None:
+    """The owner's password, to both who need it: the desktop's KasmVNC as a hash, and the relay."""
+    kasmvnc.owner(
+        name=f"Set the owner of {name}", desktop=name, user=user_of(name), home=f"{DATA}/{name}",
+        password=password,
+    )  # fmt: skip
+    place(
+        name=f"Give the relay the key of {name}",
+        path=kasmvnc.credentials_path(name),
+        content=kasmvnc.credentials(password),
+        mode="640",
+        group=relay.USER,
+    )
+
+
+def _key_files(name: str) -> tuple[str, ...]:
+    return (kasmvnc.credentials_path(name), kasmvnc.noted_owner(name))
 
 
 @operation()
@@ -151,7 +221,7 @@ def _away(name: str) -> None:
     stays beside it.
     """
     no_unit(name=f"Stop {name}", unit=unit(name).name)
-    absent(name=f"Remove the socket of {name}", paths=(runtime_of(name).path,))
+    absent(name=f"Remove the socket of {name}", paths=(runtime_of(name).path, *_key_files(name)))
     no_user(name=f"Remove the user of {name}", user=user_of(name))
     lock(name=f"Keep the home of {name} for root", home=f"{DATA}/{name}")
     # Last, as the script is what tells that the desktop was made.
@@ -178,4 +248,4 @@ def no_desktops(*, wanted: dict[str, Desktop]) -> None:
         no_unit(name=f"Stop {name}", unit=unit(name).name)
         absent(name=f"Remove the socket of {name}", paths=(runtime_of(name).path,))
         no_user(name=f"Remove the user of {name}", user=user_of(name))
-    absent(name="Remove homes and sessions", paths=(HOME, DATA))
+    absent(name="Remove homes and sessions", paths=(HOME, DATA, KASMVNC_HOME))

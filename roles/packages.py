@@ -26,9 +26,18 @@ def packages(names: tuple[str, ...]) -> Commands:
     if not missing:
         host.noop("all installed")
         return
+    yield _install(" ".join(missing))
+
+
+def package_file(path: str) -> StringCommand:
+    """Installs the package in this file on the host, whatever version of it is there, and records it too."""
+    return _install(path, options="--reinstall --allow-downgrades")
+
+
+def _install(what: str, *, options: str = "") -> StringCommand:
     # Where systemd is not PID 1, the packages' own start scripts must not start daemons: ours are supervised.
     quiet = "" if host.get_fact(HasSystemd) else "1"
-    yield _script("install.sh", KEEP_QUIET=quiet, PACKAGES=" ".join(missing))
+    return _script("install.sh", KEEP_QUIET=quiet, PACKAGES=what, OPTIONS=options)
 
 
 @operation()

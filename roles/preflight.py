@@ -11,6 +11,7 @@ from pyinfra.api.facts import FactBase
 from pyinfra.context import host
 
 from inventory.models import Group, HostConfig, Section
+from roles.backends import problems_of_desktops
 
 _SUPPORTED = {("debian", "12")}
 _UNKNOWN = "an unknown process"
@@ -85,7 +86,7 @@ def preflight(*, config: HostConfig) -> None:
     situation = host.get_fact(HostSituation, ports=tuple(_ports(config)))
     if situation is None:
         raise PreflightFailed(f"nothing was changed:\n{config.name}: could not be examined")
-    found = list(problems(situation, config))
+    found = [*problems(situation, config), *problems_of_desktops(config)]
     if found:
         raise PreflightFailed(
             "nothing was changed:\n" + "\n".join(f"{config.name}: {problem}" for problem in found)

@@ -1,4 +1,5 @@
-# Installs $PACKAGES and records in $STATE what comes with them. Runs with sh on the host.
+# Installs $PACKAGES (names, or paths of files) with apt's $OPTIONS and records in $STATE what comes with them.
+# Runs with sh on the host.
 set -eu
 export LC_ALL=C DEBIAN_FRONTEND=noninteractive
 mkdir -p -m 755 "$STATE"
@@ -30,7 +31,7 @@ trap finish EXIT
 trap 'exit 143' TERM INT HUP
 
 get="apt-get -y -q -o Dpkg::Use-Pty=0 -o DPkg::Lock::Timeout=120 -o APT::Keep-Downloaded-Packages=false"
-install="install --no-install-recommends $PACKAGES"
+install="install --no-install-recommends ${OPTIONS-} $PACKAGES"
 # What apt plans to bring, noted before it does: a roll-out that dies inside apt knows it too, and what others install
 # meanwhile is not taken for ours. "Inst name [version] …" is an upgrade of what was there.
 bring() {
