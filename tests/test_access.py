@@ -7,7 +7,15 @@ import json
 import pytest
 from flask import Flask
 
-from tests.viewer_fixtures import ORIGIN, People, ViewerClient, running_session, sign_in
+from tests.viewer_fixtures import (
+    ORIGIN,
+    UNKNOWN_ID,
+    People,
+    ViewerClient,
+    kasmvnc_desktop,
+    running_session,
+    sign_in,
+)
 from viewer.access import enforce_on
 from viewer.model import Role, Status
 from viewer.problems import ProblemDocument
@@ -28,9 +36,14 @@ TABLE = {
     "GET /sandboxes": "303 303 303 200 200 200 200 200 200 200",
     "GET /sandboxes/<session_id>": "303 303 303 200 200 200 404 200 200 200",
     "GET /view/<session_id>": "303 303 303 200 200 200 404 200 200 200",
+    "GET /open/<session_id>": "303 303 303 200 200 200 404 200 200 200",
+    "GET /services/<name>": "303 303 303 403 200 200 404 200 200 200",
+    "POST /.deskfleet/enter": "404 404 404 404 404 404 404 404 404 404",
     "GET /static/build/<path:name>": "404 404 404 404 404 404 404 404 404 404",
     "GET /healthz": "200 200 200 200 200 200 200 200 200 200",
     "GET /authz/stream": "401 401 401 200 200 200 404 200 403 403",
+    "GET /authz/content": "404 404 404 404 404 404 404 404 404 404",
+    "GET /authz/service": "404 404 404 404 404 404 404 404 404 404",
     "GET /api/v1/openapi.json": "200 200 200 200 200 200 200 200 200 200",
     "GET /api/v1/me": "401 401 401 200 200 200 200 200 200 403",
     "GET /api/v1/images": "401 401 401 200 200 200 200 200 200 403",
@@ -39,6 +52,8 @@ TABLE = {
     "POST /api/v1/sessions": "401 401 401 403 202 202 202 202 403 403",
     "GET /api/v1/sessions/<session_id>": "401 401 401 200 200 200 404 200 200 403",
     "DELETE /api/v1/sessions/<session_id>": "401 401 401 403 204 204 404 204 403 403",
+    "POST /api/v1/sessions/<session_id>/entries": "401 401 401 201 201 201 404 201 403 403",
+    "POST /api/v1/services/<name>/entries": "401 401 401 403 201 201 404 201 403 403",
 }
 
 
@@ -75,8 +90,10 @@ def test_route_answers_each_principal_as_the_table_says(
     route: str, client: ViewerClient, store: Store, people: People
 ) -> None:
     method, _, path = route.partition(" ")
-    session = running_session(store, people.alice)
+    make = kasmvnc_desktop if path.endswith("/entries") else running_session
+    session = make(store, people.alice)
     path = path.replace("<session_id>", session.id).replace("<path:name>", "nothing-here.js")
+    path = path.replace("<name>", "code")
     if method == "DELETE":
         store.fleet.transition(session.id, Status.TERMINATED)
     stream = {"X-Forwarded-Uri": f"/stream/{session.id}", "X-Forwarded-Method": "GET"}
@@ -92,6 +109,32 @@ def test_route_answers_each_principal_as_the_table_says(
             with client.head(path, headers={**headers, **stream}) as answer:
                 assert answer.status_code == got[who]
     assert got == dict(zip(COLUMNS, map(int, TABLE[route].split()), strict=True))
+
+
+BESIDE = {
+    f"{UNKNOWN_ID}.content.deskfleet.localhost:8088": ["POST /.deskfleet/enter", "GET /authz/content"],
+    "code.deskfleet.localhost:8088": ["POST /.deskfleet/enter", "GET /authz/service"],
+    "content.deskfleet.localhost:8088": [],
+    "a.content.deskfleet.localhost:8088": [],
+}
+
+
+@pytest.mark.parametrize("host", BESIDE)
+def test_names_beside_the_viewer_answer_nothing_of_the_viewers(
+    host: str, app: Flask, client: ViewerClient, store: Store, people: People
+) -> None:
+    headers = {"X-Forwarded-Host": host, "X-Forwarded-Proto": "http", "Origin": f"http://{host}"}
+    session, answers = running_session(store, people.alice), {}
+    for rule in app.url_map.iter_rules():
+        path = rule.rule.replace("<session_id>", session.id)
+        path = path.replace("<path:name>", "app-1.css").replace("<name>", "code")
+        for method in (rule.methods or set()) - {"OPTIONS"}:
+            for shown in (people.ada.headers, sign_in(store, people.ada)):
+                with client.open(path, method=method, headers={**headers, **shown}) as answer:
+                    answers[f"{method} {rule.rule}"] = answer.status_code
+                    assert not answer.headers.get("Location", "").startswith(ORIGIN) or "authz" in path
+    own = {route for route, status in answers.items() if status != 404 and not route.startswith("HEAD ")}
+    assert own == set(BESIDE[host])
 
 
 def test_what_is_foreign_looks_like_what_never_was(

@@ -24,13 +24,25 @@ from viewer.accounts import DeclaredKey
 from viewer.app import create_app
 from viewer.credentials import hash_of, key_id_of, new_key
 from viewer.migrations import upgrade
-from viewer.model import Role, Session, Status
+from viewer.model import Display, Role, Session, Status
 from viewer.settings import Settings
-from viewer.store import NewSession, Store
+from viewer.store import DeclaredDesktop, NewSession, Store
 
 ORIGIN = "http://deskfleet.localhost:8088"
 OTHER_ORIGIN = "http://localhost:8088"
 UNKNOWN_ID = "11111111-2222-4333-8444-555555555555"
+
+
+BESIDE_THE_VIEWER: dict[str, Any] = {
+    "content_domain": "content.deskfleet.localhost",
+    "tenants": [{"name": "acme"}, {"name": "bolt"}],
+    "services": [
+        {"name": "code", "host_name": "code.deskfleet.localhost", "role": "operator", "tenant": "acme"},
+        {"name": "wiki", "host_name": "wiki.deskfleet.localhost", "role": "watcher"},
+        {"name": "opensandbox", "host_name": "opensandbox.deskfleet.localhost", "role": "operator"},
+    ],
+}
+"""Every kind of name that is not the viewer's own."""
 
 
 @dataclass(frozen=True)
@@ -113,7 +125,7 @@ def _toml(value: Any) -> str:
 
 @pytest.fixture
 def settings(tmp_path: Path) -> Settings:
-    return Settings.model_validate(settings_values(tmp_path))
+    return Settings.model_validate({**settings_values(tmp_path), **BESIDE_THE_VIEWER})
 
 
 @pytest.fixture(scope="session")
@@ -203,6 +215,16 @@ def new_session(store: Store, person: Person, **values: Any) -> Session:
         "created_by": "test",
     }
     return store.tenant(person.tenant).create(NewSession(**{**defaults, **values}))
+
+
+def kasmvnc_desktop(store: Store, person: Person, *, name: str = "studio") -> Session:
+    """A persistent desktop of that person's tenant whose screen is KasmVNC's own page, as the worker leaves it."""
+    desktop = store.fleet.upsert_desktop(
+        DeclaredDesktop(
+            name=name, tenant=person.tenant, host="here", backend="kasmvnc", resolution="1280x800"
+        )
+    )
+    return store.fleet.transition(desktop.id, Status.RUNNING, display=Display.KASMVNC, backend="kasmvnc")
 
 
 def running_session(store: Store, person: Person, *, sandbox_id: str = "box-1", **values: Any) -> Session:

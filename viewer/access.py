@@ -1,6 +1,7 @@
-"""Who asks, and may they? Every route says whom it needs; `enforce` runs before each request.
+"""Who asks, where, and may they? Every route says whom it needs and at which of our names it answers.
 
-A route without a rule is an error when the app is made, so that nothing is open by forgetting.
+Both are looked at before each request. A route without a rule is an error when the app is made, so that
+nothing is open by forgetting; one that does not say where answers at the viewer's own name alone.
 """
 
 from __future__ import annotations
@@ -13,13 +14,17 @@ from pydantic import Field
 
 from viewer.accounts import AccountStore
 from viewer.model import Frozen, Principal, Role
-from viewer.problems import Problem
+from viewer.places import Place, PlaceKind, place_of, service_for
+from viewer.problems import Problem, not_found, role_too_small
 from viewer.services import services
+from viewer.settings import ServiceSettings
 
 COOKIE = "__Host-deskfleet"
+ENTRY_COOKIE = "__Host-deskfleet-entry"
 
 _View = TypeVar("_View", bound=Callable[..., Any])
 _RULE = "deskfleet_access"
+_PLACES = "deskfleet_places"
 _SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
 
 
@@ -33,9 +38,24 @@ def anyone(view: _View) -> _View:
     return _with_rule(view, None)
 
 
+def answers_at(*kinds: PlaceKind) -> Callable[[_View], _View]:
+    """The view answers at these of our names, and nowhere else."""
+
+    def attach(view: _View) -> _View:
+        setattr(view, _PLACES, frozenset(kinds))
+        return view
+
+    return attach
+
+
 def needed_role(view: Callable[..., Any]) -> Role | None:
     role: Role | None = getattr(view, _RULE)
     return role
+
+
+def places_on(app: Flask) -> None:
+    """Let every view answer only where it says, from now on; before anything else looks at the request."""
+    app.before_request(_enforce_place)
 
 
 def enforce_on(app: Flask) -> None:
@@ -54,12 +74,40 @@ def principal() -> Principal:
     return found
 
 
+def allowed_service(name: str, who: Principal | None = None) -> ServiceSettings:
+    """That service, for `who` (default: whoever made this request). Raise 404, or 403 where the role is too
+    small."""
+    who = who or principal()
+    service = service_for(who, name, services().settings)
+    if service is None:
+        raise not_found()
+    if not who.role.covers(service.role):
+        raise role_too_small(service.role, who.role)
+    return service
+
+
+def place() -> Place:
+    """Which of our names this request was sent to. Caddy sets both headers, whatever came in."""
+    if "place" not in g:
+        scheme = request.headers.get("X-Forwarded-Proto", request.scheme)
+        host = request.headers.get("X-Forwarded-Host", request.host)
+        g.place = place_of(scheme, host, services().settings)
+    found = g.place
+    if not isinstance(found, Place):
+        raise TypeError("g.place is not a Place")
+    return found
+
+
 def request_origin() -> str | None:
-    """The origin that the client used, if it is one of ours. Caddy sets both headers, whatever came in."""
-    scheme = request.headers.get("X-Forwarded-Proto", request.scheme)
-    host = request.headers.get("X-Forwarded-Host", request.host)
-    origin = f"{scheme}://{host}".lower()
+    """The origin that the client used, if it is one of the viewer's own."""
+    origin = place().origin
     return origin if origin in services().settings.origins else None
+
+
+def client_address() -> str:
+    """The client's address as the edge saw it: Caddy replaces whatever the client claims."""
+    forwarded = request.headers.get("X-Forwarded-For", "")
+    return forwarded.rpartition(",")[2].strip() or request.remote_addr or ""
 
 
 def public_origin() -> str:
@@ -114,6 +162,45 @@ def check_origin() -> None:
         raise foreign_origin()
 
 
+def check_from_here(*, in_frames: bool) -> None:
+    """Raise 403 unless a page of this very origin asked, or a person who went there. For the names beside the
+    viewer: their cookie goes along with whatever another site's page asks of them.
+
+    `in_frames`: a foreign page may show it in a frame, which the answer's `frame-ancestors` limits. A
+    WebSocket tells by its Origin alone; of its handshake, Upgrade and Connection stay at the edge.
+    """
+    headers, here = request.headers, place().origin
+    origin, site = headers.get("Origin"), headers.get("Sec-Fetch-Site")
+    if is_upgrade():
+        allowed = origin == here
+    elif asked_method() in _SAFE:
+        shown = {"document", "iframe"} if in_frames else {"document"}
+        opened = headers.get("Sec-Fetch-Mode") == "navigate" and headers.get("Sec-Fetch-Dest") in shown
+        allowed = site in (None, "same-origin", "none") or opened
+    else:
+        allowed = origin == here if origin is not None else site == "same-origin"
+    if not allowed:
+        raise foreign_origin()
+
+
+def is_upgrade() -> bool:
+    """Does the client want a WebSocket?"""
+    return asked_method() == "CONNECT" or any(
+        name.lower().startswith("sec-websocket-") for name, _ in request.headers
+    )
+
+
+def asked_method() -> str:
+    """Of the request that the edge asks about; of this one where it does not ask."""
+    return request.headers.get("X-Forwarded-Method", request.method)
+
+
+def wants_page() -> bool:
+    """Is it a person who opens an address, rather than a script or a program?"""
+    mode = request.headers.get("Sec-Fetch-Mode")
+    return mode == "navigate" if mode else "text/html" in request.headers.get("Accept", "")
+
+
 def foreign_origin() -> Problem:
     return Problem(
         403,
@@ -128,6 +215,14 @@ def _with_rule(view: _View, role: Role | None) -> _View:
     return view
 
 
+def _enforce_place() -> None:
+    view = _view_asked_for()
+    if place().kind is PlaceKind.NOWHERE:
+        raise not_found()
+    if view is not None and place().kind not in getattr(view, _PLACES, {PlaceKind.VIEWER}):
+        raise not_found()
+
+
 def _enforce() -> None:
     view = _view_asked_for()
     if view is None:
@@ -139,12 +234,7 @@ def _enforce() -> None:
     if found.via == "cookie":
         _check_cookie_use()
     if not found.role.covers(role):
-        raise Problem(
-            403,
-            "role-too-small",
-            "Your role does not cover this",
-            f"This needs the role {role}, yours is {found.role}; ask your tenant's admin for another key.",
-        )
+        raise role_too_small(role, found.role)
     g.principal = found
 
 

@@ -94,6 +94,12 @@ class AccountStore:
         with self._database.reading() as orm:
             return _principal_of_key(orm, text)
 
+    def principal_of_key_id(self, key_id: str) -> Principal | None:
+        """Whose key has this id; None when unknown or revoked. Only for what that key has made before."""
+        with self._database.reading() as orm:
+            row = orm.get(ApiKeyRow, key_id)
+        return None if row is None or row.revoked_at is not None else _principal_of_row(row)
+
     def roles_of(self, principals: Collection[str]) -> dict[tuple[str, str], Role]:
         """What these may do now, by principal id and tenant; one without a valid key or sign-in is absent."""
         now = utcnow()
@@ -147,9 +153,13 @@ class AccountStore:
 
     def principal_of_cookie(self, value: str) -> Principal | None:
         """Who is signed in with this cookie; None when unknown, idle for 12 h, or older than 7 days."""
+        return self.principal_of_sign_in(hash_of(value))
+
+    def principal_of_sign_in(self, sha256: str) -> Principal | None:
+        """The same, by the hash of the cookie."""
         now = utcnow()
         with self._database.reading() as orm:
-            row = orm.get(SignInRow, hash_of(value))
+            row = orm.get(SignInRow, sha256)
         if row is None or row.ends_at <= now or row.used_at + SIGN_IN_IDLE <= now:
             return None
         if row.used_at + _STAMP_EVERY <= now:
@@ -197,6 +207,10 @@ def _principal_of_key(orm: OrmSession, text: str) -> Principal | None:
     right = same(hash_of(text), row.sha256 if row is not None else "")
     if row is None or not right or row.revoked_at is not None:
         return None
+    return _principal_of_row(row)
+
+
+def _principal_of_row(row: ApiKeyRow) -> Principal:
     return Principal(id=f"key:{row.id}", tenant=row.tenant_id, role=Role(row.role), via="key")
 
 

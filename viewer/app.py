@@ -9,13 +9,23 @@ from flask import Flask, Response, g, request
 from werkzeug.exceptions import HTTPException
 from werkzeug.wrappers import Response as BaseResponse
 
-from viewer.access import anyone, enforce_on, public_origin
+from viewer.access import anyone, enforce_on, place, places_on, public_origin
 from viewer.api import api
 from viewer.assets import assets, read_manifest
 from viewer.authz import authz
+from viewer.content import content
 from viewer.events import events
 from viewer.incoming import MOST_BODY_BYTES, drain_body, too_large
-from viewer.pages import content_policy, error_page, is_page, pages, send_to_canonical_origin
+from viewer.opensandbox import knock
+from viewer.pages import (
+    content_policy,
+    error_beside,
+    error_page,
+    is_page,
+    pages,
+    send_to_canonical_origin,
+)
+from viewer.places import PlaceKind
 from viewer.problems import Problem, not_found, respond
 from viewer.services import Services, services
 from viewer.settings import Settings
@@ -35,11 +45,13 @@ def create_app(settings: Settings, store: Store | None = None) -> Flask:
     app.json.sort_keys = False  # type: ignore[attr-defined]
     app.extensions["deskfleet"] = Services(settings, store or Store(settings.database))
     app.add_url_rule("/healthz", view_func=healthz)
-    for blueprint in (api, events, authz, sign_in, pages, assets):
+    for blueprint in (api, events, content, authz, sign_in, pages, assets):
         app.register_blueprint(blueprint)
     files = read_manifest().files
     app.jinja_env.globals["asset"] = lambda name: f"/static/build/{files.get(name, name)}"
     app.before_request(_name_the_request)
+    app.before_request(_knock_at_opensandbox)
+    places_on(app)
     app.before_request(send_to_canonical_origin)
     enforce_on(app)
     app.register_error_handler(Problem, _answer_problem)
@@ -62,7 +74,14 @@ def _name_the_request() -> None:
     g.request_id = uuid.uuid4().hex[:16]
 
 
+def _knock_at_opensandbox() -> None:
+    if place().kind is PlaceKind.OPENSANDBOX:
+        raise knock()
+
+
 def _answer_problem(problem: Problem) -> BaseResponse:
+    if place().kind is not PlaceKind.VIEWER:
+        return error_beside(problem)
     if request.method in ("GET", "HEAD") and is_page(request.path):
         return error_page(problem)
     return respond(problem)
@@ -112,7 +131,8 @@ def _finish(response: Response) -> Response:
     headers["Referrer-Policy"] = "same-origin"
     headers["Cross-Origin-Resource-Policy"] = "same-origin"
     if response.mimetype == "text/html":
-        headers["Content-Security-Policy"] = content_policy(public_origin())
+        # A page beside the viewer has brought its own.
+        headers.setdefault("Content-Security-Policy", content_policy(public_origin(), services().settings))
         headers["Cross-Origin-Opener-Policy"] = "same-origin"
     else:
         headers["Content-Security-Policy"] = "default-src 'none'; frame-ancestors 'none'"

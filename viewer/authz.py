@@ -1,19 +1,34 @@
-"""Caddy's forward_auth target: 2xx lets a stream through and names its upstream, all else goes to the client.
+"""Caddy's forward_auth targets: 2xx lets a request through and names its upstream, all else is the answer.
 
-Nothing here is taken from the request but the credential, the Origin and the path that the client asked for;
-the upstream and the relay's target come from the store and the settings alone.
+Nothing here is taken from the request but the credential, the Origin, and the path or the host name that the
+client asked for; the upstream and the relay's target come from the store and the settings alone.
 """
 
 from __future__ import annotations
 
 import re
 from datetime import timedelta
+from typing import Literal
 
 from flask import Blueprint, Response, request
 from pydantic import SecretStr
 
-from viewer.access import anyone, authenticate, check_origin
+from viewer.access import (
+    ENTRY_COOKIE,
+    allowed_service,
+    answers_at,
+    anyone,
+    asked_method,
+    authenticate,
+    check_from_here,
+    check_origin,
+    credential,
+    is_upgrade,
+    place,
+    wants_page,
+)
 from viewer.credentials import SealBroken, open_password
+from viewer.entries import Entry
 from viewer.grants import (
     GRANT_HEADER,
     UPSTREAM_HEADER,
@@ -24,8 +39,10 @@ from viewer.grants import (
     seal_grant,
 )
 from viewer.model import Display, Kind, Principal, Role, Session, Status, utcnow
+from viewer.places import PlaceKind, way_to_service
 from viewer.problems import Problem, not_found
 from viewer.services import services
+from viewer.store import SessionNotFound
 
 authz = Blueprint("authz", __name__, url_prefix="/authz")
 
@@ -45,14 +62,103 @@ def authorise_stream() -> Response:
     if who.via == "cookie":
         check_origin()
     session = services().store.tenant(who.tenant).get(_session_id_asked_for())
-    host = services().settings.host(session.host) if session.host else None
     target = _target(session)
-    if host is None or target is None:
+    if target is None:
+        raise not_found()
+    return _allowed(session, _grant("stream", session, who, target))
+
+
+@authz.get("/content")
+@anyone
+@answers_at(PlaceKind.CONTENT)
+def authorise_content() -> Response:
+    """For every request to a session's own page, its WebSocket among them."""
+    if request.headers.get("Service-Worker") == "script":
+        # It would outlive the entry and answer in the page's place.
+        raise Problem(403, "no-service-worker", "No service workers here", "This page must do without one.")
+    if asked_method() not in ("GET", "HEAD"):
+        raise _wrong_method()
+    check_from_here(in_frames=True)
+    entry = _entry()
+    if entry is None or entry.audience.session_id != place().name:
+        raise _entry_over()
+    try:
+        session = services().store.tenant(entry.who.tenant).get(place().name)
+    except SessionNotFound as error:
+        raise _entry_over() from error
+    if (
+        session.status is not Status.RUNNING
+        or session.display is not Display.KASMVNC
+        or not session.sandbox_id
+    ):
+        raise _entry_over()
+    target = DesktopSocket(name=session.sandbox_id)
+    return _allowed(session, _grant("content", session, entry.who, target))
+
+
+@authz.get("/service")
+@anyone
+@answers_at(PlaceKind.SERVICE)
+def authorise_service() -> Response:
+    """For every request to a service. Browsers come with an entry, programs with a key."""
+    name = place().name
+    if request.headers.get("X-Df-Service", name) != name or asked_method() == "CONNECT":
+        raise not_found()
+    entry = _entry()
+    if entry is not None and entry.audience.service == name:
+        check_from_here(in_frames=False)
+        allowed_service(name, entry.who)
+        return Response(status=200)
+    if request.headers.get("Authorization") is None and wants_page() and not is_upgrade():
+        return Response(
+            status=303, headers={"Location": way_to_service(name, _uri_asked_for(), services().settings)}
+        )
+    allowed_service(name, _program())
+    return Response(status=200)
+
+
+def _entry() -> Entry | None:
+    cookie = request.cookies.get(ENTRY_COOKIE)
+    return services().store.entries.entry(cookie, place().origin) if cookie else None
+
+
+def _program() -> Principal:
+    """Whose key the request shows; raise 401. The viewer's own cookie is worth nothing at another name."""
+    shown = credential().model_copy(update={"cookie": None})
+    who = shown.principal(services().store.accounts)
+    if who is None:
+        raise _entry_over()
+    return who
+
+
+def _entry_over() -> Problem:
+    return Problem(
+        401,
+        "no-entry",
+        "This page is closed",
+        "The way in is over, or what it led to has ended; open it again from Deskfleet.",
+        headers={"WWW-Authenticate": "Bearer"},
+    )
+
+
+def _wrong_method() -> Problem:
+    return Problem(
+        405, "wrong-method", "Method not allowed", "This page is only read.", headers={"Allow": "GET, HEAD"}
+    )
+
+
+def _allowed(session: Session, grant: Grant) -> Response:
+    host = services().settings.host(session.host) if session.host else None
+    if host is None:
         raise not_found()
     answer = Response(status=200)
     answer.headers[UPSTREAM_HEADER] = host.name
-    answer.headers[GRANT_HEADER] = seal_grant(_grant(session, who, target), host.relay_key())
+    answer.headers[GRANT_HEADER] = seal_grant(grant, host.relay_key())
     return answer
+
+
+def _uri_asked_for() -> str:
+    return request.headers.get("X-Forwarded-Uri", "/")
 
 
 def _session_id_asked_for() -> str:
@@ -71,15 +177,15 @@ def _target(session: Session) -> Target | None:
     return PublishedPort(port=session.vnc_port) if session.vnc_port else None
 
 
-def _grant(session: Session, who: Principal, target: Target) -> Grant:
+def _grant(purpose: Literal["stream", "content"], session: Session, who: Principal, target: Target) -> Grant:
     return Grant(
-        purpose="stream",
+        purpose=purpose,
         session_id=session.id,
         tenant_id=session.tenant_id,
         principal=who.id,
         may_control=who.role.covers(Role.OPERATOR),
         target=target,
-        vnc_password=_vnc_password(session),
+        vnc_password=_vnc_password(session) if purpose == "stream" else None,
         expires_at=utcnow() + GRANT_LIFE,
     )
 

@@ -9,6 +9,7 @@ from typing import Annotated, TypeVar
 from flask import request
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 from pydantic_core import from_json
+from werkzeug.datastructures import MultiDict
 
 from viewer.model import Status
 from viewer.problems import FieldError, Problem, from_validation, wrong_fields
@@ -82,6 +83,15 @@ class SignIn(BaseModel):
     )
 
 
+class EnterForm(BaseModel):
+    """What a page posts at the door of another origin."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    ticket: str = Field(max_length=200, repr=False, description="a one-time ticket, as it was given out")
+    next: str = Field("/", max_length=2000, description="a path there, such as /")
+
+
 def too_large() -> Problem:
     return Problem(413, "body-too-large", "The body is too large", f"Send at most {MOST_BODY_BYTES} bytes.")
 
@@ -140,10 +150,26 @@ def json_body(model: type[_Model]) -> _Model:
         raise from_validation(error, model) from error
 
 
+def form_body(model: type[_Model]) -> _Model:
+    """The request's form as `model`; no field may be given more than once."""
+    if request.mimetype != "application/x-www-form-urlencoded":
+        raise Problem(
+            415,
+            "not-a-form",
+            "The body is not a form",
+            "Send the fields as `application/x-www-form-urlencoded`, as a form of a page does.",
+        )
+    return _single_values(request.form, model)
+
+
 def query(model: type[_Model]) -> _Model:
     """The query string as `model`; only tuple fields may be given more than once."""
+    return _single_values(request.args, model)
+
+
+def _single_values(fields: MultiDict[str, str], model: type[_Model]) -> _Model:
     values: dict[str, object] = {}
-    for name, given in request.args.lists():
+    for name, given in fields.lists():
         field = model.model_fields.get(name)
         if field is not None and isinstance(field.get_default(), tuple):
             values[name] = tuple(given)

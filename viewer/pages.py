@@ -2,21 +2,50 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import re
 from urllib.parse import quote
 
 from flask import Blueprint, Response, make_response, redirect, render_template, request
 from werkzeug.wrappers import Response as BaseResponse
 
-from viewer.access import anyone, credential, needs, principal, request_origin
+from viewer.access import (
+    allowed_service,
+    anyone,
+    credential,
+    needs,
+    place,
+    principal,
+    request_origin,
+    wants_page,
+)
 from viewer.model import Frozen, Principal, Role
-from viewer.problems import Problem
+from viewer.places import PlaceKind, content_source, service_origin, services_for, way_back
+from viewer.problems import Problem, respond
 from viewer.services import services
+from viewer.settings import Settings
 
 pages = Blueprint("pages", __name__)
 
 RESOLUTIONS = ("1280x800", "1440x900", "1600x900", "1920x1080", "2560x1440")
-_LOCAL = re.compile(r"/(?:sandboxes|view)(?:/[0-9A-Za-z_-]+)?", re.ASCII)
+_LOCAL = re.compile(r"/(?:sandboxes|view|open|services)(?:/[0-9A-Za-z_-]+)?", re.ASCII)
+
+# The page beside the viewer brings both along: it has no files of its own there.
+_STYLE = """
+:root { color-scheme: light dark; font: 400 .9375rem/1.5 system-ui, sans-serif; }
+body { display: grid; place-content: center; justify-items: center; gap: .75rem; min-height: 100vh; margin: 0;
+  padding: 1.5rem; box-sizing: border-box; text-align: center; background: #0d1117; color: #e6eaf1; }
+h1 { margin: 0; font-size: 1.125rem; }
+p { margin: 0; max-width: 46ch; color: #c3cbd7; }
+a { color: #89a9ff; }
+"""
+_SCRIPT = """
+if (parent !== self) {
+  document.querySelector("a").remove();
+  parent.postMessage({action: "deskfleet_closed"}, "*");
+}
+"""
 
 
 class SignedIn(Frozen):
@@ -26,15 +55,26 @@ class SignedIn(Frozen):
     role: Role
     tenant: str
 
+    services: tuple[str, ...]
+    """Names of the services that he may enter."""
+
     @classmethod
     def of(cls, who: Principal) -> SignedIn:
-        return cls(name=services().store.accounts.name_of(who), role=who.role, tenant=who.tenant)
+        entered = services_for(who, services().settings)
+        return cls(
+            name=services().store.accounts.name_of(who),
+            role=who.role,
+            tenant=who.tenant,
+            services=tuple(service.name for service in entered if who.role.covers(service.role)),
+        )
 
 
 def send_to_canonical_origin() -> BaseResponse | None:
     """One name, one cookie: the canonical origin is where people are signed in."""
     canonical = services().settings.canonical_origin
     if request.method not in ("GET", "HEAD") or not is_page(request.path) or request_origin() == canonical:
+        return None
+    if place().kind is not PlaceKind.VIEWER:
         return None
     query = f"?{request.query_string.decode('ascii', 'ignore')}" if request.query_string else ""
     return redirect(f"{canonical}{quote(request.path)}{query}", 302)
@@ -65,6 +105,22 @@ def sandbox_page(session_id: str) -> Response:
     return _sandboxes()
 
 
+@pages.get("/open/<session_id>")
+@needs(Role.WATCHER)
+def open_page(session_id: str) -> Response:
+    """Leads on to the session's own page. The page's script asks for the ticket: a GET has no effects."""
+    session = services().store.tenant(principal().tenant).get(session_id)
+    return _page("enter.html", principal(), entries=f"/api/v1/sessions/{session.id}/entries")
+
+
+@pages.get("/services/<name>")
+@needs(Role.WATCHER)
+def service_page(name: str) -> Response:
+    """Leads on to the service, in the same way."""
+    service = allowed_service(name)
+    return _page("enter.html", principal(), entries=f"/api/v1/services/{service.name}/entries")
+
+
 @pages.get("/view/<session_id>")
 @needs(Role.WATCHER)
 def view_page(session_id: str) -> Response:
@@ -86,6 +142,33 @@ def error_page(problem: Problem) -> BaseResponse:
     response = _page("error.html", _signed_in_if_known(), title=document.title, detail=document.detail)
     response.status_code = problem.status
     return response
+
+
+def error_beside(problem: Problem) -> BaseResponse:
+    """A problem at a name beside the viewer. People get a page without files, which fits in a frame."""
+    here, settings = place(), services().settings
+    if not wants_page() or here.kind is PlaceKind.OPENSANDBOX:
+        return respond(problem)
+    document = problem.document
+    text = render_template(
+        "beside.html",
+        title=document.title,
+        detail=document.detail,
+        back=way_back(here, settings),
+        style=_STYLE,
+        script=_SCRIPT,
+    )
+    response = make_response(text, problem.status, problem.headers)
+    response.headers["Content-Security-Policy"] = (
+        f"default-src 'none'; style-src {_source(_STYLE)}; script-src {_source(_SCRIPT)};"
+        f" frame-ancestors {' '.join(settings.origins)}; base-uri 'none'; form-action 'none'"
+    )
+    return response
+
+
+def _source(text: str) -> str:
+    """An inline script or style as a source of a content security policy."""
+    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
 
 
 def _sandboxes() -> Response:
@@ -120,10 +203,14 @@ def _pixels(resolution: str) -> int:
     return int(width) * int(height)
 
 
-def content_policy(origin: str) -> str:
-    """Own scripts and styles only, no inline ones. `connect-src` names the stream's address too, for browsers
-    whose 'self' does not cover ws:."""
+def content_policy(origin: str, settings: Settings) -> str:
+    """Own scripts and styles only, no inline ones; frames and forms lead to the names beside the viewer too.
+
+    `connect-src` names the stream's address, for browsers whose 'self' does not cover ws:.
+    """
     ws_origin = origin.replace("http", "ws", 1)
+    framed = [source for source in (content_source(settings),) if source is not None]
+    entered = [*framed, *(service_origin(service, settings) for service in settings.services)]
     parts = {
         "default-src": "'none'",
         "script-src": "'self'",
@@ -131,9 +218,9 @@ def content_policy(origin: str) -> str:
         "img-src": "'self' data: blob:",
         "font-src": "'self'",
         "connect-src": f"'self' {ws_origin}",
-        "frame-src": "'self'",
+        "frame-src": " ".join(["'self'", *framed]),
         "frame-ancestors": "'self'",
-        "form-action": "'self'",
+        "form-action": " ".join(["'self'", *entered]),
         "base-uri": "'none'",
     }
     return "; ".join(f"{name} {value}" for name, value in parts.items())

@@ -8,7 +8,7 @@ from flask import Response
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from viewer.model import Frozen
+from viewer.model import Frozen, Role
 from viewer.settings import nearest
 
 MEDIA_TYPE = "application/problem+json"
@@ -85,6 +85,25 @@ def not_found() -> Problem:
     """The same for what never was and for what is another tenant's."""
     return Problem(
         404, "not-found", "Not found", "There is nothing here for you; check the address and the id."
+    )
+
+
+def role_too_small(needed: Role, have: Role) -> Problem:
+    return Problem(
+        403,
+        "role-too-small",
+        "Your role does not cover this",
+        f"This needs the role {needed}, yours is {have}; ask your tenant's admin for another key.",
+    )
+
+
+def too_many_attempts(seconds: int) -> Problem:
+    return Problem(
+        429,
+        "too-many-attempts",
+        "Too many attempts",
+        f"Too many sign-ins from your address have failed; try again in {seconds} s.",
+        headers={"Retry-After": str(seconds)},
     )
 
 

@@ -54,7 +54,8 @@ class Slots:
 
 
 class FailureLimit:
-    """Failed sign-ins per address in the last minute. Ten are allowed; a right key costs nothing."""
+    """Failed sign-ins per address (or what else names their source) in the last minute. Ten are allowed; a
+    right key costs nothing."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -102,6 +103,9 @@ class Services:
         )
     )
     failures: FailureLimit = field(default_factory=FailureLimit)
+    entry_failures: FailureLimit = field(default_factory=FailureLimit)
+    """Apart, and per origin too: a desktop's own page can send wrong tickets, and must not keep people from
+    signing in."""
     stopping: threading.Event = field(default_factory=threading.Event)
     """Set when the server is told to stop: streams and waits end then."""
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from flask import Blueprint, Response, request
 
-from viewer.access import COOKIE, anyone, check_same_origin
+from viewer.access import COOKIE, anyone, check_same_origin, client_address
 from viewer.accounts import SIGN_IN_MOST
 from viewer.credentials import SecretToken
 from viewer.incoming import SignIn, json_body
-from viewer.problems import FieldError, Problem, wrong_fields
+from viewer.problems import FieldError, Problem, too_many_attempts, wrong_fields
 from viewer.services import services
 
 sign_in = Blueprint("sign_in", __name__)
@@ -19,8 +19,10 @@ sign_in = Blueprint("sign_in", __name__)
 def open_sign_in() -> Response:
     # Also against signing somebody in under a foreign name: only our own page may ask.
     check_same_origin()
-    address = _address()
-    _refuse_if_too_many(address)
+    address = client_address()
+    seconds = services().failures.seconds_to_wait(address)
+    if seconds:
+        raise too_many_attempts(seconds)
     token = _token_for(json_body(SignIn))
     if token is None:
         services().failures.failed(address)
@@ -67,21 +69,3 @@ def _forget_old_cookie() -> None:
     old = request.cookies.get(COOKIE)
     if old:
         services().store.accounts.sign_out(old)
-
-
-def _refuse_if_too_many(address: str) -> None:
-    seconds = services().failures.seconds_to_wait(address)
-    if seconds:
-        raise Problem(
-            429,
-            "too-many-attempts",
-            "Too many attempts",
-            f"Too many sign-ins from your address have failed; try again in {seconds} s.",
-            headers={"Retry-After": str(seconds)},
-        )
-
-
-def _address() -> str:
-    """The client's address as the edge saw it: Caddy replaces whatever the client claims."""
-    forwarded = request.headers.get("X-Forwarded-For", "")
-    return forwarded.rpartition(",")[2].strip() or request.remote_addr or ""

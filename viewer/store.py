@@ -1,8 +1,9 @@
 """The store: the one choke point to the session table.
 
 `store.tenant(id)` sees one tenant only: another tenant's session is the same SessionNotFound as one that
-never was. `store.fleet` sees everything and is the worker's. `store.accounts` holds keys and sign-ins. Every
-change of a session passes the state machine and is written in one transaction with its event.
+never was. `store.fleet` sees everything and is the worker's. `store.accounts` holds keys and sign-ins,
+`store.entries` the ways to other origins. Every change of a session passes the state machine and is written
+in one transaction with its event.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from sqlalchemy.orm import Session as OrmSession
 
 from viewer.accounts import AccountStore
 from viewer.database import Database
+from viewer.entries import EntryStore
 from viewer.model import (
     DesktopBackend,
     Display,
@@ -142,6 +144,7 @@ class Store:
         self._database = Database(path)
         self.fleet = FleetStore(self._database)
         self.accounts = AccountStore(self._database)
+        self.entries = EntryStore(self._database, self.accounts)
 
     def tenant(self, tenant_id: str) -> TenantStore:
         return TenantStore(self._database, tenant_id)

@@ -1,6 +1,6 @@
 """The database's tables. Times are UTC; text columns hold the words of `viewer.model`.
 
-Only `store.py`, `accounts.py` and the migrations import this module.
+Only `store.py`, `accounts.py`, `entries.py` and the migrations import this module.
 """
 
 from __future__ import annotations
@@ -156,5 +156,28 @@ class SignInLinkRow(Base):
     sha256: Mapped[str] = mapped_column(primary_key=True)
     tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"))
     role: Mapped[str]
+    created_at: Mapped[datetime]
+    ends_at: Mapped[datetime]
+
+
+class EntryRow(Base):
+    """A way in to an origin beside the viewer: the hash of a one-time ticket, later of the cookie that took
+    its place. It goes with the sign-in or the key it was made by, and with its session."""
+
+    __tablename__ = "entries"
+
+    sha256: Mapped[str] = mapped_column(primary_key=True)
+    is_ticket: Mapped[bool]
+    origin: Mapped[str]
+    session_id: Mapped[str | None] = mapped_column(
+        ForeignKey("sandbox_sessions.id", ondelete="CASCADE"), index=True
+    )
+    service: Mapped[str | None]
+    tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"))
+    role: Mapped[str]
+    key_id: Mapped[str | None] = mapped_column(ForeignKey("api_keys.id", ondelete="CASCADE"))
+    sign_in_sha256: Mapped[str | None] = mapped_column(
+        ForeignKey("sign_ins.sha256", ondelete="CASCADE"), index=True
+    )
     created_at: Mapped[datetime]
     ends_at: Mapped[datetime]
