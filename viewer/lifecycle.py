@@ -85,8 +85,8 @@ class HostLink:
     )
 
     def close(self) -> None:
-        """The relay's client stays: others use it too."""
         self.sandboxes.close()
+        self.relay.close()
 
 
 class Lifecycle:
@@ -100,6 +100,8 @@ class Lifecycle:
         self._born = time.monotonic()
         self._answers_lost: dict[str, float] = {}
         """Session id -> when a create of it was last left without an answer, on the monotonic clock."""
+        self._failed: dict[str, dict[str, str]] = {}
+        """Session id -> host -> why it could not be made there; while it comes up."""
 
     # --- coming up ---------------------------------------------------------------------------------
 
@@ -120,6 +122,8 @@ class Lifecycle:
             self.terminate(row, reconcile.reason_of_end(row))
         else:
             self._answers_lost.pop(session_id, None)
+        finally:
+            self._failed.pop(session_id, None)
 
     def _next_step(self, row: Session) -> Session:
         _stop_if_ended(row)
@@ -137,20 +141,29 @@ class Lifecycle:
 
     def _place(self, row: Session) -> Session:
         """Reserve a place: under one lock, because only one worker acts, and only this writes `host`."""
+        wanted = self._candidates(row)
         statuses = {host.name: (host.status, host.detail) for host in self._fleet.hosts()}
-        if all(
-            statuses.get(name, (HostStatus.UNKNOWN, ""))[0] is HostStatus.UNREACHABLE for name in self._links
-        ):
+        if all(statuses.get(name, (HostStatus.UNKNOWN, ""))[0] is HostStatus.UNREACHABLE for name in wanted):
             statuses = {}  # the last poll may be old news: ask them all, the refusal then says why
-        capacities = {name: link.max_desktops for name, link in self._links.items()}
+        failed = self._failed.get(row.id, {})
         with self._placing:
             try:
-                host = choose(rooms(capacities, statuses, self._fleet.live_sessions()))
+                found = rooms(wanted, statuses, self._fleet.live_sessions())
+                host = choose(found, without=failed)
             except NoRoom as problem:
                 reason = UNREACHABLE if isinstance(problem, NoHostAnswers) else FULL
-                raise GiveUp(str(problem), reason=reason) from problem
+                raise GiveUp("; ".join([str(problem), *failed.values()]), reason=reason) from problem
             sealed = row.vnc_password_sealed or seal_password(new_vnc_password(), self._settings.secret_key)
             return self._fleet.update(row.id, host=host, vnc_password_sealed=sealed, status_reason=STARTING)
+
+    def _candidates(self, row: Session) -> dict[str, int]:
+        """Host -> how many desktops it may hold, of the hosts that this session may be placed on."""
+        capacities = {name: link.max_desktops for name, link in self._links.items()}
+        if row.wanted_host is None:
+            return capacities
+        if row.wanted_host not in capacities:
+            raise GiveUp(f"sandbox host {row.wanted_host} is no longer part of this fleet")
+        return {row.wanted_host: capacities[row.wanted_host]}
 
     def _image(self, row: Session) -> ImageSettings:
         image = self._settings.image(row.image)
@@ -182,9 +195,11 @@ class Lifecycle:
                 self._answers_lost[row.id] = time.monotonic()
                 sandbox, looked_up = self._look_up(row, link), False
             except HostRefused as refusal:
-                raise GiveUp(str(refusal)) from refusal
+                if refusal.is_of_the_request or not self._may_go_elsewhere(row, link.name):
+                    raise GiveUp(str(refusal)) from refusal
+                return self._place_elsewhere(row, refusal)
             except HostUnreachable as problem:
-                if looked_up and self._another_host_answers(link.name):
+                if looked_up and self._may_go_elsewhere(row, link.name):
                     return self._place_elsewhere(row, problem)
                 self._be_patient(row, problem, patience)
         try:
@@ -195,15 +210,21 @@ class Lifecycle:
         except SandboxTaken as problem:
             raise GiveUp(f"sandbox {sandbox.id} on {link.name} belongs to another session") from problem
 
-    def _another_host_answers(self, silent: str) -> bool:
+    def _may_go_elsewhere(self, row: Session, failed: str) -> bool:
+        """Is there another host that answers, and on which this session has not failed yet?"""
         unreachable = {host.name for host in self._fleet.hosts() if host.status is HostStatus.UNREACHABLE}
-        return bool(self._links.keys() - unreachable - {silent})
+        return bool(
+            self._candidates(row).keys() - unreachable - self._failed.get(row.id, {}).keys() - {failed}
+        )
 
-    def _place_elsewhere(self, row: Session, problem: HostUnreachable) -> Session:
-        """No create has reached that host, so the session may go to another one."""
+    def _place_elsewhere(self, row: Session, problem: HostUnreachable | HostRefused) -> Session:
+        """No sandbox was made on that host, so the session may go to another one.
+
+        Should one show up there after all, the reconciler deletes it once the session has its own.
+        """
         log.warning("session %s: %s; trying another host", row.id, problem)
-        self._fleet.record_host_status(problem.host, HostStatus.UNREACHABLE, str(problem))
-        return self._fleet.update(row.id, host=None)
+        self._failed.setdefault(row.id, {})[problem.host] = str(problem)
+        return self._fleet.update(row.id, host=None, status_reason=str(problem))
 
     def _look_up(self, row: Session, link: HostLink) -> Sandbox | None:
         """Return the sandbox that an earlier create of this request made; None once none can appear."""

@@ -11,7 +11,10 @@ NO_ROOM = "no sandbox host has room"
 
 
 class HostRoom(Frozen):
-    """One host's room: `used` of `max_desktops` are taken by live sessions."""
+    """One host's room: `used` of `max_desktops` are taken by live sessions.
+
+    detail: why it does not answer; of one that does, what it lacks.
+    """
 
     name: str
     status: HostStatus
@@ -52,6 +55,7 @@ def rooms(
 def choose(candidates: Sequence[HostRoom], *, without: Collection[str] = ()) -> str:
     """Return the least loaded host that answers and has room. `without`: hosts that failed for this session.
 
+    A host that lacks something (its relay is silent) comes after all that lack nothing.
     Raises NoRoom or NoHostAnswers.
     """
     answering = [
@@ -62,7 +66,9 @@ def choose(candidates: Sequence[HostRoom], *, without: Collection[str] = ()) -> 
     free = [room for room in answering if room.used < room.max_desktops]
     if not free:
         raise NoRoom(f"{NO_ROOM}: {'; '.join(_fullness(room) for room in answering)}")
-    return min(free, key=lambda room: (room.used / room.max_desktops, room.name)).name
+    return min(
+        free, key=lambda room: (room.detail is not None, room.used / room.max_desktops, room.name)
+    ).name
 
 
 def _silence(room: HostRoom) -> str:

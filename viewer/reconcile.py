@@ -309,6 +309,10 @@ def _unsettled(
         return None  # it became the row's own after `rows` was read
     if owner.status.is_terminal:
         return DeleteSandbox(sandbox_id=sandbox.id, why=f"its session is {owner.status}")
+    if owner.sandbox_id == sandbox.id:
+        return Report(
+            sandbox_id=sandbox.id, why=f"host {owner.host} shows it too; two hosts share one Docker"
+        )
     if owner.id in busy:
         return None
     if owner.sandbox_id is not None:

@@ -75,6 +75,11 @@ class HostRefused(Exception):
         self.status = status
         self.code = code
 
+    @property
+    def is_of_the_request(self) -> bool:
+        """Would every host say so?"""
+        return self.code in ("INVALID", "SANDBOX::INVALID_PARAMETER")
+
 
 class Reply(BaseModel):
     """Part of an answer. Open, because a newer server may say more than we read."""
