@@ -6,7 +6,9 @@ from datetime import UTC, datetime
 from pyinfra.context import host, state
 
 from inventory.authority import warnings
+from inventory.catalogue import images_of
 from inventory.models import HostConfig
+from roles.backends import backends_of
 from roles.caddy import RUNTIME as CADDY_RUNTIME
 from roles.caddy import caddy, no_caddy
 from roles.caddy import unit_of as caddy_unit
@@ -20,6 +22,7 @@ from roles.docker import NETWORK, docker, no_docker
 from roles.files import barrier
 from roles.foundation import foundation, no_foundation
 from roles.images import EXECD_IMAGE, HOST_PACKAGES, images
+from roles.kasmvnc import kasmvnc
 from roles.opensandbox import no_opensandbox, opensandbox
 from roles.opensandbox import unit as opensandbox_unit
 from roles.packages import no_packages, packages
@@ -77,7 +80,11 @@ else:
         docker()
     if on_sandboxes and "images" in chosen:
         packages(name="Install what images are built with", names=HOST_PACKAGES)
-        images(source=settings.images.source, registry=settings.images.registry)
+        images(
+            source=settings.images.source,
+            registry=settings.images.registry,
+            names=tuple(image.name for image in images_of(site)),
+        )
     if on_sandboxes and "opensandbox" in chosen:
         opensandbox(
             settings=settings,
@@ -88,7 +95,10 @@ else:
     if has_relay and "relay" in chosen:
         relay(settings=settings, key=secrets.relay_keys[config.name])
     if on_desktops and "desktops" in chosen:
-        desktops(wanted=config.desktops)
+        kasmvnc(config=config)
+        desktops(config=config)
+        for name, runs in backends_of(config).items():
+            REPORT.note(f"desktop {name} on {config.name} runs {runs.backend}: {runs.reason}")
     if not on_desktops and "desktops" in chosen:
         former_desktops()
     barrier(name="Phase: sandboxes and desktops are ready")
