@@ -12,7 +12,7 @@ PIP    := --disable-pip-version-check --cache-dir .local/pip
 LOCK    = $(BIN)/python -m uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --no-header
 
 .DEFAULT_GOAL := help
-.PHONY: help up down fleet fleet-down check test bench soak lock
+.PHONY: help up down fleet fleet-down check test bench soak lock operator
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -56,6 +56,9 @@ bench: $(VENV)/.dev ## ratios against the alternatives, one table
 
 soak: $(VENV)/.dev ## long runs and fuzzing
 	@DESKFLEET_SOAK=1 $(BIN)/pytest -m soak --timeout=7200
+
+operator: $(VENV)/.deploy ## make your age identity, and print the key for `operators:`
+	@$(BIN)/python -m inventory.operator
 
 lock: ## pin every dependency again, with hashes
 	@$(BIN)/pip install --quiet uv
