@@ -99,7 +99,7 @@ def summary(site: Site, operator: Operator, *, edge: str, link: str | None) -> s
     url, domain, port = settings.origins[0], settings.domain, settings.port
     authority, pinned = os.path.relpath(operator.authority), os.path.relpath(operator.known_hosts)
     internal = settings.tls == "internal"
-    trust = f" --cacert {authority}" if internal else ""
+    trust, trusting = (f" --cacert {authority}", f"SSL_CERT_FILE={authority}; ") if internal else ("", "")
     variables = " ".join(f"{name}={os.path.relpath(value)}" for name, value in operator.env.items())
     lines = [
         "",
@@ -118,7 +118,7 @@ def summary(site: Site, operator: Operator, *, edge: str, link: str | None) -> s
         lines.append(f"The certificate is signed by {authority}: import that into the browser.")
     lines += [
         "",
-        f"For programs    set -a; . {ENVIRONMENT}{f'; SSL_CERT_FILE={authority}' if internal else ''}; set +a",
+        f"For programs    set -a; . {ENVIRONMENT}; {trusting}set +a",
         f"Onto a host     ssh -i {os.path.relpath(operator.key)} -o UserKnownHostsFile={pinned} root@{edge}",
         f"Roll out again  {variables} .venv/bin/pyinfra inventory deploy.py",
     ]

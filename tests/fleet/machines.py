@@ -28,7 +28,8 @@ def machines(site: Site, *, images: Path | None) -> list[Machine]:
             name,
             Variant.PLAIN if name in PLAIN else Variant.SYSTEMD,
             _address(host),
-            images if Group.SANDBOXES in host.groups else None,
+            docker_data=images if Group.SANDBOXES in host.groups else None,
+            users=(host.connect.user,) if isinstance(host.connect, Ssh) else (),
         )
         for name, host in site.hosts.items()
     ]
@@ -41,12 +42,16 @@ def bring_up(
     through a jump host are closed to him."""
     lan = lan_of(hosts, site)
     wanted = machines(site, images=docker_data() if with_images else None)
-    running = start_machines(hosts, lan, wanted, public_key=operator.prepare())
+    running = start_machines(hosts, lan, wanted, public_key=operator.prepare(), names=_names(site))
     for name, host in site.hosts.items():
         if isinstance(host.connect, Ssh) and host.connect.jump:
             lan.close(ipaddress.IPv4Address(running[name].address))
     operator.pin(running.values())
     return running
+
+
+def _names(site: Site) -> dict[str, ipaddress.IPv4Address]:
+    return {site.settings.domain: _address(site.hosts[site.edge])}
 
 
 def _address(host: Host) -> ipaddress.IPv4Address:

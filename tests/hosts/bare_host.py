@@ -129,7 +129,7 @@ class BareHost:
         dirty = os.environ.get("DESKFLEET_TEST_DIRTY") == "1" if uncommitted is None else uncommitted
         with tempfile.TemporaryDirectory() as folder:
             clone = Path(folder) / "clone"
-            _clone_checkout(clone, dirty=dirty)
+            clone_checkout(clone, dirty=dirty)
             old = f"find {destination} -mindepth 1 -maxdepth 1 ! -name .venv ! -name .local"
             self.run(f"mkdir -p {destination} && {old} -exec rm -rf {{}} +")
             self.put(clone, destination)
@@ -231,7 +231,7 @@ def ensure_image(daemon: OwnDocker, variant: Variant, *, ssh: bool = False) -> s
     image = f"deskfleet-test-host:{variant}{'-ssh' if ssh else ''}-{tag}"
     if not has_image(daemon, image):
         base = ensure_image(daemon, variant) if ssh else _ensure_base(daemon, tag)
-        _say(f"building the bare Debian host image ({variant}{', with sshd' if ssh else ''})")
+        say(f"building the bare Debian host image ({variant}{', with sshd' if ssh else ''})")
         dockerfile = IMAGE_FILES / f"{'ssh' if ssh else variant}.Dockerfile"
         daemon.docker(
             "build",
@@ -252,7 +252,7 @@ def _ensure_base(daemon: OwnDocker, tag: str) -> str:
     base = f"deskfleet-test-base:{tag}"
     if has_image(daemon, base):
         return base
-    _say("making a bare Debian 12 from this machine's package servers (half a minute)")
+    say("making a bare Debian 12 from this machine's package servers (half a minute)")
     CACHE.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=CACHE) as folder:
         root = Path(folder) / "root"
@@ -351,7 +351,7 @@ def _ingredients_hash() -> str:
 # --- the clone ---
 
 
-def _clone_checkout(destination: Path, *, dirty: bool) -> None:
+def clone_checkout(destination: Path, *, dirty: bool) -> None:
     # The checkout may belong to another user than the one (root) that runs the tests.
     env = {
         **os.environ,
@@ -401,14 +401,14 @@ def _run_showing(
         assert process.stdout is not None
         for line in process.stdout:
             lines.append(line)
-            _say(line.rstrip())
+            say(line.rstrip())
             if time.monotonic() > deadline:
                 process.kill()
                 raise subprocess.TimeoutExpired(command, timeout, "".join(lines))
     return process.returncode, "".join(lines)
 
 
-def _say(text: str) -> None:
+def say(text: str) -> None:
     """Past sys.stderr: with pytest's --capture=sys a person watching sees that it moves."""
     print(f"  · {text}", file=sys.__stderr__, flush=True)
 

@@ -11,7 +11,7 @@ import ipaddress
 import shutil
 import subprocess
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,12 +28,14 @@ SSHD_SECONDS = 20
 
 @dataclass(frozen=True)
 class Machine:
-    """A host that is wanted. docker_data: what its /var/lib/docker holds from the start."""
+    """A host that is wanted. docker_data: what its /var/lib/docker holds from the start; users: who may log
+    in with the operator's key."""
 
     name: str
     variant: Variant
     address: ipaddress.IPv4Address
     docker_data: Path | None = None
+    users: tuple[str, ...] = ("root", SUDOER)
 
 
 @dataclass(frozen=True)
@@ -66,40 +68,58 @@ class Lan:
 
     def close(self, address: ipaddress.IPv4Address) -> None:
         """Whoever isn't on the network itself gets no answer from the sshd at `address`. Idempotent."""
-        ssh = ("-d", str(address), "-p", "tcp", "--dport", "22", "-j", "REJECT")
-        for chain, more in (("OUTPUT", ()), ("DOCKER-USER", ("-i", "dfe"))):
-            rule = (chain, *more, *ssh)
+        for rule in _closing(address):
             if subprocess.run(self.operator("iptables", "-C", *rule), capture_output=True).returncode:
                 subprocess.run(self.operator("iptables", "-I", *rule), check=True)
 
+    def open(self, address: ipaddress.IPv4Address) -> None:
+        """Take back `close`."""
+        for rule in _closing(address):
+            subprocess.run(self.operator("iptables", "-D", *rule), check=True)
+
+
+def _closing(address: ipaddress.IPv4Address) -> list[tuple[str, ...]]:
+    ssh = ("-d", str(address), "-p", "tcp", "--dport", "22", "-j", "REJECT")
+    return [("OUTPUT", *ssh), ("DOCKER-USER", "-i", "dfe", *ssh)]
+
 
 def start_machines(
-    hosts: BareHosts, lan: Lan, wanted: Sequence[Machine], *, public_key: str
+    hosts: BareHosts,
+    lan: Lan,
+    wanted: Sequence[Machine],
+    *,
+    public_key: str,
+    names: Mapping[str, ipaddress.IPv4Address],
 ) -> dict[str, BareHost]:
-    """Name → host, all at once; who holds `public_key` (a line of authorized_keys) may log in as root and as
-    `SUDOER`. Kept hosts are taken over as they are."""
+    """Name → host, all at once. Kept hosts are taken over as they are.
+
+    public_key: a line of authorized_keys. names: what a name server would tell the hosts.
+    """
     lan.make()
     for variant in {machine.variant for machine in wanted}:
         ensure_image(hosts.daemon, variant, ssh=True)  # not twice at the same time
     with ThreadPoolExecutor(len(wanted)) as pool:
-        started = pool.map(lambda machine: _start(hosts, lan, machine, public_key), wanted)
+        started = pool.map(lambda machine: _start(hosts, lan, machine, public_key, names), wanted)
         return {host.name: host for host in started}
 
 
-def _start(hosts: BareHosts, lan: Lan, machine: Machine, public_key: str) -> BareHost:
+def _start(
+    hosts: BareHosts, lan: Lan, machine: Machine, public_key: str, names: Mapping[str, ipaddress.IPv4Address]
+) -> BareHost:
     host, is_new = hosts.start(
         machine.variant, machine.name,
         f"--network={NETWORK}", f"--ip={machine.address}",
+        *(f"--add-host={name}:{address}" for name, address in names.items()),
         # Docker's own would say 127.0.0.11, which a Docker inside replaces by public resolvers.
         f"--volume={_resolver(lan.daemon)}:/etc/resolv.conf:ro",
         ssh=True,
     )  # fmt: skip
-    if is_new:
-        if machine.docker_data:
-            _fill_docker(host, machine.docker_data)
-        for home, owner in (("/root", "root"), (f"/home/{SUDOER}", SUDOER)):
-            host.run(f"install -d -m 700 -o {owner} {home}/.ssh")
-            host.write(f"{home}/.ssh/authorized_keys", public_key + "\n")
+    if is_new and machine.docker_data:
+        _fill_docker(host, machine.docker_data)
+    for user in machine.users:
+        home = "/root" if user == "root" else f"/home/{user}"
+        host.run(f"install -d -m 700 -o {user} {home}/.ssh")
+        host.write(f"{home}/.ssh/authorized_keys", public_key + "\n")
     _wait_for_sshd(host)
     return host
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import ssl
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -45,12 +47,25 @@ class SessionPage(BaseModel):
 
 
 @dataclass(frozen=True)
+class Door:
+    """Where an edge is whose name no resolver knows, and the authority (PEM) that its certificate is from."""
+
+    address: str
+    authority: Path
+
+    @property
+    def trust(self) -> ssl.SSLContext:
+        return ssl.create_default_context(cafile=self.authority)
+
+
+@dataclass(frozen=True)
 class Api:
-    """HTTP calls with one key, made inside the host's network."""
+    """HTTP calls with one key, made inside the network of process `pid`."""
 
     pid: int
     url: str
     key: str | None
+    door: Door | None = None
 
     def call(
         self,
@@ -66,10 +81,16 @@ class Api:
         sent = {**credentials, **(headers or {})}
 
         def request() -> httpx.Response:
-            return httpx.request(
-                method, self.url + path, json=json, content=content, headers=sent,
-                timeout=timeout, trust_env=False,
-            )  # fmt: skip
+            with httpx.Client(
+                verify=self.door.trust if self.door else False, timeout=timeout, trust_env=False
+            ) as client:
+                url, more, extensions = httpx.URL(self.url + path), {}, {}
+                if self.door:
+                    more, extensions = {"Host": url.netloc.decode()}, {"sni_hostname": url.host}
+                    url = url.copy_with(host=self.door.address)
+                return client.request(
+                    method, url, json=json, content=content, headers={**more, **sent}, extensions=extensions
+                )
 
         return inside(self.pid, request, timeout=timeout + 10)
 
@@ -106,40 +127,10 @@ class Api:
 
 
 @dataclass
-class Fleet:
-    """`before`: what lay on the host before any `make up`. `first_up`: None if not typed in this run."""
+class Installed:
+    """A bare host with programs of ours on it."""
 
     host: BareHost
-    before: Listing
-    was_bare: bool = True
-    first_up: Done | None = None
-
-    def make(self, target: str, *, check: bool = True, show: bool = True) -> Done:
-        return self.host.run(["make", target], cwd=CLONE, check=check, show=show, timeout=UP_SECONDS)
-
-    @property
-    def variables(self) -> dict[str, str]:
-        """`.local/deskfleet.env` as the shell reads it."""
-        line = f"set -a; . {CLONE}/.local/deskfleet.env; env -0 | grep -z ^DESKFLEET_"
-        return dict(entry.split("=", 1) for entry in self.host.run(line).out.split("\0") if "=" in entry)
-
-    @property
-    def api(self) -> Api:
-        """With the first tenant's operator key."""
-        variables = self.variables
-        return Api(self.host.pid, variables["DESKFLEET_URL"], variables["DESKFLEET_KEY"])
-
-    @property
-    def admin(self) -> Api:
-        variables = self.variables
-        return Api(self.host.pid, variables["DESKFLEET_URL"], variables["DESKFLEET_ADMIN_KEY"])
-
-    @property
-    def anonymous(self) -> Api:
-        return Api(self.host.pid, self.variables["DESKFLEET_URL"], None)
-
-    def with_key(self, key: str) -> Api:
-        return Api(self.host.pid, self.variables["DESKFLEET_URL"], key)
 
     def docker(self, *arguments: str, check: bool = True) -> Done:
         """The docker of the host itself, which runs the sandboxes."""
@@ -158,10 +149,6 @@ class Fleet:
         return self.docker(
             "ps", "--all", "--filter=label=opensandbox.io/id", "--format={{.Names}}"
         ).out.split()
-
-    def sign_in_link(self) -> str:
-        out = self.host.run([ADMIN, "signin-link", "--tenant", self.variables["DESKFLEET_TENANT"]]).out
-        return next(word for word in out.split() if word.startswith("http"))
 
     def logs(self) -> str:
         """The last lines of all our services, for a failure's report."""
@@ -204,6 +191,46 @@ class Fleet:
     def _control(self, verb: str, service: str) -> None:
         tool = "systemctl" if self.host.variant == "systemd" else self.supervisorctl
         self.host.run(f"{tool} {verb} deskfleet-{service}")
+
+
+@dataclass
+class Fleet(Installed):
+    """`before`: what lay on the host before any `make up`. `first_up`: None if not typed in this run."""
+
+    before: Listing
+    was_bare: bool = True
+    first_up: Done | None = None
+
+    def make(self, target: str, *, check: bool = True, show: bool = True) -> Done:
+        return self.host.run(["make", target], cwd=CLONE, check=check, show=show, timeout=UP_SECONDS)
+
+    @property
+    def variables(self) -> dict[str, str]:
+        """`.local/deskfleet.env` as the shell reads it."""
+        line = f"set -a; . {CLONE}/.local/deskfleet.env; env -0 | grep -z ^DESKFLEET_"
+        return dict(entry.split("=", 1) for entry in self.host.run(line).out.split("\0") if "=" in entry)
+
+    @property
+    def api(self) -> Api:
+        """With the first tenant's operator key."""
+        variables = self.variables
+        return Api(self.host.pid, variables["DESKFLEET_URL"], variables["DESKFLEET_KEY"])
+
+    @property
+    def admin(self) -> Api:
+        variables = self.variables
+        return Api(self.host.pid, variables["DESKFLEET_URL"], variables["DESKFLEET_ADMIN_KEY"])
+
+    @property
+    def anonymous(self) -> Api:
+        return Api(self.host.pid, self.variables["DESKFLEET_URL"], None)
+
+    def with_key(self, key: str) -> Api:
+        return Api(self.host.pid, self.variables["DESKFLEET_URL"], key)
+
+    def sign_in_link(self) -> str:
+        out = self.host.run([ADMIN, "signin-link", "--tenant", self.variables["DESKFLEET_TENANT"]]).out
+        return next(word for word in out.split() if word.startswith("http"))
 
 
 def eventually(

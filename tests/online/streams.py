@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
 import struct
 import threading
 from collections.abc import Iterator, Mapping
 
 import aiohttp
+from aiohttp.abc import AbstractResolver, ResolveResult
 
 from tests.hosts.network import inside, start_inside
 from tests.online.fleet import Api
@@ -18,7 +20,7 @@ def stream_answer(api: Api, session_id: str, headers: Mapping[str, str] | None =
     """The HTTP status of an attempt to open the stream; 101 when it opened."""
 
     async def attempt() -> int:
-        async with aiohttp.ClientSession() as client:
+        async with _client(api) as client:
             try:
                 async with client.ws_connect(_address(api, session_id), headers=_headers(api, headers)):
                     return 101
@@ -26,6 +28,32 @@ def stream_answer(api: Api, session_id: str, headers: Mapping[str, str] | None =
                 return error.status
 
     return inside(api.pid, lambda: asyncio.run(attempt()), timeout=60)
+
+
+def _client(api: Api) -> aiohttp.ClientSession:
+    if api.door is None:
+        return aiohttp.ClientSession()
+    connector = aiohttp.TCPConnector(resolver=_Fixed(api.door.address), ssl=api.door.trust)
+    return aiohttp.ClientSession(connector=connector)
+
+
+class _Fixed(AbstractResolver):
+    """Every name is at one address."""
+
+    def __init__(self, address: str) -> None:
+        self._address = address
+
+    async def resolve(
+        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
+    ) -> list[ResolveResult]:
+        return [
+            ResolveResult(
+                hostname=host, host=self._address, port=port, family=socket.AF_INET, proto=0, flags=0
+            )
+        ]
+
+    async def close(self) -> None:
+        pass
 
 
 def _address(api: Api, session_id: str) -> str:
@@ -78,7 +106,7 @@ class LiveStream:
 
     async def _watch(self, api: Api, session_id: str) -> None:
         async with (
-            aiohttp.ClientSession() as client,
+            _client(api) as client,
             client.ws_connect(
                 _address(api, session_id), headers=_headers(api, None), protocols=["binary"], max_msg_size=0
             ) as socket,

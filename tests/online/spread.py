@@ -1,0 +1,164 @@
+"""A Deskfleet on several hosts, rolled out over SSH, as the online tests see it."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import shutil
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from inventory.models import Secrets, Site
+from inventory.secrets import load_secrets
+from inventory.site_file import load_site
+from roles.check import AUTHORITY
+from tests.fleet.machines import bring_up, lan_of
+from tests.fleet.operator import EXAMPLE, Operator, as_user, through
+from tests.fleet.roll_out import Checkout, RollOut
+from tests.hosts.bare_host import CHECKOUT, BareHost, BareHosts, clone_checkout
+from tests.hosts.lan import SUDOER, Lan
+from tests.hosts.listing import Listing, differences, list_host
+from tests.online.fleet import ADMIN, Api, Door, Installed
+from tests.online.streams import LiveStream
+
+ENTERED_WITH_SUDO = "box2"
+BEHIND_ANOTHER = "studio1"
+
+
+def example(operator: Operator) -> Site:
+    """The documented example, one host entered as a person with sudo and one through a jump host."""
+    site = load_site(CHECKOUT / EXAMPLE)
+    site = as_user(site, ENTERED_WITH_SUDO, SUDOER)
+    return operator.own(through(site, BEHIND_ANOTHER, jump=site.edge))
+
+
+@dataclass
+class SpreadFleet:
+    """first: the first roll-out of this run. open_before: which ports answered before it, by host."""
+
+    hosts: BareHosts
+    machines: dict[str, BareHost]
+    checkout: Checkout
+    was_bare: bool
+    open_before: dict[str, list[int]]
+    first: RollOut | None = None
+
+    @property
+    def operator(self) -> Operator:
+        return self.checkout.operator
+
+    @property
+    def lan(self) -> Lan:
+        return self.checkout.lan
+
+    @property
+    def site(self) -> Site:
+        return load_site(self.operator.site_file)
+
+    @property
+    def secrets(self) -> Secrets:
+        os.environ["DESKFLEET_AGE_IDENTITY"] = str(self.operator.identity)
+        return load_secrets(self.site, site_file=self.operator.site_file)
+
+    def on(self, name: str) -> Installed:
+        return Installed(self.machines[name])
+
+    def roll_out(self, *more: str, check: bool = True) -> RollOut:
+        done = self.checkout.roll_out(*more, check=check)
+        self.fetch_authority()
+        return done
+
+    def fetch_authority(self) -> None:
+        """As after `make fleet`: the root by which clients trust the edge."""
+        found = self.machines[self.site.edge].run(["cat", AUTHORITY], check=False)
+        if found.code == 0:
+            self.operator.authority.write_text(found.out)
+
+    # --- as a client ---
+
+    @property
+    def door(self) -> Door:
+        return Door(self.machines[self.site.edge].address, self.operator.authority)
+
+    def with_key(self, key: str | None) -> Api:
+        return Api(self.lan.operator_pid, self.site.settings.origins[0], key, self.door)
+
+    def api_of(self, tenant: str) -> Api:
+        return self.with_key(self.secrets.tenant_keys[tenant].text.get_secret_value())
+
+    @property
+    def api(self) -> Api:
+        """With the first tenant's operator key."""
+        return self.api_of(self.site.tenants[0])
+
+    def sign_in_link(self) -> str:
+        line = f"{ADMIN} signin-link --tenant {self.site.tenants[0]}"
+        out = self.machines[self.site.control].run(line).out
+        return next(word for word in out.split() if word.startswith("http"))
+
+    # --- looked at as a whole ---
+
+    def listings(self) -> dict[str, Listing]:
+        """What lies and runs on every host now."""
+        with ThreadPoolExecutor(2) as pool:
+            return dict(zip(self.machines, pool.map(list_host, self.machines.values()), strict=True))
+
+    def logs(self) -> str:
+        return "\n".join(f"--- {name}\n{self.on(name).logs()[-2500:]}" for name in self.machines)
+
+    @contextmanager
+    def changed(self, site: Site) -> Iterator[None]:
+        """The site file as `site` for a while. Whoever rolled that out rolls out again afterwards."""
+        before = self.site
+        self.operator.write(site)
+        try:
+            yield
+        finally:
+            self.operator.write(before)
+
+    @contextmanager
+    def cut_off(self, name: str) -> Iterator[None]:
+        """The operator's SSH connections to a host are refused for a while."""
+        address = ipaddress.IPv4Address(self.machines[name].address)
+        self.lan.close(address)
+        try:
+            yield
+        finally:
+            self.lan.open(address)
+
+
+def bring_up_spread(hosts: BareHosts) -> SpreadFleet:
+    """The example's machines, nothing rolled out yet. What the operator keeps lies beside the daemon's files,
+    so it goes when the daemon does."""
+    folder = hosts.daemon.run_dir / "operator"
+    operator = Operator(folder)
+    operator.prepare()
+    was_bare = not operator.site_file.exists()
+    if was_bare:
+        operator.write(example(operator))
+    site = load_site(operator.site_file)
+    machines = bring_up(hosts, site, operator)
+    path = folder / "deskfleet"
+    shutil.rmtree(path, ignore_errors=True)
+    clone_checkout(path, dirty=os.environ.get("DESKFLEET_TEST_DIRTY") == "1")
+    return SpreadFleet(hosts, machines, Checkout(path, lan_of(hosts, site), operator), was_bare, {})
+
+
+def changes_between(before: dict[str, Listing], after: dict[str, Listing]) -> list[str]:
+    """`box1: + files /etc/x …` for each thing that came or went."""
+    return [f"{name}: {line}" for name in before for line in differences(before[name], after[name])]
+
+
+@contextmanager
+def many_streams(api: Api, sessions: list[str], count: int) -> Iterator[list[LiveStream]]:
+    """`count` streams spread over the sessions, all of which have shown pixels."""
+    streams = [LiveStream(api, sessions[index % len(sessions)]) for index in range(count)]
+    try:
+        for stream in streams:
+            stream.wait_for_frame(60)
+        yield streams
+    finally:
+        for stream in streams:
+            stream.close()
