@@ -12,7 +12,7 @@ PIP    := --disable-pip-version-check --cache-dir .local/pip
 LOCK    = $(BIN)/python -m uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --no-header
 
 .DEFAULT_GOAL := help
-.PHONY: help up down fleet fleet-down check test bench soak lock operator
+.PHONY: help up down catalogue fleet fleet-down check test bench soak lock operator
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -34,6 +34,9 @@ up: $(VENV)/.deploy ## make this machine a one-host fleet
 
 down: $(VENV)/.deploy ## take everything away again
 	@$(BIN)/python -m roles.down
+
+catalogue: $(VENV)/.deploy ## the services of the site, as a table
+	@$(BIN)/python -m inventory.catalogue $(DESKFLEET_SITE)
 
 fleet: $(VENV)/.dev ## the example site, rolled out over SSH to machines made on this one
 	@$(BIN)/python -m tests.fleet up
