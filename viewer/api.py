@@ -11,8 +11,9 @@ from pydantic import BaseModel
 from viewer import __version__, openapi
 from viewer.access import anyone, needs, principal, public_origin
 from viewer.credentials import new_vnc_password, seal_password
+from viewer.hosts import HostList, host_list
 from viewer.incoming import SHORTEST_TTL_SECONDS, CreateSession, ListQuery, json_body, query
-from viewer.model import Display, HostStatus, Kind, Role, Session, Status
+from viewer.model import Display, HostStatus, Kind, Role, Session, Status, utcnow
 from viewer.openapi import Answer, Operation, describes
 from viewer.problems import FieldError, Problem, unknown_name, wrong_fields
 from viewer.public import Catalogue, Me, PublicSession, SessionList, catalogue, public_session, session_list
@@ -143,6 +144,25 @@ def list_images() -> Response:
     return _json(catalogue(services().settings))
 
 
+@api.get("/hosts")
+@needs(Role.WATCHER)
+@describes(
+    Operation(summary="Hosts that carry desktops", answers={200: Answer("All of the fleet's.", HostList)})
+)
+def list_hosts() -> Response:
+    here = services()
+    return _json(
+        host_list(
+            here.settings,
+            who=principal(),
+            records=here.store.fleet.hosts(),
+            used=here.store.fleet.sandboxes_by_host(),
+            desktops=_tenant().desktops(),
+            now=utcnow(),
+        )
+    )
+
+
 @api.get("/me")
 @needs(Role.WATCHER)
 @describes(Operation(summary="Who this credential belongs to", answers={200: Answer("You.", Me)}))
@@ -188,6 +208,7 @@ def _new_session(wanted: CreateSession) -> NewSession:
         resolution=(wanted.resolution or settings.default_resolution) if has_screen else None,
         task_id=wanted.task_id,
         agent_id=wanted.agent_id,
+        wanted_host=_host(wanted.host) if wanted.host is not None else None,
         ttl_seconds=_ttl(wanted.ttl_seconds),
         created_by=principal().id,
         vnc_password_sealed=seal_password(new_vnc_password(), settings.secret_key) if has_screen else None,
@@ -200,6 +221,13 @@ def _image(name: str) -> ImageSettings:
     if image is None:
         raise unknown_name("image", name, [image.name for image in settings.images])
     return image
+
+
+def _host(name: str) -> str:
+    known = [host.name for host in services().settings.sandbox_hosts]
+    if name not in known:
+        raise unknown_name("host", name, known)
+    return name
 
 
 def _ttl(seconds: int | None) -> int:

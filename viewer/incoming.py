@@ -47,6 +47,7 @@ class CreateSession(BaseModel):
     resolution: Annotated[str, AfterValidator(normal_resolution)] | None = Field(
         None, description="WIDTHxHEIGHT such as 1280x800, from 640x480 to 3840x2160"
     )
+    host: Label | None = Field(None, description="the name of the sandbox host to make it on")
     task_id: Label | None = Field(None, description="1 to 200 printable characters")
     agent_id: Label | None = Field(None, description="1 to 200 printable characters")
     ttl_seconds: int | None = Field(

@@ -29,7 +29,7 @@ from viewer.settings import Settings
 pages = Blueprint("pages", __name__)
 
 RESOLUTIONS = ("1280x800", "1440x900", "1600x900", "1920x1080", "2560x1440")
-_LOCAL = re.compile(r"/(?:sandboxes|view|open|services)(?:/[0-9A-Za-z_-]+)?", re.ASCII)
+_LOCAL = re.compile(r"/(?:sandboxes|view|open|services|hosts)(?:/[0-9A-Za-z_-]+)?", re.ASCII)
 
 # The page beside the viewer brings both along: it has no files of its own there.
 _STYLE = """
@@ -103,6 +103,12 @@ def sandboxes_page() -> Response:
 def sandbox_page(session_id: str) -> Response:
     _own(session_id)
     return _sandboxes()
+
+
+@pages.get("/hosts")
+@needs(Role.WATCHER)
+def hosts_page() -> Response:
+    return _page("hosts.html", principal())
 
 
 @pages.get("/open/<session_id>")

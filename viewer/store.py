@@ -231,6 +231,12 @@ class TenantStore:
             items=tuple(page), next_cursor=_Position.of(page[-1]).to_cursor() if more else None
         )
 
+    def desktops(self) -> Sequence[Session]:
+        """The live sessions of this tenant's persistent desktops."""
+        query = _live_rows().where(SessionRow.tenant_id == self._tenant_id, SessionRow.kind == Kind.DESKTOP)
+        with self._database.reading() as orm:
+            return [_session_of(row) for row in orm.scalars(query)]
+
     def request_termination(self, session_id: str) -> Session:
         """Store the wish that the session ends; a worker makes it true. Nothing happens to a terminal one."""
         with self._database.writing() as orm:
@@ -300,6 +306,20 @@ class FleetStore:
     def by_request(self, request_id: str) -> Session | None:
         """The session, live or terminal, that a sandbox's metadata names."""
         return self._one(SessionRow.request_id == request_id)
+
+    def sandboxes_by_host(self) -> dict[str, int]:
+        """How many live sandboxes are placed on each host; one without any is left out."""
+        query = (
+            select(SessionRow.host, func.count())
+            .where(
+                SessionRow.terminated_at.is_(None),
+                SessionRow.kind == Kind.SANDBOX,
+                SessionRow.host.is_not(None),
+            )
+            .group_by(SessionRow.host)
+        )
+        with self._database.reading() as orm:
+            return {str(host): count for host, count in orm.execute(query)}
 
     def hosts(self) -> list[HostRecord]:
         with self._database.reading() as orm:

@@ -1,0 +1,132 @@
+"""The hosts as a person sees them: do they answer, how full are they, and what do their desktops run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import datetime, timedelta
+
+from pydantic import Field
+
+from viewer.model import DesktopBackend, Frozen, HostStatus, Principal, Role, Session, Status, WantedBackend
+from viewer.settings import DesktopSettings, HostSettings, Settings
+from viewer.store import HostRecord
+
+NOBODY_LOOKED = timedelta(seconds=120)
+"""The worker writes at least every 30 s that a host still answers."""
+
+_GRANTED: Mapping[WantedBackend, tuple[DesktopBackend, ...]] = {
+    "kasmvnc": ("kasmvnc",),
+    "tigervnc": ("tigervnc",),
+    "kasmvnc-or-tigervnc": ("kasmvnc", "tigervnc"),
+}
+"""What may run where this is wanted."""
+
+
+class HostDesktop(Frozen):
+    """A persistent desktop of the caller's tenant."""
+
+    name: str
+    session_id: str | None = Field(description="Its live session; null until the worker has looked at it.")
+    status: Status | None
+    status_reason: str | None
+    wanted_backend: WantedBackend
+    backend: DesktopBackend | None = Field(description="What it runs; null until it was seen.")
+
+
+class PublicHost(Frozen):
+    """One host that carries desktops."""
+
+    name: str
+    groups: tuple[str, ...]
+    status: HostStatus
+    detail: str | None = Field(description="Why it is unreachable, or what it lacks although it answers.")
+    last_seen_at: datetime | None
+    used_desktops: int = Field(description="On-demand desktops of all tenants.")
+    max_desktops: int = Field(description="0 for a host that takes no on-demand desktops.")
+    desktops: tuple[HostDesktop, ...] = Field(description="Persistent desktops of your tenant.")
+    warnings: tuple[str, ...]
+    address: str | None = Field(description="Where the fleet reaches it; for admins only.")
+
+
+class HostList(Frozen):
+    items: tuple[PublicHost, ...]
+
+
+def host_list(
+    settings: Settings,
+    *,
+    who: Principal,
+    records: Iterable[HostRecord],
+    used: Mapping[str, int],
+    desktops: Sequence[Session],
+    now: datetime,
+) -> HostList:
+    """Every host of the settings, as `who` may see it.
+
+    used: live sandboxes by host. desktops: live sessions of the persistent desktops of his tenant.
+    """
+    known = {record.name: record for record in records}
+    rows = {session.sandbox_id: session for session in desktops}
+    hosts = []
+    for host in settings.hosts:
+        record = known.get(host.name) or HostRecord(
+            name=host.name, status=HostStatus.UNKNOWN, detail=None, last_seen_at=None, changed_at=now
+        )
+        wanted = [one for one in settings.desktops if one.host == host.name and one.tenant == who.tenant]
+        shown = tuple(_desktop(one, rows.get(one.name)) for one in wanted)
+        count = used.get(host.name, 0)
+        hosts.append(
+            PublicHost(
+                name=host.name,
+                groups=host.groups,
+                status=record.status,
+                detail=_for_eyes_of(who, record.detail, host),
+                last_seen_at=record.last_seen_at,
+                used_desktops=count,
+                max_desktops=host.max_desktops,
+                desktops=shown,
+                warnings=tuple(_warnings(host, record, count, shown, now)),
+                address=host.address if who.role.covers(Role.ADMIN) else None,
+            )
+        )
+    return HostList(items=tuple(hosts))
+
+
+def _desktop(wanted: DesktopSettings, row: Session | None) -> HostDesktop:
+    return HostDesktop(
+        name=wanted.name,
+        session_id=row.id if row else None,
+        status=row.status if row else None,
+        status_reason=row.status_reason if row else None,
+        wanted_backend=wanted.backend,
+        backend=row.backend if row else None,
+    )
+
+
+def _warnings(
+    host: HostSettings, record: HostRecord, used: int, desktops: Iterable[HostDesktop], now: datetime
+) -> Iterator[str]:
+    """What is amiss and not already the reason of its status."""
+    silent_since = now - (record.last_seen_at or record.changed_at)
+    if record.status is HostStatus.OK and silent_since > NOBODY_LOOKED:
+        minutes = int(silent_since.total_seconds() // 60)
+        yield f"nobody has looked at this host for {minutes} min; does deskfleet-worker run?"
+    if host.max_desktops and used >= host.max_desktops:
+        yield "it is full: new desktops go to other hosts"
+    for desktop in desktops:
+        if desktop.wanted_backend == "kasmvnc-or-tigervnc" and desktop.backend == "tigervnc":
+            yield f"{desktop.name} runs TigerVNC, because KasmVNC could not be had"
+        elif desktop.backend is not None and desktop.backend not in _GRANTED[desktop.wanted_backend]:
+            yield f"{desktop.name} runs {desktop.backend}, not {desktop.wanted_backend}; run the deploy"
+
+
+def _for_eyes_of(who: Principal, detail: str | None, host: HostSettings) -> str | None:
+    """Sentences of the worker name addresses, which only admins are shown."""
+    if detail is None or who.role.covers(Role.ADMIN):
+        return detail
+    for url in (host.opensandbox_url, host.relay_url):
+        if url is not None:
+            for word in (" to ", " from ", " at "):
+                detail = detail.replace(f"{word}{url}", "")
+            detail = detail.replace(url, host.name)
+    return detail
