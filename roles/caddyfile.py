@@ -20,7 +20,7 @@ EDGE_CERTIFICATE, EDGE_KEY = f"{TLS}/edge.pem", f"{TLS}/edge.key"
 
 
 _RELAY_API = ("/probe/*", "/streams", "/streams/*", "/healthz")
-_OPENSANDBOX_API = ("/v1/*", "/health")
+_OPENSANDBOX_API = ("/v1/*", "/health", "/version")
 # The edge has set these itself, whatever the browser sent; Caddy would put the edge in their place.
 _PUBLIC = (
     "header_up Host {http.request.header.X-Forwarded-Host}",

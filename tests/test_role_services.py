@@ -50,7 +50,7 @@ ROLES: dict[str, Call] = {
     "relay": (relay_role.relay, {"settings": SETTINGS, "key": CONFIG.secrets.relay_keys["here"]}),
     "viewer": (viewer_role.viewer, {"config": CONFIG}),
     "caddy": (caddy_role.caddy, {"settings": SETTINGS, "services": services_of(SETTINGS)}),
-    "desktops": (desktops_role.desktops, {"wanted": CONFIG.desktops}),
+    "desktops": (desktops_role.desktops, {"config": CONFIG}),
 }
 AWAY: dict[str, Call] = {
     "opensandbox": (opensandbox_role.no_opensandbox, {}),
@@ -259,18 +259,6 @@ def test_caddy_of_ones_own_is_checked_by_hash_and_version(run_role: RunRole) -> 
     assert "2.11.2" in version
 
 
-def test_desktop_is_shut_in_before_it_becomes_its_user(run_role: RunRole) -> None:
-    role, arguments = ROLES["desktops"]
-    script = put(run_role(role, facts=fresh(), **arguments), "/opt/deskfleet/desktops/studio")
-    assert script.index("unshare --net --mount --ipc") < script.index("setpriv --reuid=desk-studio")
-    assert "-rfbport=-1" in script
-    assert "-rfbunixpath" in script
-
-
-def test_desktops_socket_is_for_its_user_and_the_relay_only() -> None:
-    assert desktops_role.runtime_of("studio")[1:] == ("2750", "desk-studio", "deskfleet-relay")
-
-
 def test_environments_are_made_with_the_distributions_python(run_role: RunRole) -> None:
     """Another python3, first on the PATH, may lie in a home that the services' users can't read."""
     commands = [
@@ -282,87 +270,3 @@ def test_environments_are_made_with_the_distributions_python(run_role: RunRole) 
     ]
     assert len(commands) == 2
     assert all("/usr/bin/python3 -m venv" in command for command in commands)
-
-
-def away_of(steps: list[Step], desktop: str) -> dict[str, str]:
-    """What is done about one desktop, as one text per step."""
-    return {
-        name.partition(" | ")[2]: "\n".join(map(str, commands))
-        for name, commands in changes(steps)
-        if desktop in name
-    }
-
-
-REMOVAL = [
-    "Stop studio", "Remove the socket of studio", "Remove the user of studio",
-    "Keep the home of studio for root", "Remove the session of studio",
-]  # fmt: skip
-
-
-@pytest.mark.parametrize("has_left_the_group", [False, True])
-def test_desktop_that_left_the_site_file_ends_and_its_data_stays(
-    run_role: RunRole, has_left_the_group: bool
-) -> None:
-    role, arguments = ROLES["desktops"]
-    facts = after(run_role(role, facts=fresh(), **arguments))
-    facts[Paths] = there(facts[Paths], "/etc/deskfleet/supervisor/deskfleet-desktop-studio.conf")
-    steps = (
-        run_role(desktops_role.former_desktops, facts=facts)
-        if has_left_the_group
-        else run_role(role, facts=facts, wanted={})
-    )
-    assert list(away_of(steps, "studio")) == REMOVAL
-    assert all("studio" in name for name, _ in changes(steps))
-    removed = [c for _, cs in steps for c in cs if c.startswith("rm -rf")]
-    assert not any(desktops_role.DATA in command for command in removed)
-    assert away_of(steps, "studio")["Keep the home of studio for root"] == (
-        "install -d -m 700 -o root -g root /var/lib/deskfleet/desktops/studio"
-    )
-
-
-def there(found: Any, *more: str) -> Any:
-    """The fact Paths, with some files more."""
-    state = PathState("", "644", "root", "root")
-    return lambda paths: {**found(paths=paths), **{path: state for path in paths if path in more}}
-
-
-def test_host_without_desktops_pays_one_look(run_role: RunRole) -> None:
-    facts = {desktops_role.MadeDesktops: list[str]()}
-    assert run_role(desktops_role.former_desktops, facts=facts) == []
-
-
-def test_make_down_takes_desktops_that_the_site_file_no_longer_names(run_role: RunRole) -> None:
-    role, arguments = ROLES["desktops"]
-    facts = after(run_role(role, facts=fresh(), **arguments))
-    steps = dict(changes(run_role(desktops_role.no_desktops, facts=facts, wanted={})))
-    assert "Desktops away | Remove the user of studio" in steps
-    assert steps["Desktops away | Remove homes and sessions"] == [
-        "rm -rf /opt/deskfleet/desktops /var/lib/deskfleet/desktops"
-    ]
-
-
-def test_made_desktops_are_those_with_a_session_script() -> None:
-    listed = ["a", "a.tenant", "a.new", "b.tenant.new", "b.tenant", ""]
-    assert desktops_role.MadeDesktops().process(listed) == ["a"]
-
-
-def test_desktop_of_another_tenant_starts_with_an_empty_home(run_role: RunRole) -> None:
-    role, arguments = ROLES["desktops"]
-    facts = after(run_role(role, facts=fresh(), **arguments))
-    moved = {"studio": arguments["wanted"]["studio"].model_copy(update={"tenant": "guests"})}
-    steps = away_of(run_role(role, facts=facts, wanted=moved), "studio")
-    assert list(steps) == [
-        "Part with the former tenant of studio", "Note the tenant of studio", "Run studio"
-    ]  # fmt: skip
-    parting = steps["Part with the former tenant of studio"]
-    assert "OWNER=desk-studio" in parting
-    assert "aside=/var/lib/deskfleet/desktops/studio.of-main;" in parting
-    assert parting.index("OWNER=desk-studio") < parting.index("mv -T")
-    assert "update deskfleet-desktop-studio" in steps["Run studio"]
-
-
-def test_home_that_outlived_its_user_is_handed_over(run_role: RunRole) -> None:
-    home = "/var/lib/deskfleet/desktops/studio"
-    facts = {Paths: lambda paths: {home: PathState("", "700", "root", "root")}}
-    ((_, commands),) = run_role(desktops_role.hand_over, facts=facts, home=home, user="desk-studio")
-    assert commands == [f"chown -R -h desk-studio:desk-studio {home}"]
