@@ -16,6 +16,7 @@ from typing import Any
 
 from pyinfra.api.inventory import Inventory
 from pyinfra.api.state import State
+from pyinfra.connectors.ssh import SSHConnector
 from pyinfra.context import config, state
 from pyinfra_cli import cli as _cli  # type: ignore[import-untyped]
 from pyinfra_cli.exceptions import CliError, UnexpectedExternalError  # type: ignore[import-untyped]
@@ -31,7 +32,10 @@ if os.environ.get("DESKFLEET_PROGRESS"):
     # `make up` shows the last line of what runs, so that long steps are seen to move.
     state.print_output = True
 
-from roles.report import REPORT  # noqa: E402 (needs the path above)
+from inventory.transport import put_privately  # noqa: E402 (needs the path above)
+from roles.report import REPORT  # noqa: E402
+
+SSHConnector.put_file = put_privately  # type: ignore[method-assign]
 
 _make_inventory = _cli.make_inventory
 _connect_all = _cli.connect_all

@@ -1,15 +1,135 @@
-"""The SSH transport of the deploy."""
+"""The SSH transport of the deploy: sends at once, and goes through a jump host where the site names one.
+
+paramiko leaves Nagle's algorithm on, with which each remote command waits ~45 ms for an ACK. pyinfra can jump
+by an ssh configuration file, but then checks no pinned key on the way and leaves Nagle on there; so the way
+is opened here. And what a user with sudo uploads must not pass through a file that others can read.
+"""
 
 from __future__ import annotations
 
 import socket
-from typing import Any
+from typing import Any, NamedTuple
 
 import paramiko
+from pyinfra.api.command import QuoteString, StringCommand
+from pyinfra.connectors.ssh import SSHConnector
+
+_TIMEOUT = 10
+"""Seconds for a jump host to answer, and for its word that the host behind it is there."""
+
+
+class Way(NamedTuple):
+    """To a host (address, port) through a jump host, as this user. known_hosts: file with the keys of both.
+    key: None: the agent's and the user's own."""
+
+    address: str
+    port: int
+    jump: str
+    jump_port: int
+    user: str
+    key: str | None
+    known_hosts: str
+
+
+def direct() -> dict[str, Any]:
+    """What paramiko's `connect` is told of a host that answers here."""
+    return {"transport_factory": without_delay}
+
+
+def through(way: Way) -> dict[str, Any]:
+    """The same for a host behind another. Because there is a `sock`, paramiko opens no connection; the
+    transport does, when it is made."""
+    return {"sock": way, "transport_factory": jumping}
 
 
 def without_delay(sock: Any, **kwargs: Any) -> paramiko.Transport:
-    """A transport that sends at once: with Nagle's algorithm each remote command waits ~45 ms for an ACK."""
-    if isinstance(sock, socket.socket):  # a jump host's channel is not one
+    """A transport that sends each packet at once."""
+    if isinstance(sock, socket.socket):
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return paramiko.Transport(sock, **kwargs)
+
+
+def jumping(sock: Way, **kwargs: Any) -> paramiko.Transport:
+    """A transport over a channel of a connection to the jump host. Both ends check the pinned keys."""
+    client = paramiko.SSHClient()
+    client.set_missing_host_key_policy(paramiko.RejectPolicy())
+    try:
+        client.load_host_keys(sock.known_hosts)
+        client.connect(
+            sock.jump, sock.jump_port, sock.user,
+            key_filename=sock.key, allow_agent=sock.key is None, look_for_keys=sock.key is None,
+            timeout=_TIMEOUT, banner_timeout=_TIMEOUT, auth_timeout=_TIMEOUT, transport_factory=without_delay,
+        )  # fmt: skip
+        between = client.get_transport()
+        if between is None:
+            raise paramiko.SSHException("the connection ended")
+        channel = between.open_channel(
+            "direct-tcpip", (sock.address, sock.port), ("127.0.0.1", 0), timeout=_TIMEOUT
+        )
+    except (paramiko.SSHException, OSError, EOFError) as error:
+        client.close()
+        raise paramiko.SSHException(
+            f"on the way through {sock.user}@{sock.jump}:{sock.jump_port}: {error}"
+        ) from error
+    return _Jumping(channel, client, kwargs)
+
+
+class _Jumping(paramiko.Transport):
+    """Ends the connection to the jump host with its own."""
+
+    def __init__(self, channel: paramiko.Channel, client: paramiko.SSHClient, kwargs: dict[str, Any]) -> None:
+        self._client = client
+        super().__init__(channel, **kwargs)
+
+    def close(self) -> None:
+        super().close()
+        self._client.close()
+
+
+def put_privately(
+    self: SSHConnector,
+    filename_or_io: Any,
+    remote_filename: str,
+    remote_temp_filename: str | None = None,
+    print_output: bool = False,
+    print_input: bool = False,
+    **arguments: Any,
+) -> bool:
+    """In place of `SSHConnector.put_file`. With sudo pyinfra puts a file below /tmp first, under a name that
+    anybody can work out, as readable as the user's umask makes it; here it lies in a directory of the user's
+    own, which is gone afterwards."""
+    if not arguments.get("_sudo"):
+        return _put_file(
+            self,
+            filename_or_io,
+            remote_filename,
+            remote_temp_filename,
+            print_output,
+            print_input,
+            **arguments,
+        )
+    plain = {
+        name: value for name, value in arguments.items() if name not in ("_sudo", "_sudo_user", "_chdir")
+    }
+    made, output = self.run_shell_command(
+        StringCommand("mktemp -d"), print_output=False, print_input=print_input, **plain
+    )
+    if not made:
+        return False
+    directory = output.stdout_lines[-1].strip()
+    copied = False
+    try:
+        self._put_file(filename_or_io, f"{directory}/upload")
+        copied, _ = self.run_shell_command(
+            StringCommand(f"cp {directory}/upload", QuoteString(remote_filename), f"&& rm -rf {directory}"),
+            print_output=print_output,
+            print_input=print_input,
+            **arguments,
+        )
+    finally:
+        if not copied:
+            self.run_shell_command(StringCommand("rm -rf", directory), **plain)
+    return copied
+
+
+_put_file = SSHConnector.put_file

@@ -170,7 +170,7 @@ def test_all_mistakes_are_said_at_once(tmp_path: Path, monkeypatch: pytest.Monke
 
 def test_unknown_site_is_named_with_the_known_ones(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DESKFLEET_SITE", "nowhere")
-    with pytest.raises(SiteRefused, match=r"no site 'nowhere' .* known sites: local"):
+    with pytest.raises(SiteRefused, match=r"no site 'nowhere' .* known sites: example, local"):
         site_path()
 
 
