@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 
-from inventory.catalogue import services_of
 from roles import caddy as caddy_role
 from roles import desktops as desktops_role
 from roles import opensandbox as opensandbox_role
@@ -49,7 +48,7 @@ ROLES: dict[str, Call] = {
     ),
     "relay": (relay_role.relay, {"settings": SETTINGS, "key": CONFIG.secrets.relay_keys["here"]}),
     "viewer": (viewer_role.viewer, {"config": CONFIG}),
-    "caddy": (caddy_role.caddy, {"settings": SETTINGS, "services": services_of(SETTINGS)}),
+    "caddy": (caddy_role.caddy, {"config": CONFIG}),
     "desktops": (desktops_role.desktops, {"config": CONFIG}),
 }
 AWAY: dict[str, Call] = {
@@ -239,8 +238,8 @@ def test_relay_reads_the_file_that_the_deploy_writes(run_role: RunRole, tmp_path
 def test_changed_caddyfile_is_reloaded_not_restarted(run_role: RunRole) -> None:
     role, arguments = ROLES["caddy"]
     facts = after(run_role(role, facts=fresh(), **arguments))
-    wider = (*services_of(SETTINGS), services_of(SETTINGS)[1].model_copy(update={"path": "/more/*"}))
-    steps = dict(changes(run_role(role, facts=facts, **{**arguments, "services": wider})))
+    elsewhere = host_config(content_domain="pages.localhost")
+    steps = dict(changes(run_role(role, facts=facts, config=elsewhere)))
     assert set(steps) == {"Caddy | Write Caddyfile", "Caddy | Run Caddy"}
     assert "validate" in steps["Caddy | Write Caddyfile"][2]
     assert " reload " in steps["Caddy | Run Caddy"][0]
@@ -248,12 +247,10 @@ def test_changed_caddyfile_is_reloaded_not_restarted(run_role: RunRole) -> None:
 
 
 def test_caddy_of_ones_own_is_checked_by_hash_and_version(run_role: RunRole) -> None:
-    role, arguments = ROLES["caddy"]
+    role, _ = ROLES["caddy"]
     sha = "ab" * 32
-    settings = host_config(
-        caddy={"source": "url", "url": "https://downloads.example.com/caddy", "sha256": sha}
-    ).site.settings
-    steps = dict(run_role(role, facts=fresh(), **{**arguments, "settings": settings}))
+    config = host_config(caddy={"source": "url", "url": "https://downloads.example.com/caddy", "sha256": sha})
+    steps = dict(run_role(role, facts=fresh(), config=config))
     fetch, version, _ = steps["Caddy | Install Caddy 2.11.7"]
     assert f"echo '{sha}  /opt/deskfleet/caddy/caddy.new' | sha256sum -c" in fetch
     assert "2.11.2" in version

@@ -19,11 +19,10 @@ from pathlib import Path
 import httpx
 import pytest
 
-from inventory.catalogue import services_of
-from roles.caddy import caddyfile
+from roles.caddyfile import caddyfile
 from tests.real_opensandbox import RealOpenSandbox
 from tests.relay_process import RelayProcess, free_port
-from tests.sites import site
+from tests.sites import host_config
 from tests.worker.fleet import Fleet
 from viewer import selfcheck
 from viewer.credentials import hash_of, new_key
@@ -53,10 +52,11 @@ def edge(
     tmp_path: Path, server: RealOpenSandbox, relay: RelayProcess, request: pytest.FixtureRequest
 ) -> Iterator[Edge]:
     port, viewer = free_port(), free_port()
-    local = site(
+    config = host_config(
         edge_port=port,
         ports={"opensandbox": server.port, "relay": int(relay.address.rpartition(":")[2]), "viewer": viewer},
-    ).settings
+    )
+    local = config.site.settings
     tenant = {"name": "main", "keys": [{"id": KEY.id, "role": "operator", "sha256": hash_of(KEY.text)}]}
     with (
         Fleet(
@@ -71,7 +71,7 @@ def edge(
         ExitStack() as stack,
     ):
         fleet.start()
-        text = caddyfile(services_of(local), local, ipv6=False)
+        text = caddyfile(config, ipv6=False)
         text = text.replace("/run/deskfleet/caddy", str(tmp_path)).replace(
             "/var/lib/deskfleet", str(tmp_path)
         )
