@@ -32,8 +32,8 @@ from viewer.store import DeclaredDesktop, Store
 
 FIELDS = [
     "id", "tenant_id", "kind", "display", "backend", "status", "status_reason", "sandbox_id", "host",
-    "host_status", "image", "resolution", "task_id", "agent_id", "page_url", "novnc_url", "vnc_endpoint", "devtools_url",
-    "error_message", "created_at", "updated_at", "expires_at", "terminated_at",
+    "host_status", "image", "resolution", "task_id", "agent_id", "page_url", "novnc_url", "vnc_endpoint",
+    "devtools_url", "error_message", "created_at", "updated_at", "expires_at", "terminated_at",
 ]  # fmt: skip
 
 

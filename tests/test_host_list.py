@@ -102,7 +102,7 @@ def test_persistent_desktops_are_those_of_ones_own_tenant_with_what_they_run(
         ("lab", None, "kasmvnc", None),
     ]
     assert shown["desktops"][0]["session_id"] == studio
-    assert shown["warnings"] == ["studio runs TigerVNC, because KasmVNC could not be had"]
+    assert shown["warnings"] == ["desktop studio runs TigerVNC, because KasmVNC could not be had"]
     assert [one["name"] for one in hosts_for(client, people.bob)["atelier"]["desktops"]] == ["vault"]
 
 
@@ -111,7 +111,7 @@ def test_other_backend_than_the_wanted_one_is_never_silent(
 ) -> None:
     store.fleet.transition(declared(store, "lab", "acme"), Status.RUNNING, backend="tigervnc")
     assert hosts_for(client, people.wanda)["atelier"]["warnings"] == [
-        "lab runs tigervnc, not kasmvnc; run the deploy"
+        "desktop lab runs tigervnc, not kasmvnc; run the deploy"
     ]
 
 

@@ -115,9 +115,9 @@ def _warnings(
         yield "it is full: new desktops go to other hosts"
     for desktop in desktops:
         if desktop.wanted_backend == "kasmvnc-or-tigervnc" and desktop.backend == "tigervnc":
-            yield f"{desktop.name} runs TigerVNC, because KasmVNC could not be had"
+            yield f"desktop {desktop.name} runs TigerVNC, because KasmVNC could not be had"
         elif desktop.backend is not None and desktop.backend not in _GRANTED[desktop.wanted_backend]:
-            yield f"{desktop.name} runs {desktop.backend}, not {desktop.wanted_backend}; run the deploy"
+            yield f"desktop {desktop.name} runs {desktop.backend}, not {desktop.wanted_backend}; run the deploy"
 
 
 def _for_eyes_of(who: Principal, detail: str | None, host: HostSettings) -> str | None:

@@ -49,6 +49,11 @@ function cell(label, ...children) {
   return element("td", { role: "cell", "data-label": label }, ...children);
 }
 
+/** Nothing here; a card leaves it out. */
+function emptyCell(label, text) {
+  return element("td", { role: "cell", "data-label": label, "data-empty": "true" }, element("span", { class: "none" }, text));
+}
+
 /** @param {Host} host */
 function nameCell(host) {
   const groups = element("span", { class: "host-groups" }, ...host.groups.map((group) => element("span", { class: "chip" }, GROUPS[group] ?? group)));
@@ -64,7 +69,7 @@ function statusCell(host) {
 
 /** @param {Host} host */
 function roomCell(host) {
-  if (!host.max_desktops) return cell("On-demand desktops", element("span", { class: "none" }, "None here"));
+  if (!host.max_desktops) return emptyCell("On-demand desktops", "None here");
   const said = `${host.used_desktops} of ${host.max_desktops}`;
   const meter = element("progress", { class: "room", max: host.max_desktops, value: host.used_desktops, "aria-label": `${said} desktops in use` });
   meter.dataset.full = String(host.used_desktops >= host.max_desktops);
@@ -91,8 +96,8 @@ function desktopItem(desktop) {
 
 /** @param {Host} host */
 function desktopsCell(host) {
-  const list = host.desktops.length ? element("ul", { class: "host-desktops" }, ...host.desktops.map(desktopItem)) : element("span", { class: "none" }, "None of yours");
-  return cell("Persistent desktops", list);
+  if (!host.desktops.length) return emptyCell("Persistent desktops", "None of yours");
+  return cell("Persistent desktops", element("ul", { class: "host-desktops" }, ...host.desktops.map(desktopItem)));
 }
 
 // ---- all of them ------------------------------------------------------------------------------------------------
