@@ -1,0 +1,509 @@
+"""The firewall on bare hosts: ports scanned before and after, from outside and from containers, and the way
+back.
+
+    this machine ── 10.213.N.64/26 ─┬─ `wall`: the host with the firewall, its own dockerd, a canary per port
+                                    └─ `far`: everything else: a stranger, a host of the fleet, a name server,
+                                       the internet (203.0.113.7), clouds' metadata, two private networks
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from roles.docker import _NETWORK_OPTIONS, BRIDGE, NETWORK
+from roles.firewall import RULES, SCRIPT
+from tests.hosts.bare_host import CHECKOUT, BareHost, BareHosts, Variant
+from tests.hosts.own_docker import own_dockerd
+
+pytestmark = [pytest.mark.host, pytest.mark.timeout(900)]
+
+SSH, EDGE, ALLOWED, NODE, VIEWER, RELAY, OPENSANDBOX, FOREIGN = (
+    22,
+    (80, 443),
+    9100,
+    8443,
+    8060,
+    8070,
+    8080,
+    9999,
+)
+CANARIES = (*EDGE, ALLOWED, NODE, VIEWER, RELAY, OPENSANDBOX, FOREIGN)
+PUBLISHED = 5432
+"""By somebody else's container, to everybody, through Docker's own rules."""
+INTERNET, METADATA, PRIVATE, REACHABLE = "203.0.113.7", "169.254.169.254", "10.8.0.5", "10.9.0.5"
+NAME_SERVER = "10.8.0.53"
+ELSEWHERE = (INTERNET, METADATA, PRIVATE, REACHABLE, NAME_SERVER)
+
+LISTEN = r"""
+import socket, struct, sys, threading
+
+def serve(listener):
+    while True:
+        connection, _ = listener.accept()
+        try:
+            connection.sendall(b"HTTP/1.0 200 OK\r\n\r\ncanary\n")
+            connection.shutdown(socket.SHUT_WR)
+            connection.settimeout(1)
+            connection.recv(4096)
+        except OSError:
+            pass
+        connection.close()
+
+def answer_names(server):
+    # Every name is an address on the internet.
+    while True:
+        question, sender = server.recvfrom(512)
+        end = question.index(0, 12) + 5
+        record = b"\xc0\x0c" + struct.pack("!HHIH", 1, 1, 60, 4) + socket.inet_aton("203.0.113.7")
+        if question[end - 4:end - 2] != b"\0\1":
+            record = b""
+        header = question[:2] + struct.pack("!HHHHH", 0x8180, 1, bool(record), 0, 0)
+        server.sendto(header + question[12:end] + record, sender)
+
+for port in map(int, sys.argv[1:]):
+    listener = socket.create_server(("", port), backlog=64)
+    threading.Thread(target=serve, args=(listener,)).start()
+if sys.argv[1] == "7777":
+    names = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    names.bind(("10.8.0.53", 53))
+    threading.Thread(target=answer_names, args=(names,)).start()
+print("listening", flush=True)
+"""
+
+SCAN = r"""
+import socket, sys
+from concurrent.futures import ThreadPoolExecutor
+source, target, *ports = sys.argv[1:]
+
+def answers(port):
+    try:
+        with socket.create_connection((target, int(port)), 1.5, (source, 0)) as connection:
+            connection.settimeout(1.5)
+            connection.sendall(b"GET / HTTP/1.0\r\n\r\n")
+            return bool(connection.recv(1))
+    except OSError:
+        return False
+
+with ThreadPoolExecutor(32) as pool:
+    print(*(port for port, yes in zip(ports, pool.map(answers, ports)) if yes))
+"""
+
+DEPLOY = """
+from pyinfra.context import host
+from inventory.models import HostConfig
+from roles.files import place
+from roles.firewall import RULES, firewall, loaded, no_firewall
+from roles.foundation import foundation
+
+config = HostConfig.model_validate(host.data.get("deskfleet"))
+if text := host.data.get("other_rules"):
+    place(name="Write other rules", path=RULES, content=text)
+    loaded(name="Load other rules", text=text, address="", way_back_seconds=host.data.get("way_back"))
+elif host.data.get("gone"):
+    no_firewall()
+else:
+    foundation()
+    firewall(config)
+"""
+
+INVENTORY = """
+import json
+from pathlib import Path
+from inventory.models import HostConfig
+from tests.test_firewall_hosts import config_of
+
+_data = json.loads(Path({data!r}).read_text())
+wall = [("wall", {{**_data, "deskfleet": config_of(_data["address"], _data["member"])}})]
+"""
+
+CUTS_SSH = """table inet deskfleet
+delete table inet deskfleet
+table inet deskfleet {
+	chain input {
+		type filter hook input priority filter - 10; policy accept;
+		ct state { established, related } accept
+		tcp dport 22 drop
+	}
+}
+"""
+
+
+def config_of(address: str, member: str) -> object:
+    """The site of these tests: `wall` carries everything, `other` only has an address."""
+    from inventory.models import HostConfig, Site
+    from tests.sites import fleet_secrets
+
+    site = Site.model_validate(
+        {
+            "hosts": {
+                "wall": {
+                    "groups": ["edge", "control", "sandboxes"],
+                    "connect": {"address": address},
+                },
+                "other": {"groups": ["sandboxes"], "connect": "@fake/other", "address": member},
+            },
+            "settings": {
+                "domain": "desks.example.com",
+                "tls": "internal",
+                "firewall": {"allow": [ALLOWED], "reach": ["10.9.0.0/24"]},
+            },
+        }
+    )
+    return HostConfig(name="wall", site=site, secrets=fleet_secrets())
+
+
+@dataclass(frozen=True)
+class Wall:
+    """The host with the firewall, and the machine that is everything around it."""
+
+    host: BareHost
+    far: BareHost
+    key: Path
+    folder: Path
+
+    @property
+    def stranger(self) -> str:
+        return self.far.address
+
+    @property
+    def member(self) -> str:
+        """A second address of `far`: a host of the fleet."""
+        last = ipaddress.IPv4Address(self.far.address) + 20
+        return str(last)
+
+    def answering(self, ports: Sequence[int], *, source: str | None = None) -> set[int]:
+        """Which ports of the host answer to `far`."""
+        words = [source or self.stranger, self.host.address, *map(str, ports)]
+        return set(map(int, self.far.run(["python3", "-c", SCAN, *words]).out.split()))
+
+    def reaches(self, container: str, *targets: tuple[str, int]) -> set[tuple[str, int]]:
+        """Which targets answer to a program in the container."""
+        request = "printf 'GET / HTTP/1.0\\r\\n\\r\\n'"
+        asked = " & ".join(
+            f"({request} | nc -w 2 {address} {port} 2>/dev/null | grep -q . && echo {address} {port})"
+            for address, port in targets
+        )
+        out = self.host.run(["docker", "exec", container, "sh", "-c", f"{asked} & wait"]).out
+        return {(line.split()[0], int(line.split()[1])) for line in out.splitlines() if line}
+
+    def command(self, **data: object) -> list[str]:
+        """The roll-out as a command: the real role, by the real connector."""
+        values = {
+            "ssh_hostname": self.host.address,
+            "ssh_key": str(self.key),
+            "ssh_strict_host_key_checking": "off",
+            "address": self.host.address,
+            "member": self.member,
+            **data,
+        }
+        (self.folder / "data.json").write_text(json.dumps(values))
+        (self.folder / "hosts.py").write_text(INVENTORY.format(data=str(self.folder / "data.json")))
+        (self.folder / "deploy.py").write_text(DEPLOY)
+        files = [str(self.folder / name) for name in ("hosts.py", "deploy.py")]
+        return [str(Path(sys.executable).with_name("pyinfra")), *files, "-y"]
+
+    def roll_out(self, **data: object) -> tuple[int, str]:
+        done = subprocess.run(
+            self.command(**data), cwd=CHECKOUT, capture_output=True, text=True, timeout=300, check=False
+        )
+        return done.returncode, done.stdout + done.stderr
+
+    def ssh_answers(self) -> bool:
+        try:
+            with socket.create_connection((self.host.address, SSH), 1) as connection:
+                return connection.recv(3) == b"SSH"
+        except OSError:
+            return False
+
+    def table(self) -> str:
+        return self.host.run("nft -s list table inet deskfleet", check=False).out
+
+
+@pytest.fixture(scope="module")
+def hosts() -> Iterator[BareHosts]:
+    with own_dockerd("firewall") as daemon:
+        yield BareHosts(daemon, keeping=False)
+
+
+@pytest.fixture(scope="module")
+def far(hosts: BareHosts) -> BareHost:
+    far, _ = hosts.start(Variant.PLAIN, "far")
+    second = ipaddress.IPv4Address(far.address) + 20
+    far.run(f"ip address add {second}/26 dev eth0")
+    for address in ELSEWHERE:
+        far.run(f"ip address add {address}/32 dev lo")
+    start_listening(far, 7777)
+    return far
+
+
+@pytest.fixture(scope="module", params=list(Variant))
+def wall(
+    request: pytest.FixtureRequest, hosts: BareHosts, far: BareHost, tmp_path_factory: pytest.TempPathFactory
+) -> Wall:
+    """A host with an engine and sandboxes, and no firewall yet. Where there is no systemd, dockerd and sshd
+    are started by hand."""
+    variant: Variant = request.param
+    folder = tmp_path_factory.mktemp(f"wall-{variant}")
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", folder / "key"], check=True)
+    host, _ = hosts.start(variant, f"wall-{variant}")
+    host.run(
+        "apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq --no-install-recommends"
+        " docker.io iptables busybox-static openssh-server nftables iproute2 >/dev/null",
+        timeout=300,
+    )
+    host.run("install -d -m 700 /root/.ssh")
+    host.write("/root/.ssh/authorized_keys", (folder / "key.pub").read_text(), mode="600")
+    wall = Wall(host, far, folder / "key", folder)
+    boot(wall)
+    options = " ".join(f"--opt {key}={value}" for key, value in _NETWORK_OPTIONS.items())
+    host.run(
+        "mkdir -p /root/box/bin && cp /bin/busybox /root/box/bin/sh && cd /root/box/bin &&"
+        " for name in nc grep sleep httpd wget nslookup; do ln -sf sh $name; done &&"
+        " tar -C /root/box -c . | docker import - box >/dev/null &&"
+        f" docker network create --driver bridge {options} {NETWORK} >/dev/null"
+    )
+    start_containers(wall)
+    return wall
+
+
+def boot(wall: Wall) -> None:
+    """What the machine's owner brings up; also after a restart."""
+    host = wall.host
+    for address in ELSEWHERE:
+        host.run(f"ip route replace {address} via {wall.stranger}")
+    host.run(f"cat > /etc/resolv.conf <<<'nameserver {NAME_SERVER}'")
+    if host.variant is Variant.PLAIN:
+        host.run("mkdir -p /run/sshd && (pgrep -x sshd || /usr/sbin/sshd); rm -f /run/docker.pid")
+        host.run("pgrep -x dockerd || setsid -f dockerd >/var/log/dockerd.log 2>&1")
+    host.run("for i in $(seq 100); do docker info >/dev/null 2>&1 && exit; sleep 0.2; done; exit 1")
+    if not host.run("pgrep -f listen.py", check=False).out:
+        start_listening(host, *CANARIES)
+
+
+def start_listening(host: BareHost, *ports: int) -> None:
+    host.write("/root/listen.py", LISTEN)
+    host.run(
+        f"setsid -f python3 /root/listen.py {' '.join(map(str, ports))} > /root/listening 2>&1;"
+        " for i in $(seq 50); do grep -q listening /root/listening && exit; sleep 0.1; done;"
+        " cat /root/listening; exit 1"
+    )
+
+
+def start_containers(wall: Wall) -> None:
+    """Two sandboxes, published as OpenSandbox does it; somebody's server, published to everybody; and
+    somebody's client."""
+    serve = "httpd -f -p 8080 -h /bin"
+    sandboxes = f"docker run -d --network {NETWORK}"
+    for number in (1, 2):
+        wall.host.run(f"{sandboxes} --name sandbox{number} -p 127.0.66.1:{40000 + number}:8080 box {serve}")
+    wall.host.run(f"docker run -d --name server -p {PUBLISHED}:8080 box {serve}")
+    wall.host.run("docker run -d --name client box sleep 100000")
+
+
+@pytest.fixture(scope="module")
+def address_of(wall: Wall) -> dict[str, str]:
+    names = ("sandbox1", "sandbox2", "server")
+    template = "{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}"
+    return {name: wall.host.run(["docker", "inspect", "-f", template, name]).out.strip() for name in names}
+
+
+@dataclass(frozen=True)
+class Reached:
+    """What answered at one moment."""
+
+    stranger: set[int]
+    member: set[int]
+    sandbox: set[tuple[str, int]]
+    client: set[tuple[str, int]]
+
+
+ALL_PORTS = (SSH, *CANARIES, PUBLISHED)
+FAR_PORT = 7777
+
+
+def targets_of(wall: Wall, address_of: dict[str, str]) -> list[tuple[str, int]]:
+    """Everything that a container may try."""
+    host = [wall.host.address, gateway_of(wall, BRIDGE), gateway_of(wall, "docker0")]
+    return [
+        *((address, port) for address in host for port in (SSH, VIEWER, NODE, EDGE[1], FOREIGN)),
+        *((address_of[name], 8080) for name in ("sandbox2", "server")),
+        (wall.host.address, PUBLISHED),
+        *((address, FAR_PORT) for address in (wall.member, wall.stranger, *ELSEWHERE)),
+    ]
+
+
+def gateway_of(wall: Wall, bridge: str) -> str:
+    """The host's own address on a bridge."""
+    (line,) = wall.host.run(f"ip -o -4 address show dev {bridge}").out.splitlines()
+    return line.split()[3].split("/")[0]
+
+
+def look(wall: Wall, address_of: dict[str, str]) -> Reached:
+    targets = targets_of(wall, address_of)
+    return Reached(
+        stranger=wall.answering(ALL_PORTS),
+        member=wall.answering(ALL_PORTS, source=wall.member),
+        sandbox=wall.reaches("sandbox1", *targets),
+        client=wall.reaches("client", *targets),
+    )
+
+
+@pytest.fixture(scope="module")
+def before(wall: Wall, address_of: dict[str, str]) -> Reached:
+    """Without it, everything is reached: else a refusal later on would prove nothing."""
+    reached = look(wall, address_of)
+    assert reached.stranger == reached.member == set(ALL_PORTS)
+    others = {target for target in targets_of(wall, address_of) if target[0] not in address_of.values()}
+    assert reached.sandbox >= others - {(wall.host.address, PUBLISHED)}
+    assert reached.client >= others - {(wall.host.address, PUBLISHED)}
+    return reached
+
+
+@pytest.fixture(scope="module")
+def walled(wall: Wall, before: Reached) -> Wall:
+    code, out = wall.roll_out()
+    assert code == 0, out
+    return wall
+
+
+@pytest.fixture(scope="module")
+def after(walled: Wall, address_of: dict[str, str]) -> Reached:
+    return look(walled, address_of)
+
+
+def test_from_outside_only_what_is_meant_to_answer_does(after: Reached) -> None:
+    assert after.stranger == {SSH, *EDGE, ALLOWED}
+
+
+def test_node_answers_to_hosts_of_the_fleet_alone(after: Reached) -> None:
+    assert after.member == {SSH, *EDGE, ALLOWED, NODE}
+
+
+def test_sandbox_reaches_the_internet_and_what_the_site_grants_alone(after: Reached) -> None:
+    assert after.sandbox == {(INTERNET, FAR_PORT), (REACHABLE, FAR_PORT)}
+
+
+def test_sandbox_finds_names_although_the_name_server_is_private(walled: Wall, after: Reached) -> None:
+    asked = ["docker", "exec", "sandbox1", "wget", "-q", "-O-", f"http://pages.example.com:{FAR_PORT}/"]
+    assert "canary" in walled.host.run(asked).out
+
+
+def test_other_containers_lose_only_what_is_ours(
+    wall: Wall, before: Reached, after: Reached, address_of: dict[str, str]
+) -> None:
+    lost = before.client - after.client
+    assert lost == {target for target in before.client if target[1] in (VIEWER, NODE)}
+    assert (wall.host.address, FOREIGN) in after.client
+
+
+def test_host_reaches_its_sandboxes_by_both_ways(walled: Wall, address_of: dict[str, str]) -> None:
+    for target in (f"{address_of['sandbox1']}:8080", "127.0.66.1:40001"):
+        walled.host.run(
+            f"python3 -c 'import urllib.request as u; u.urlopen(\"http://{target}/sh\", timeout=3)'"
+        )
+
+
+def test_second_roll_out_changes_nothing(walled: Wall) -> None:
+    code, out = walled.roll_out()
+    assert code == 0, out
+    assert "[wall] Success" not in out
+    assert "[wall] No changes" in out
+
+
+@pytest.mark.parametrize(
+    "harm", ["flush ruleset", "flush chain inet deskfleet input", "delete table inet deskfleet"]
+)
+def test_next_roll_out_mends_what_somebody_flushed(walled: Wall, harm: str) -> None:
+    whole = walled.table()
+    walled.host.run(f"nft {harm}")
+    assert walled.table() != whole
+    code, out = walled.roll_out()
+    assert code == 0, out
+    assert walled.table() == whole
+
+
+def test_restart_of_docker_opens_nothing(walled: Wall) -> None:
+    """It also brings back Docker's own rules, which an earlier test has flushed."""
+    if walled.host.variant is Variant.SYSTEMD:
+        walled.host.run("systemctl reset-failed docker; systemctl restart docker")
+    else:
+        walled.host.run("kill $(pgrep -x dockerd); while pgrep -x dockerd; do sleep 0.1; done")
+        boot(walled)
+    walled.host.run("docker start sandbox1 sandbox2 server client")
+    assert walled.answering(ALL_PORTS) == {SSH, *EDGE, ALLOWED}
+    (published,) = walled.host.run("iptables -t nat -S DOCKER | grep -- '--dport 5432'").out.splitlines()
+    assert "DNAT" in published
+
+
+def test_rules_that_cut_ssh_are_taken_back_by_the_roll_out_itself(walled: Wall) -> None:
+    whole = walled.table()
+    code, out = walled.roll_out(other_rules=CUTS_SSH, way_back=60)
+    assert code != 0
+    assert "no new connection comes through the new firewall rules" in out
+    assert walled.table() == whole
+    assert walled.ssh_answers()
+
+
+def test_rules_that_cut_ssh_are_taken_back_when_the_roll_out_is_dead(walled: Wall) -> None:
+    whole = walled.table()
+    command = walled.command(other_rules=CUTS_SSH, way_back=8)
+    with subprocess.Popen(command, cwd=CHECKOUT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as run:
+        wait_until(lambda: not walled.ssh_answers(), seconds=60)
+        run.send_signal(signal.SIGKILL)
+    assert not walled.ssh_answers()
+    wait_until(walled.ssh_answers, seconds=12)
+    assert walled.table() == whole
+
+
+def test_roll_out_after_a_dead_one_confirms_the_rules_that_wait(walled: Wall) -> None:
+    """It must not take rules for good whose way back is under way."""
+    code, out = walled.roll_out()
+    assert code == 0, out
+    whole = walled.table()
+    walled.host.run([SCRIPT, "try", RULES, "4"])
+    code, out = walled.roll_out()
+    assert code == 0, out
+    assert "Load the rules" in out
+    time.sleep(5)
+    assert walled.table() == whole
+
+
+def test_machine_comes_up_with_the_rules(walled: Wall) -> None:
+    whole = walled.table()
+    if walled.host.variant is Variant.PLAIN:
+        # Such a container does not restart; what its start script calls is the same.
+        walled.host.run(f"nft flush ruleset && {SCRIPT} load")
+    else:
+        walled.host.daemon.docker("restart", walled.host.name)
+    wait_until(lambda: walled.table() == whole, seconds=30)
+    boot(walled)
+    assert walled.answering(ALL_PORTS) <= {SSH, *EDGE, ALLOWED}
+
+
+def test_without_it_everything_answers_again_and_nothing_is_left(walled: Wall) -> None:
+    code, out = walled.roll_out(gone=True)
+    assert code == 0, out
+    assert walled.answering(CANARIES) == set(CANARIES)
+    left = (
+        "find / -xdev -name '*firewall*' -path '*deskfleet*' -not -path '/proc/*'; ls /run; nft list tables"
+    )
+    assert "firewall" not in walled.host.run(left).out
+    assert "inet deskfleet" not in walled.host.run(left).out
+
+
+def wait_until(holds: Callable[[], bool], *, seconds: float) -> None:
+    deadline = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < deadline, f"not within {seconds} s"
+        time.sleep(0.2)
