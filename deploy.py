@@ -118,12 +118,11 @@ else:
     keep_running(
         name="Start what was stopped",
         units=(
-            opensandbox_unit(ports.opensandbox),
-            relay_unit(ports.relay),
+            *((opensandbox_unit(ports.opensandbox),) if on_sandboxes else ()),
+            *((relay_unit(ports.relay),) if has_relay else ()),
             *(desktop_unit(name) for name in config.desktops),
-            viewer_unit(ports.viewer),
-            WORKER,
-            caddy_unit(config),
+            *((viewer_unit(ports.viewer), WORKER) if on_control else ()),
+            *((caddy_unit(config),) if has_caddy else ()),
         ),
     )
     barrier(name="Phase: everything runs")

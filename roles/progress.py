@@ -17,7 +17,7 @@ from roles.report import HEADING
 
 _ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|\r")
 _STEP = re.compile(r"^--> Starting operation: (?P<name>.*?)\s*$")
-_RESULT = re.compile(r"^    \[(?P<host>[^]]+)\] (?P<result>Success|No changes|Skipped|Error.*)$")
+_RESULT = re.compile(r"^    \[(?P<host>[^]]+)\] +(?P<result>Success|No changes|Skipped|Error.*)$")
 _OUTPUT = re.compile(r"^\s*\[(?P<host>[^]]+)\] ?(?P<text>.*)$")
 _HERE = "@local"
 
