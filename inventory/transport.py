@@ -8,7 +8,8 @@ is opened here. And what a user with sudo uploads must not pass through a file t
 from __future__ import annotations
 
 import socket
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple, cast
 
 import paramiko
 from pyinfra.api.command import QuoteString, StringCommand
@@ -119,7 +120,7 @@ def put_privately(
     directory = output.stdout_lines[-1].strip()
     copied = False
     try:
-        self._put_file(filename_or_io, f"{directory}/upload")
+        self._put_file(filename_or_io, f"{directory}/upload")  # type: ignore[no-untyped-call]
         copied, _ = self.run_shell_command(
             StringCommand(f"cp {directory}/upload", QuoteString(remote_filename), f"&& rm -rf {directory}"),
             print_output=print_output,
@@ -132,4 +133,4 @@ def put_privately(
     return copied
 
 
-_put_file = SSHConnector.put_file
+_put_file = cast(Callable[..., bool], SSHConnector.put_file)
