@@ -67,6 +67,7 @@ class StreamInfo(Frozen):
     opened_at: datetime
     bytes_to_browser: int
     bytes_to_desktop: int
+    """Both of an `rfb` stream's payload; of a `content` stream with the headers of its frames."""
 
 
 class StreamList(Frozen):

@@ -5,13 +5,17 @@ from __future__ import annotations
 from aiohttp import web
 from pydantic import BaseModel
 
-from viewer.grants import GRANT_HEADER, Grant, GrantRefused, Target, open_grant
+from viewer.grants import GRANT_HEADER, DesktopSocket, Grant, GrantRefused, Target, open_grant
 from viewer.model import utcnow
-from viewer.relay.answers import CloseCode, RelayProblem, StreamList
+from viewer.relay.answers import CloseCode, StreamList
+from viewer.relay.content_files import ContentFiles
+from viewer.relay.content_paths import content_path
 from viewer.relay.probing import probe
+from viewer.relay.problems import problem
 from viewer.relay.settings import Settings
 from viewer.relay.streams import StreamRefused, Streams
 
+CONTENT = "/content/"
 REVOKED = "access to this session was revoked"
 
 
@@ -22,11 +26,13 @@ class Relay:
         self._settings = settings
         self._key = key
         self.streams = Streams(settings)
+        self._files = ContentFiles(settings)
 
     def app(self) -> web.Application:
         app = web.Application()
         app.router.add_get("/healthz", self.healthz, allow_head=False)
         app.router.add_get("/stream/{session_id}", self.stream, allow_head=False)
+        app.router.add_get(f"{CONTENT}{{tail:.*}}", self.content, allow_head=False)
         app.router.add_get("/probe/{session_id}", self.probe, allow_head=False)
         app.router.add_get("/streams", self.list_streams, allow_head=False)
         app.router.add_delete("/streams/{session_id}", self.close_streams)
@@ -40,11 +46,31 @@ class Relay:
         try:
             grant, target = self._grant_for_target(request, purpose="stream")
         except GrantRefused as refusal:
-            return _problem(403, "Stream refused", str(refusal))
+            return problem(403, "Stream refused", str(refusal))
         if not web.WebSocketResponse(protocols=("binary",)).can_prepare(request):
-            return _problem(426, "Not a WebSocket", "open a stream with a WebSocket upgrade")
+            return problem(426, "Not a WebSocket", "open a stream with a WebSocket upgrade")
         try:
             return await self.streams.carry(request, grant, target)
+        except StreamRefused as refusal:
+            return await _close_at_once(request, CloseCode.BUSY, str(refusal))
+
+    async def content(self, request: web.Request) -> web.StreamResponse:
+        """A desktop's own web client: its files, and its streams where the request is an upgrade."""
+        try:
+            grant, target = self._grant_for_content(request)
+        except GrantRefused as refusal:
+            return problem(403, "Content refused", str(refusal))
+        path = content_path(request.raw_path, CONTENT)
+        if path is None:
+            return problem(404, "No such file", "the desktop's web client has no file of that name")
+        if request.body_exists:
+            return problem(413, "Body refused", "a file is asked for without a body")
+        if "Upgrade" not in request.headers:
+            return await self._files.give(request, grant.session_id, target, path)
+        if not web.WebSocketResponse(protocols=("binary",)).can_prepare(request):
+            return problem(426, "Not a WebSocket", "open a stream with a WebSocket upgrade")
+        try:
+            return await self.streams.carry_content(request, grant, target)
         except StreamRefused as refusal:
             return await _close_at_once(request, CloseCode.BUSY, str(refusal))
 
@@ -52,7 +78,7 @@ class Relay:
         try:
             grant, target = self._grant_for_target(request, purpose="probe")
         except GrantRefused as refusal:
-            return _problem(403, "Probe refused", str(refusal))
+            return problem(403, "Probe refused", str(refusal))
         password = grant.vnc_password.get_secret_value() if grant.vnc_password else None
         return _json(await probe(target, password, self._settings))
 
@@ -60,7 +86,7 @@ class Relay:
         try:
             self._grant(request, purpose="manage")
         except GrantRefused as refusal:
-            return _problem(403, "List refused", str(refusal))
+            return problem(403, "List refused", str(refusal))
         return _json(StreamList(streams=self.streams.infos()))
 
     async def close_streams(self, request: web.Request) -> web.Response:
@@ -68,7 +94,7 @@ class Relay:
         try:
             self._check_may_close(request, session_id)
         except GrantRefused as refusal:
-            return _problem(403, "Close refused", str(refusal))
+            return problem(403, "Close refused", str(refusal))
         self.streams.end_session(session_id, CloseCode.REVOKED, REVOKED)
         return web.Response(status=204)
 
@@ -77,7 +103,7 @@ class Relay:
         try:
             self._check_may_close(request, session_id)
         except GrantRefused as refusal:
-            return _problem(403, "Close refused", str(refusal))
+            return problem(403, "Close refused", str(refusal))
         self.streams.end_one(session_id, stream_id, CloseCode.REVOKED, REVOKED)
         return web.Response(status=204)
 
@@ -91,6 +117,12 @@ class Relay:
         if not token:
             raise GrantRefused(f"the header {GRANT_HEADER} is missing; come through the edge")
         return open_grant(token, self._key, purpose=purpose, now=utcnow())
+
+    def _grant_for_content(self, request: web.Request) -> tuple[Grant, DesktopSocket]:
+        grant = self._grant(request, purpose="content")
+        if not isinstance(grant.target, DesktopSocket):
+            raise GrantRefused("the grant names no desktop")
+        return grant, grant.target
 
     def _grant_for_target(self, request: web.Request, *, purpose: str) -> tuple[Grant, Target]:
         grant = self._grant(request, purpose=purpose)
@@ -107,13 +139,6 @@ def _check_session(grant: Grant, session_id: str) -> None:
 
 def _json(answer: BaseModel) -> web.Response:
     return web.Response(text=answer.model_dump_json(), content_type="application/json")
-
-
-def _problem(status: int, title: str, detail: str) -> web.Response:
-    problem = RelayProblem(title=title, status=status, detail=detail)
-    return web.Response(
-        status=status, text=problem.model_dump_json(), content_type="application/problem+json"
-    )
 
 
 async def _close_at_once(request: web.Request, code: int, reason: str) -> web.WebSocketResponse:

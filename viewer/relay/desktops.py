@@ -14,6 +14,8 @@ from viewer.relay.settings import Settings
 from viewer.rfb.conversation import Conversation
 
 Result = TypeVar("Result")
+RFB_SOCKET, WEB_SOCKET = "rfb.sock", "web.sock"
+"""In a desktop's directory: of TigerVNC, and of what carries on to KasmVNC's port."""
 READ_BYTES = 1 << 18
 _PEER = Struct("3i")
 """struct ucred of unix(7): process, user, group."""
@@ -32,13 +34,24 @@ def use_no_delay(sock: socket.socket) -> None:
 
 async def connect(target: Target, settings: Settings) -> socket.socket:
     """Return a connected non-blocking socket, or raise DesktopUnreachable. The caller sets the time limit."""
-    on_unix = isinstance(target, DesktopSocket)
-    sock = socket.socket(socket.AF_UNIX if on_unix else socket.AF_INET, socket.SOCK_STREAM)
+    if isinstance(target, DesktopSocket):
+        return await _connect(settings.desktops_dir / target.name / RFB_SOCKET)
+    return await _connect((str(settings.publish_address), target.port))
+
+
+async def connect_web(desktop: str, settings: Settings) -> socket.socket:
+    """As `connect`, to where a desktop's own web client and its streams are served."""
+    return await _connect(settings.desktops_dir / desktop / WEB_SOCKET)
+
+
+async def _connect(place: Path | tuple[str, int]) -> socket.socket:
+    family, address = (socket.AF_UNIX, str(place)) if isinstance(place, Path) else (socket.AF_INET, place)
+    sock = socket.socket(family, socket.SOCK_STREAM)
     sock.setblocking(False)
     try:
-        await asyncio.get_running_loop().sock_connect(sock, _address(target, settings))
-        if isinstance(target, DesktopSocket):
-            _check_owner(sock, settings.desktops_dir / target.name)
+        await asyncio.get_running_loop().sock_connect(sock, address)
+        if isinstance(place, Path):
+            _check_owner(sock, place.parent)
         use_no_delay(sock)
     except OSError as error:
         sock.close()
@@ -74,9 +87,3 @@ def _check_owner(sock: socket.socket, folder: Path) -> None:
     _pid, uid, _gid = _PEER.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER.size))
     if uid != folder.stat().st_uid:
         raise PermissionError(errno.EPERM, "another user's program listens there")
-
-
-def _address(target: Target, settings: Settings) -> tuple[str, int] | str:
-    if isinstance(target, DesktopSocket):
-        return str(settings.desktops_dir / target.name / "rfb.sock")
-    return str(settings.publish_address), target.port

@@ -6,6 +6,7 @@ from viewer.relay.answers import LONGEST_CLOSE_REASON
 
 _FINAL = 0x80
 _BINARY = 0x2
+_CLOSE = 0x8
 _PONG = 0xA
 
 
@@ -17,6 +18,12 @@ def binary_header(length: int) -> bytes:
 def pong(payload: bytes) -> bytes:
     """A whole pong frame; a ping's payload is 125 bytes at most."""
     return _header(_PONG, len(payload)) + payload
+
+
+def close_frame(code: int, reason: str) -> bytes:
+    """A whole close frame."""
+    payload = code.to_bytes(2, "big") + close_reason(reason)
+    return _header(_CLOSE, len(payload)) + payload
 
 
 def close_reason(text: str) -> bytes:

@@ -27,7 +27,7 @@ from viewer.relay.settings import (
 BACKLOG = 512
 FILES_PER_STREAM = 3
 """The browser's connection, our own handle on it, and the desktop's."""
-OTHER_FILES = 256
+OTHER_FILES = 512
 log = logging.getLogger("viewer.relay")
 
 
@@ -75,6 +75,7 @@ async def serve(settings: Settings, key: bytes) -> None:
             "free that port or choose another"
         ) from error
     log.info("listening on %s", settings.listen)
+    relay.streams.users.sweep_all()
     await stop.wait()
     await _stop(relay, runner, site)
 

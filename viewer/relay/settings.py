@@ -42,6 +42,12 @@ class Settings(Frozen):
     max_message_bytes: int = Field(default=1 << 20, ge=1024)
     """A WebSocket message from a browser must be smaller than this."""
 
+    content_seconds: float = Field(default=60, gt=0)
+    """For one file of a desktop's web client, a slow browser included."""
+    max_content_bytes: int = Field(default=64 << 20, ge=1024)
+    max_content_requests: int = Field(default=16, ge=1)
+    """Files of one desktop under way at once; more wait. Browsers ask for a page's two dozen together."""
+
     @property
     def address(self) -> tuple[str, int]:
         host, _, port = self.listen.rpartition(":")

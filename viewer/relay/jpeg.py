@@ -1,0 +1,137 @@
+"""What a JPEG tells without being decoded: its size, and whether it shows more than one colour.
+
+A picture of one colour is, block after block, "as bright as the one before, and nothing else". Baseline JPEG
+writes that with two Huffman codes per block, always the same, so its whole scan is known from the tables and
+the first block of each component (ITU-T T.81, F.1.2), and comparing is enough. It costs about a millisecond
+and no library; a decoder would be the relay's heaviest dependency, for one bit.
+"""
+
+from __future__ import annotations
+
+from struct import Struct, error
+from typing import NamedTuple
+
+_BASELINE = (0xC0, 0xC1)
+_OTHER_FRAMES = (0xC2, 0xC3, 0xC5, 0xC6, 0xC7, 0xC9, 0xCA, 0xCB, 0xCD, 0xCE, 0xCF)
+_TABLES, _SCAN, _RESTART = 0xC4, 0xDA, 0xDD
+_FRAME = Struct(">xHHB")
+_FIRST_BITS = 512
+"""Enough for the first block of each of three components."""
+_END_OF_BLOCK = 0
+_NO_STEP = 0
+
+
+class NotAJpeg(Exception):
+    """The bytes are no JPEG, or cut off."""
+
+
+class Look(NamedTuple):
+    """Pixels, and colours: 1, 2 for two or more, 0 when this kind of JPEG does not tell."""
+
+    width: int
+    height: int
+    colours: int
+
+
+class _Component(NamedTuple):
+    blocks: int
+    """In each unit of the scan."""
+    step_codes: dict[str, int]
+    detail_codes: dict[str, int]
+
+
+def look_at(jpeg: bytes) -> Look:
+    """Raises NotAJpeg."""
+    try:
+        return _look_at(jpeg)
+    except (IndexError, KeyError, ValueError, error) as problem:
+        raise NotAJpeg("the bytes are not a whole JPEG") from problem
+
+
+def _look_at(jpeg: bytes) -> Look:
+    if jpeg[:2] != b"\xff\xd8":
+        raise ValueError(jpeg[:2])
+    frame, tables, plain, at = b"", dict[int, dict[str, int]](), True, 2
+    while True:
+        marker, size = jpeg[at + 1], int.from_bytes(jpeg[at + 2 : at + 4], "big")
+        if jpeg[at] != 0xFF or size < 2:
+            raise ValueError(at)
+        body = jpeg[at + 4 : at + 2 + size]
+        at += 2 + size
+        if marker in _BASELINE or marker in _OTHER_FRAMES:
+            frame, plain = body, marker in _BASELINE
+        elif marker == _TABLES:
+            tables |= _huffman_tables(body)
+        elif marker == _RESTART:
+            plain = plain and body == b"\0\0"
+        elif marker == _SCAN:
+            break
+    height, width, _components = _FRAME.unpack_from(frame)
+    if not plain or not width or not height:
+        return Look(width, height, 0)
+    return Look(width, height, 1 if _is_uniform(frame, body, tables, jpeg[at:]) else 2)
+
+
+def _huffman_tables(body: bytes) -> dict[int, dict[str, int]]:
+    """Class and number of each table -> its codes, written in 0 and 1 -> symbol."""
+    tables, at = {}, 0
+    while at < len(body):
+        lengths, symbols = body[at + 1 : at + 17], iter(body[at + 17 :])
+        codes, code = {}, 0
+        for length, count in enumerate(lengths, start=1):
+            for _ in range(count):
+                codes[f"{code:0{length}b}"] = next(symbols, 0)
+                code += 1
+            code <<= 1
+        tables[body[at]] = codes
+        at += 17 + sum(lengths)
+    return tables
+
+
+def _is_uniform(frame: bytes, scan: bytes, tables: dict[int, dict[str, int]], entropy: bytes) -> bool:
+    height, width, count = _FRAME.unpack_from(frame)
+    sampling = {frame[6 + 3 * i]: (frame[7 + 3 * i] >> 4, frame[7 + 3 * i] & 0xF) for i in range(count)}
+    wanted = [(scan[1 + 2 * i], scan[2 + 2 * i]) for i in range(scan[0])]
+    if len(wanted) == 1:
+        # A scan of one component goes block by block, however its component is sampled.
+        sampling = {wanted[0][0]: (1, 1)}
+    across = 8 * max(h for h, _ in sampling.values())
+    down = 8 * max(v for _, v in sampling.values())
+    units = -(-width // across) * -(-height // down)
+    components = [
+        _Component(sampling[name][0] * sampling[name][1], tables[use >> 4], tables[0x10 | use & 0xF])
+        for name, use in wanted
+    ]
+    received = entropy[: entropy.rindex(b"\xff\xd9")].replace(b"\xff\0", b"\xff")
+    expected = _uniform_scan(components, units, received)
+    return expected is not None and expected == received
+
+
+def _uniform_scan(components: list[_Component], units: int, received: bytes) -> bytes | None:
+    """The scan of a picture that has everywhere the colour of its first block; None: there is none."""
+    start = f"{int.from_bytes(received[: _FIRST_BITS // 8], 'big'):0{8 * len(received[: _FIRST_BITS // 8])}b}"
+    first, further, at = "", "", 0
+    for blocks, step_codes, detail_codes in components:
+        end_of_block = _code_of(_END_OF_BLOCK, detail_codes)
+        no_step = _code_of(_NO_STEP, step_codes)
+        step = _first_step(start[at:], step_codes)
+        if end_of_block is None or no_step is None or step is None:
+            return None
+        unit = step + end_of_block + (no_step + end_of_block) * (blocks - 1)
+        first, further, at = first + unit, further + (no_step + end_of_block) * blocks, at + len(unit)
+    bits = first + further * (units - 1)
+    bits += "1" * (-len(bits) % 8)
+    return int(bits, 2).to_bytes(len(bits) // 8, "big")
+
+
+def _first_step(bits: str, codes: dict[str, int]) -> str | None:
+    """The code and the value of a component's first brightness."""
+    for length in range(1, 17):
+        size = codes.get(bits[:length])
+        if size is not None:
+            return bits[: length + size]
+    return None
+
+
+def _code_of(symbol: int, codes: dict[str, int]) -> str | None:
+    return next((code for code, meaning in codes.items() if meaning == symbol), None)

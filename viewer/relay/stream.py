@@ -1,0 +1,111 @@
+"""What streams of every kind have in common: who, since when, until when, why it ended."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import secrets
+import socket
+from abc import ABC, abstractmethod
+from typing import ClassVar, Literal, NamedTuple
+
+from aiohttp import web
+
+from viewer.grants import Grant
+from viewer.model import utcnow
+from viewer.relay.answers import CloseCode, StreamInfo
+from viewer.relay.desktops import use_no_delay
+from viewer.relay.settings import Settings
+
+CLOSING_SECONDS = 0.5
+"""For a slow browser to take what is queued, and again for its close frame. Twice this stays below the
+2 s in which the relay must be gone after SIGTERM."""
+
+log = logging.getLogger(__name__)
+
+
+class Ending(NamedTuple):
+    code: int
+    reason: str
+
+
+class Stream(ABC):
+    """One stream. `run` returns when it is over; `end` may be called at any time, the first call decides."""
+
+    kind: ClassVar[Literal["rfb", "content"]]
+
+    def __init__(self, grant: Grant, settings: Settings) -> None:
+        self.stream_id = secrets.token_hex(6)
+        self.grant = grant
+        self.opened_at = utcnow()
+        self._settings = settings
+        self._ending: asyncio.Future[Ending] = asyncio.get_running_loop().create_future()
+
+    @abstractmethod
+    async def run(self, request: web.Request) -> web.StreamResponse:
+        """Answer the upgrade and carry the stream to its end."""
+
+    @property
+    @abstractmethod
+    def bytes_to_browser(self) -> int: ...
+
+    @property
+    @abstractmethod
+    def bytes_to_desktop(self) -> int: ...
+
+    def end(self, code: int, reason: str) -> None:
+        if not self._ending.done():
+            self._ending.set_result(Ending(code, reason))
+
+    def info(self) -> StreamInfo:
+        return StreamInfo(
+            stream_id=self.stream_id,
+            kind=self.kind,
+            session_id=self.grant.session_id,
+            tenant_id=self.grant.tenant_id,
+            principal=self.grant.principal,
+            may_control=self.grant.may_control,
+            opened_at=self.opened_at,
+            bytes_to_browser=self.bytes_to_browser,
+            bytes_to_desktop=self.bytes_to_desktop,
+        )
+
+    async def _until_ended(self) -> Ending:
+        timer = asyncio.get_running_loop().call_later(
+            self._settings.max_stream_seconds,
+            self.end,
+            CloseCode.TIMED_OUT,
+            "the stream reached its longest time",
+        )
+        try:
+            return await self._ending
+        finally:
+            timer.cancel()
+
+    def _log_opening(self) -> None:
+        log.info("stream %s open %s", self.stream_id, self._who())
+
+    def _log_closing(self, ending: Ending) -> None:
+        log.info(
+            "stream %s closed %s code=%d seconds=%.1f to_browser=%d to_desktop=%d: %s",
+            self.stream_id,
+            self._who(),
+            ending.code,
+            (utcnow() - self.opened_at).total_seconds(),
+            self.bytes_to_browser,
+            self.bytes_to_desktop,
+            ending.reason,
+        )
+
+    def _who(self) -> str:
+        grant = self.grant
+        return f"session={grant.session_id} tenant={grant.tenant_id} principal={grant.principal}"
+
+
+def own_handle(transport: asyncio.Transport) -> socket.socket:
+    """A second handle on the browser's connection, so that the event loop lets us wait on it ourselves."""
+    sock = socket.socket(fileno=os.dup(transport.get_extra_info("socket").fileno()))
+    sock.setblocking(False)
+    use_no_delay(sock)
+    return sock
