@@ -218,7 +218,7 @@ def new_session(store: Store, person: Person, **values: Any) -> Session:
 
 
 def kasmvnc_desktop(store: Store, person: Person, *, name: str = "studio") -> Session:
-    """A persistent desktop of that person's tenant whose screen is KasmVNC's own page, as the worker leaves it."""
+    """A persistent desktop of that person's tenant that shows itself by KasmVNC's own page, running."""
     desktop = store.fleet.upsert_desktop(
         DeclaredDesktop(
             name=name, tenant=person.tenant, host="here", backend="kasmvnc", resolution="1280x800"

@@ -21,7 +21,14 @@ from viewer.access import (
     wants_page,
 )
 from viewer.model import Frozen, Principal, Role
-from viewer.places import PlaceKind, content_source, service_origin, services_for, way_back
+from viewer.places import (
+    PlaceKind,
+    content_source,
+    pages_of_services,
+    service_origin,
+    services_for,
+    way_back,
+)
 from viewer.problems import Problem, respond
 from viewer.services import services
 from viewer.settings import Settings
@@ -216,7 +223,7 @@ def content_policy(origin: str, settings: Settings) -> str:
     """
     ws_origin = origin.replace("http", "ws", 1)
     framed = [source for source in (content_source(settings),) if source is not None]
-    entered = [*framed, *(service_origin(service, settings) for service in settings.services)]
+    entered = [*framed, *(service_origin(service, settings) for service in pages_of_services(settings))]
     parts = {
         "default-src": "'none'",
         "script-src": "'self'",

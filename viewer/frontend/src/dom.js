@@ -57,6 +57,14 @@ export function setText(node, text) {
   if (node.textContent !== text) node.textContent = text;
 }
 
+/** A quiet word behind a name, at the end of `node`; none for "". */
+export function setTag(node, text) {
+  const shown = node.querySelector(".tag");
+  if ((shown?.textContent ?? "") === text) return;
+  shown?.remove();
+  if (text) node.append(element("span", { class: "tag" }, text));
+}
+
 export function badge({ tone, label }) {
   return element("span", { class: "badge", "data-tone": tone }, element("i", { class: "dot" }), label);
 }

@@ -1,6 +1,21 @@
-// The header on every page: sign out.
+// The header on every page: its menu, and sign out.
 
 import { call, holdSignIn, leaveForSignIn } from "./api.js";
+import { icon } from "./dom.js";
+
+const menu = document.querySelector(".top .menu");
+if (menu) {
+  for (const link of menu.querySelectorAll("a")) link.append(icon("tab"));
+  // Closed by whatever else gets the attention.
+  addEventListener("click", (event) => (menu.contains(event.target) && !event.target.closest("a")) || (menu.open = false));
+  addEventListener("blur", () => (menu.open = false));
+  menu.addEventListener("keydown", (event) => {
+    if (event.key !== "Escape" || !menu.open) return;
+    menu.open = false;
+    menu.querySelector("summary").focus();
+  });
+  menu.addEventListener("focusout", (event) => event.relatedTarget && !menu.contains(event.relatedTarget) && (menu.open = false));
+}
 
 document.querySelector("#sign-out")?.addEventListener("submit", async (event) => {
   event.preventDefault();

@@ -4,8 +4,9 @@
 // narrow screens). The page sets `.live` (a Live) once, before or after the element is on the page.
 
 import { Problem, goToSignIn, serverNow, terminateSession } from "./api.js";
-import { badge, element, icon, iconButton, relabel, setText } from "./dom.js";
-import { CLOSE, ago, badgeOf, duration, exactly, hostIsLost, inWords, isEnding, isOver, nameOf, screenOf, shortId } from "./session.js";
+import { ContentFrame } from "./content-frame.js";
+import { badge, element, icon, iconButton, relabel, setTag, setText } from "./dom.js";
+import { CLOSE, ago, backendOf, badgeOf, duration, exactly, hostIsLost, inWords, isEnding, isOver, nameOf, screenOf, shortId } from "./session.js";
 
 const BACK_OFF_S = [0.5, 1, 2, 3, 5, 8, 10];
 const STEADY_AFTER_MS = 10_000;
@@ -28,6 +29,10 @@ class SandboxViewer extends HTMLElement {
   /** @type {"idle"|"connecting"|"connected"|"waiting"|"refused"} of the stream */
   #link = "idle";
   #linkReason = "";
+  /** What to do about it where trying again is not all. */
+  #linkAdvice = "";
+  /** How the open stream shows the desktop: `display` of its session then. */
+  #shownAs = "";
   #attempts = 0;
   #retryAt = 0;
   #retryTimer = 0;
@@ -119,6 +124,8 @@ class SandboxViewer extends HTMLElement {
     if (!mine || mine.id !== this.getAttribute("session")) return;
     this.#session = mine;
     this.#problem = null;
+    // Another backend since: what was open there has no desktop behind it any more.
+    if (this.#stream && this.#shownAs !== mine.display) this.#dropStream();
     if (this.#wantsStream() && this.#link === "idle") this.#connect();
     if (!this.#wantsStream() && this.#link !== "idle") this.#dropStream();
     this.#render();
@@ -126,7 +133,7 @@ class SandboxViewer extends HTMLElement {
   }
 
   #wantsStream() {
-    return this.#session?.status === "running" && this.#session.display === "rfb";
+    return this.#session?.status === "running" && this.#session.display !== "none";
   }
 
   // ---- the stream ----------------------------------------------------------------------------------------------
@@ -141,12 +148,13 @@ class SandboxViewer extends HTMLElement {
     try {
       module = await streamModule;
     } catch {
-      this.#link = "refused";
-      this.#linkReason = "Part of this page could not be loaded. Reload it to try again.";
-      return this.#render();
+      return this.#refuse("Part of this page could not be loaded. Reload it to try again.");
     }
     if (this.#link !== "connecting" || this.#session?.id !== id || this.#stream) return;
-    const stream = (this.#stream = new module.Stream(this.#parts.stage, id, IS_WATCHER));
+    this.#shownAs = this.#session.display;
+    const stream = (this.#stream = this.#shownAs === "kasmvnc"
+      ? new ContentFrame(this.#parts.stage, id, { name: nameOf(this.#session), viewOnly: IS_WATCHER })
+      : new module.Stream(this.#parts.stage, id));
     stream.addEventListener("connected", () => this.#connected());
     stream.addEventListener("painted", () => stream === this.#stream && this.#forgetLastFrame());
     stream.addEventListener("clipboard", (event) => (this.#parts.clipboardText.value = event.detail));
@@ -160,19 +168,25 @@ class SandboxViewer extends HTMLElement {
     this.#render();
   }
 
-  async #ended({ code, reason }) {
+  #refuse(reason, advice = "") {
+    this.#link = "refused";
+    this.#linkReason = reason;
+    this.#linkAdvice = advice;
+    this.#render();
+  }
+
+  async #ended({ code, reason, problem, blocked }) {
     clearTimeout(this.#steadyTimer);
     this.#keepLastFrame();
     this.#stream = null;
     const id = this.#session?.id;
     this.#link = "waiting";
     this.#retryAt = 0;
-    this.#linkReason = streamReason(code, reason);
+    this.#linkReason = this.#shownAs === "kasmvnc" ? reason : streamReason(code, reason);
     this.#render();
-    if (code === CLOSE.revoked) {
-      this.#link = "refused";
-      this.#render();
-    }
+    if (code === CLOSE.revoked) this.#refuse(this.#linkReason);
+    if (problem?.status === 409) this.#refuse("This desktop's page cannot be shown", reason);
+    if (blocked) this.#refuse(reason, "In a tab of its own it works.");
     // noVNC and a refused handshake say nothing of the cause; the session's row knows.
     try {
       await this.#live.ask(id);
@@ -210,7 +224,7 @@ class SandboxViewer extends HTMLElement {
     this.#stream?.close();
     this.#stream = null;
     this.#link = "idle";
-    this.#linkReason = "";
+    this.#linkReason = this.#linkAdvice = "";
   }
 
   #keepLastFrame() {
@@ -273,10 +287,11 @@ class SandboxViewer extends HTMLElement {
       text: element("p", { class: "cover-text" }),
       clock: element("p", { class: "cover-clock", "aria-live": "off" }),
       action: element("button", { type: "button", class: "button", hidden: true }),
+      tab: element("a", { class: "button", target: "_blank", rel: "noopener", hidden: true }, "Open in a tab"),
       shown: "",
     };
     cover.action.addEventListener("click", () => this.refresh());
-    this.#parts.cover.append(cover.icon, cover.heading, cover.text, cover.clock, cover.action);
+    this.#parts.cover.append(cover.icon, cover.heading, cover.text, cover.clock, element("div", { class: "cover-actions" }, cover.action, cover.tab));
     this.#cover = cover;
   }
 
@@ -298,10 +313,12 @@ class SandboxViewer extends HTMLElement {
     setText(parts.title, session ? nameOf(session) : shortId(this.getAttribute("session") ?? "") || "No desktop");
     setText(parts.subtitle, [session && screenOf(session), session && IS_WATCHER && "view only"].filter(Boolean).join(" · "));
     const shown = session ? badgeOf(session) : null;
-    if (shown && parts.badge.textContent !== shown.label) parts.badge.replaceChildren(badge(shown));
+    if (shown && parts.badge.querySelector(".badge")?.textContent !== shown.label) parts.badge.replaceChildren(badge(shown));
     if (!shown) parts.badge.replaceChildren();
+    else setTag(parts.badge, backendOf(session));
     const live = session && !isOver(session);
-    parts.clipboard.hidden = IS_WATCHER;
+    // KasmVNC's page keeps the two clipboards alike by itself.
+    parts.clipboard.hidden = IS_WATCHER || session?.display === "kasmvnc";
     parts.clipboard.disabled = this.#link !== "connected";
     parts.refresh.disabled = !this.getAttribute("session");
     parts.fullscreen.hidden = !document.fullscreenEnabled;
@@ -324,7 +341,7 @@ class SandboxViewer extends HTMLElement {
     notice.hidden = !text;
   }
 
-  /** @returns {{icon: string, heading: string, text?: string, clock?: () => string, action?: string, busy?: boolean, tone?: string}|null} */
+  /** @returns {{icon: string, heading: string, text?: string, clock?: () => string, action?: string, tab?: boolean, busy?: boolean, tone?: string}|null} */
   #coverFor(session) {
     if (!this.getAttribute("session")) return { icon: "screen", heading: "No desktop selected", text: "Choose one from the list, or start a new one." };
     if (this.#problem) return this.#coverForProblem(this.#problem);
@@ -334,7 +351,7 @@ class SandboxViewer extends HTMLElement {
     if (session.status === "error") return { icon: "warning", tone: "bad", heading: "This desktop failed", text: session.error_message || inWords(session.status_reason) || "No reason was given." };
     if (session.status === "terminated") return this.#coverForTerminated(session);
     if (session.status === "paused") return { icon: "moon", heading: "This desktop is paused", text: inWords(session.status_reason) };
-    if (session.display !== "rfb") return { icon: "screen", heading: "No screen to show", text: session.display === "none" ? "This sandbox has no display." : "This desktop has a web client of its own." };
+    if (session.display === "none") return { icon: "screen", heading: "No screen to show", text: "This sandbox has no display." };
     return this.#coverForLink();
   }
 
@@ -357,7 +374,7 @@ class SandboxViewer extends HTMLElement {
 
   #coverForLink() {
     if (this.#link === "connected") return null;
-    if (this.#link === "refused") return { icon: "warning", tone: "bad", heading: this.#linkReason, action: "Try again" };
+    if (this.#link === "refused") return { icon: "warning", tone: "bad", heading: this.#linkReason, text: this.#linkAdvice, action: "Try again", tab: this.#shownAs === "kasmvnc" };
     if (this.#link === "waiting") return { icon: "plug", heading: this.#linkReason, clock: () => this.#retryText(), action: "Try now" };
     return { icon: "", busy: true, heading: this.#attempts > 0 ? "Reconnecting…" : "Connecting…" };
   }
@@ -385,6 +402,8 @@ class SandboxViewer extends HTMLElement {
     setText(cover.text, wanted.text ?? "");
     cover.action.hidden = !wanted.action;
     setText(cover.action, wanted.action ?? "");
+    cover.tab.hidden = !wanted.tab;
+    cover.tab.href = `/open/${this.#session?.id}`;
   }
 
   #renderFacts(session) {

@@ -1,12 +1,12 @@
 // The Sandboxes page: every session of the tenant beside one large viewer.
 
 import { goToSignIn, serverNow } from "./api.js";
-import { badge, element, setText } from "./dom.js";
+import { badge, element, setTag, setText } from "./dom.js";
 import "./header.js";
 import { Live } from "./live.js";
 import { NewDesktopDialog } from "./new-desktop.js";
 import "./sandbox-viewer.js";
-import { ago, badgeOf, exactly, isOver, nameOf } from "./session.js";
+import { ago, backendOf, badgeOf, exactly, isOver, nameOf } from "./session.js";
 
 const TITLE = "Sandboxes · Deskfleet";
 const BANNER_AFTER_MS = 1500;
@@ -72,11 +72,12 @@ function inOrder() {
 function makeRow(session) {
   const link = element("a", { class: "row", href: `/sandboxes/${session.id}` });
   const id = element("span", { class: "row-id" });
+  const name = element("span", { class: "row-name" }, id);
   const pill = element("span", { class: "row-status" });
   const image = element("span", { class: "row-image" });
   const work = element("span", { class: "row-work" });
   const age = element("time", { class: "row-age" });
-  link.append(element("span", { class: "row-line" }, id, pill), element("span", { class: "row-line" }, image, age), element("span", { class: "row-line" }, work));
+  link.append(element("span", { class: "row-line" }, name, pill), element("span", { class: "row-line" }, image, age), element("span", { class: "row-line" }, work));
   link.addEventListener("click", (event) => {
     if (event.metaKey || event.ctrlKey || event.shiftKey) return;
     event.preventDefault();
@@ -91,8 +92,9 @@ function makeRow(session) {
     update(now, latest) {
       const shown = badgeOf(latest);
       setText(id, nameOf(latest));
+      setTag(name, backendOf(latest));
       if (pill.textContent !== shown.label) pill.replaceChildren(badge(shown));
-      setText(image, [latest.image, latest.host].filter(Boolean).join(" · "));
+      setText(image, [latest.kind === "desktop" ? null : latest.image, latest.host].filter(Boolean).join(" · "));
       setText(work, [latest.task_id && `Task ${latest.task_id}`, latest.agent_id && `Agent ${latest.agent_id}`].filter(Boolean).join(" · "));
       age.dateTime = latest.created_at;
       age.title = exactly(latest.created_at);

@@ -5,6 +5,7 @@
  * @property {string} id
  * @property {"sandbox"|"desktop"} kind
  * @property {"rfb"|"kasmvnc"|"none"} display
+ * @property {"kasmvnc"|"tigervnc"|null} backend what a persistent desktop runs, once that was seen
  * @property {"creating"|"running"|"paused"|"terminated"|"error"} status
  * @property {string|null} status_reason
  * @property {string|null} sandbox_id
@@ -55,9 +56,14 @@ export function nameOf(session) {
   return session.kind === "desktop" && session.sandbox_id ? session.sandbox_id : shortId(session.id);
 }
 
-/** "desktop · 1280 × 800" */
+const BACKENDS = { kasmvnc: "KasmVNC", tigervnc: "TigerVNC" };
+
+/** What shows a persistent desktop's screen, as its makers write it; "" for a sandbox, or while nobody knows. */
+export const backendOf = (session) => BACKENDS[session.backend] ?? "";
+
+/** "desktop · 1280 × 800"; a declared desktop has no image, and its backend stands beside its name. */
 export function screenOf(session) {
-  return [session.image, session.resolution?.replace("x", " × ")].filter(Boolean).join(" · ");
+  return [session.kind === "desktop" ? null : session.image, session.resolution?.replace("x", " × ")].filter(Boolean).join(" · ");
 }
 
 /** A reason as the worker writes it ("waiting for the first frame") as the beginning of a sentence. */

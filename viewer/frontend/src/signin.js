@@ -50,7 +50,7 @@ function sentence(problem, byLink) {
 /** Only our own pages: anything else in `next` would make this page a springboard to a foreign one. */
 function nextPage() {
   const next = new URLSearchParams(location.search).get("next") ?? "";
-  return /^\/(sandboxes|view)(\/[\w-]+)?$/.test(next) ? next : "/sandboxes";
+  return /^\/(sandboxes|view|open|services)(\/[\w-]+)?$/.test(next) ? next : "/sandboxes";
 }
 
 function setPending(pending) {

@@ -1,0 +1,248 @@
+"""The real viewer behind the real Caddy, with the Caddyfile that the deploy renders for a site of one host.
+
+Stand-ins, by name: a `StubRelay` that opens the real grants and serves the page that a test gave a desktop,
+and a `TinyService` where the operator's own service would be.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Callable, Coroutine
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from aiohttp import WSMsgType, web
+
+from inventory.models import HostConfig, Site
+from roles.caddyfile import caddyfile
+from tests.caddy_fleet import caddy_binary
+from tests.fake_kasmvnc import CLIENT, EXTRA_HEADERS, GREETING, INDEX
+from tests.relay_process import free_port, wait_for_listener
+from tests.sites import secrets
+from tests.viewer_fixtures import settings_values, write_settings
+from viewer.grants import GRANT_HEADER, DesktopSocket, Grant, open_grant
+from viewer.migrations import upgrade
+from viewer.model import Display, Role, Session, Status, utcnow
+from viewer.store import DeclaredDesktop, Store
+
+DOMAIN = "deskfleet.localhost"
+BELOW, APART = f"content.{DOMAIN}", "usercontent.localhost"
+"""The two modes: below the viewer's domain, and another registrable one."""
+
+Page = Callable[[web.Request], Coroutine[Any, Any, web.StreamResponse]]
+
+
+class StubRelay:
+    """StubRelay: `/content/…` of a desktop is what `pages` says for its name, else FakeKasmVNC's client."""
+
+    def __init__(self, key: bytes) -> None:
+        self._key = key
+        self.pages: dict[str, str] = {}
+        """Desktop's name -> the HTML that it serves at its root."""
+        self.headers: dict[str, str] = {}
+        """What every answer carries besides."""
+        self.grants: list[Grant] = []
+        self.seen: list[tuple[str, dict[str, str]]] = []
+        """Path and headers of each request."""
+        self.sockets: list[web.WebSocketResponse] = []
+
+    async def answer(self, request: web.Request) -> web.StreamResponse:
+        grant = open_grant(request.headers[GRANT_HEADER], self._key, purpose="content", now=utcnow())
+        self.grants.append(grant)
+        self.seen.append((request.raw_path, dict(request.headers)))
+        if request.headers.get("Upgrade", "").lower() == "websocket":
+            return await self._socket(request)
+        name = grant.target.name if isinstance(grant.target, DesktopSocket) else ""
+        body, kind = self._file(request.path.removeprefix("/content"), name)
+        return web.Response(body=body, content_type=kind, headers={**_own_headers(), **self.headers})
+
+    def _file(self, path: str, name: str) -> tuple[bytes, str]:
+        if path == "/dist/client.js":
+            return CLIENT, "application/javascript"
+        if path == "/":
+            return self.pages.get(name, INDEX.decode()).encode(), "text/html"
+        raise web.HTTPNotFound
+
+    async def _socket(self, request: web.Request) -> web.StreamResponse:
+        socket = web.WebSocketResponse(protocols=("binary",))
+        await socket.prepare(request)
+        self.sockets.append(socket)
+        await socket.send_bytes(GREETING)
+        async for message in socket:
+            if message.type is WSMsgType.BINARY:
+                await socket.send_bytes(message.data)
+        return socket
+
+
+class TinyService:
+    """TinyService: says what reached it."""
+
+    def __init__(self) -> None:
+        self.seen: list[dict[str, str]] = []
+
+    async def answer(self, request: web.Request) -> web.StreamResponse:
+        self.seen.append(dict(request.headers))
+        return web.Response(text=f"<h1>wiki</h1><p>{request.raw_path}</p>", content_type="text/html")
+
+
+class ContentSite:
+    """Runs while the `with` block does. One tenant, `acme`; `key(role)` makes keys of it."""
+
+    def __init__(self, folder: Path, content_domain: str | None) -> None:
+        self.folder = folder
+        self.content_domain = content_domain
+        self.port = free_port()
+        self._ports = {name: free_port() for name in ("opensandbox", "relay", "viewer", "node")}
+        self._service_port = free_port()
+        self._stack = ExitStack()
+        self._loop = asyncio.new_event_loop()
+
+    def __enter__(self) -> ContentSite:
+        try:
+            self._start()
+        except BaseException:
+            self._stack.close()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stack.close()
+
+    @property
+    def origin(self) -> str:
+        return f"http://{DOMAIN}:{self.port}"
+
+    @property
+    def service_origin(self) -> str:
+        return f"http://wiki.{DOMAIN}:{self.port}"
+
+    def content_origin(self, session: Session) -> str:
+        return f"http://{session.id}.{self.content_domain}:{self.port}"
+
+    def key(self, role: Role) -> str:
+        return self.store.accounts.add_key("acme", role, "tests").text
+
+    def desktop(self, name: str, *, page: str | None = None) -> Session:
+        """A running KasmVNC desktop; `page`: what it serves instead of the client."""
+        if page is not None:
+            self.relay.pages[name] = page
+        declared = DeclaredDesktop(
+            name=name, tenant="acme", host="here", backend="kasmvnc", resolution="1280x800"
+        )
+        row = self.store.fleet.upsert_desktop(declared)
+        if row.status is Status.RUNNING:
+            return row
+        return self.store.fleet.transition(row.id, Status.RUNNING, display=Display.KASMVNC, backend="kasmvnc")
+
+    def cut(self) -> None:
+        """Close every open WebSocket of the desktops."""
+        self._call(self._cut())
+
+    async def _cut(self) -> None:
+        for socket in self.relay.sockets:
+            await socket.close()
+        self.relay.sockets.clear()
+
+    def _start(self) -> None:
+        values = self._settings()
+        self.relay, self.service = StubRelay((self.folder / "relay.key").read_bytes().strip()), TinyService()
+        thread = threading.Thread(target=self._loop.run_forever, daemon=True)
+        thread.start()
+        self._stack.callback(self._loop.close)
+        self._stack.callback(thread.join)
+        self._stack.callback(self._loop.call_soon_threadsafe, self._loop.stop)
+        self._serve(self.relay.answer, self._ports["relay"])
+        self._serve(self.service.answer, self._service_port)
+        upgrade(self.folder / "deskfleet.db")
+        self.store = Store(self.folder / "deskfleet.db")
+        self._stack.callback(self.store.close)
+        self.store.accounts.sync_declared(["acme"], [])
+        settings = write_settings(values, self.folder / "viewer.toml")
+        self._run(
+            [sys.executable, "-m", "viewer.serve"],
+            {"DESKFLEET_SETTINGS": str(settings)},
+            self._ports["viewer"],
+        )
+        self._run(
+            [caddy_binary(), "run", "--adapter", "caddyfile", "--config", str(self._caddyfile())],
+            {},
+            self.port,
+        )
+
+    def _settings(self) -> dict[str, Any]:
+        values = settings_values(self.folder)
+        service = {"name": "wiki", "host_name": f"wiki.{DOMAIN}", "role": "operator"}
+        values |= {
+            "origins": [self.origin, f"http://localhost:{self.port}"],
+            "listen": f"127.0.0.1:{self._ports['viewer']}",
+            "services": [service],
+        }
+        if self.content_domain is not None:
+            values["content_domain"] = self.content_domain
+        return values
+
+    def _caddyfile(self) -> Path:
+        site = Site.model_validate(
+            {
+                "hosts": {
+                    "here": {"groups": ["edge", "control", "sandboxes", "desktops"], "connect": "@fake/here"}
+                },
+                "settings": {
+                    "domain": DOMAIN,
+                    "edge_port": self.port,
+                    "content_domain": self.content_domain or "none",
+                    "ports": self._ports,
+                },
+                "services": [{"name": "wiki", "host": "here", "port": self._service_port}],
+                "tenants": ["acme"],
+            }
+        )
+        text = caddyfile(HostConfig(name="here", site=site, secrets=secrets()), ipv6=False)
+        # A unix socket's path must stay short, so not below pytest's directory.
+        short = self._stack.enter_context(tempfile.TemporaryDirectory(prefix="df-"))
+        text = text.replace("/run/deskfleet/caddy", short).replace(
+            "/var/lib/deskfleet/caddy", f"{short}/data"
+        )
+        path = self.folder / "Caddyfile"
+        path.write_text(text)
+        return path
+
+    def _serve(self, answer: Page, port: int) -> None:
+        async def start() -> web.AppRunner:
+            app = web.Application()
+            app.router.add_route("*", "/{path:.*}", answer)
+            runner = web.AppRunner(app, shutdown_timeout=0.2)
+            await runner.setup()
+            await web.TCPSite(runner, "127.0.0.1", port).start()
+            return runner
+
+        runner = self._call(start())
+        self._stack.callback(lambda: self._call(runner.cleanup()))
+
+    def _run(self, command: list[str], more: dict[str, str], port: int) -> None:
+        log = self._stack.enter_context((self.folder / f"log-{port}").open("wb"))
+        environment = os.environ | {"HOME": str(self.folder)} | more
+        process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
+        self._stack.callback(process.wait)
+        self._stack.callback(process.terminate)
+        try:
+            wait_for_listener("127.0.0.1", port)
+        except TimeoutError:
+            raise RuntimeError((self.folder / f"log-{port}").read_text()[-3000:]) from None
+
+    def _call(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
+        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(timeout=15)
+
+
+def _own_headers() -> dict[str, str]:
+    """Those that KasmVNC puts on every answer."""
+    return dict(line.split(": ", 1) for line in EXTRA_HEADERS.strip().split("\r\n"))

@@ -1,0 +1,123 @@
+// A desktop whose screen is a web page of its own (KasmVNC's client), in a frame at an origin of its own.
+
+import { ticketFrom, goThrough } from "./entering.js";
+
+// What it may do is what such a client needs. It stays in its frame: no top navigation, no windows of its own.
+const SANDBOX = "allow-scripts allow-same-origin allow-forms allow-downloads allow-pointer-lock";
+const FEATURES = ["clipboard-read", "clipboard-write", "fullscreen", "autoplay"];
+const PATIENCE_MS = 20_000;
+let frames = 0;
+
+/**
+ * Fires `connected`, `painted` and `ended`, the last once: the same words as a Stream. Detail of `ended`: {reason}, and
+ * `problem` (what the viewer said instead of a ticket) or `blocked` (true: the cookie did not come back).
+ */
+export class ContentFrame extends EventTarget {
+  #stage;
+  #frame = null;
+  #origin = "";
+  #timer = 0;
+  #ended = false;
+  /** Has the client begun? Then the way in worked. */
+  #spoke = false;
+  #onMessage = (event) => this.#heard(event);
+
+  /** @param {HTMLElement} stage empty element @param {string} sessionId @param {{name: string, viewOnly: boolean}} shown */
+  constructor(stage, sessionId, { name, viewOnly }) {
+    super();
+    this.#stage = stage;
+    addEventListener("message", this.#onMessage);
+    this.#timer = setTimeout(() => this.#end("The desktop's own page does not answer"), PATIENCE_MS);
+    this.#open(sessionId, name, viewOnly);
+  }
+
+  focus() {
+    this.#frame?.focus({ preventScroll: true });
+  }
+
+  /** The clipboard is the page's own affair. */
+  paste() {}
+
+  /** So are its keys: its window loses focus by itself. */
+  releaseKeys() {}
+
+  /** A foreign page's picture cannot be copied. */
+  copyTo() {
+    return false;
+  }
+
+  /** End it from here: no `ended` follows. */
+  close() {
+    this.#ended = true;
+    clearTimeout(this.#timer);
+    removeEventListener("message", this.#onMessage);
+    this.#stage.replaceChildren();
+  }
+
+  async #open(sessionId, name, viewOnly) {
+    let entry;
+    try {
+      entry = await ticketFrom(`/api/v1/sessions/${encodeURIComponent(sessionId)}/entries`);
+    } catch (problem) {
+      return this.#end(problem.message, { problem });
+    }
+    if (this.#ended) return;
+    this.#origin = new URL(entry.url).origin;
+    this.#frame = this.#newFrame(name);
+    this.#stage.replaceChildren(this.#frame);
+    goThrough(entry, { next: clientAddress(viewOnly), target: this.#frame.name });
+  }
+
+  #newFrame(name) {
+    const frame = document.createElement("iframe");
+    frame.name = `desktop-${++frames}`;
+    frame.title = `Screen of ${name}`;
+    frame.setAttribute("sandbox", SANDBOX);
+    // By name: a frame that a form leads on has no address of its own that "its origin" could mean.
+    frame.allow = FEATURES.map((feature) => `${feature} ${this.#origin}`).join("; ");
+    return frame;
+  }
+
+  #heard(event) {
+    // Any window can send messages; only this frame's, and only while it is where it was led to, speaks of the desktop.
+    if (!this.#frame || event.source !== this.#frame.contentWindow || event.origin !== this.#origin) return;
+    const { action, value } = event.data ?? {};
+    if (action === "deskfleet_closed") return this.#closed();
+    if (action === "idle_session_timeout") return this.#end("The desktop was left alone for long");
+    if (action !== "connection_state") return;
+    this.#spoke = true;
+    if (value === "connected") this.#connected();
+    if (value === "disconnected") this.#end("The desktop closed the connection");
+  }
+
+  #closed() {
+    if (this.#spoke) return this.#end("This way in is over");
+    this.#end("This browser keeps no cookie for the desktop in a frame", { blocked: true });
+  }
+
+  #connected() {
+    clearTimeout(this.#timer);
+    this.#tell("connected");
+    this.#tell("painted");
+  }
+
+  #end(reason, more = {}) {
+    if (this.#ended) return;
+    this.close();
+    this.#tell("ended", { reason, ...more });
+  }
+
+  #tell(kind, detail = null) {
+    this.dispatchEvent(new CustomEvent(kind, { detail }));
+  }
+}
+
+/**
+ * KasmVNC's parameters. In a frame it hides its bar and turns clipboard, WebP and scaling off, unless `show_control_bar`
+ * is there with any value. Coming back after a cut is ours, because each stream needs a way in.
+ */
+function clientAddress(viewOnly) {
+  const wanted = { autoconnect: "true", reconnect: "false", resize: "scale", idle_disconnect: "720" };
+  Object.assign(wanted, viewOnly ? { view_only: "true", enable_webp: "true" } : { show_control_bar: "true", clipboard_seamless: "true" });
+  return `/?${new URLSearchParams(wanted)}`;
+}
