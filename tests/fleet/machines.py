@@ -42,7 +42,7 @@ def bring_up(
     through a jump host are closed to him."""
     lan = lan_of(hosts, site)
     wanted = machines(site, images=docker_data() if with_images else None)
-    running = start_machines(hosts, lan, wanted, public_key=operator.prepare(), names=_names(site))
+    running = start_machines(hosts, lan, wanted, public_key=operator.prepare(), names=names_of(site))
     for name, host in site.hosts.items():
         if isinstance(host.connect, Ssh) and host.connect.jump:
             lan.close(ipaddress.IPv4Address(running[name].address))
@@ -50,7 +50,8 @@ def bring_up(
     return running
 
 
-def _names(site: Site) -> dict[str, ipaddress.IPv4Address]:
+def names_of(site: Site) -> dict[str, ipaddress.IPv4Address]:
+    """What a name server knows of the site."""
     return {site.settings.domain: _address(site.hosts[site.edge])}
 
 

@@ -12,7 +12,9 @@ import os
 import shlex
 import stat
 import tempfile
+import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +22,12 @@ import pytest
 from playwright.sync_api import Browser, sync_playwright
 
 from tests.browser import CHROMIUM, FLAGS
+from tests.fleet.roll_out import RollOut
 from tests.hosts.bare_host import CLONE, BareHost, BareHosts, Variant, bare_hosts
 from tests.hosts.listing import Listing, list_host
 from tests.hosts.own_docker import CACHE
 from tests.online.fleet import Fleet
+from tests.online.spread import SpreadFleet, bring_up_spread
 
 TEST_SECONDS = 1500  # the first test on a host waits for its `make up`
 FOREIGN_FILE = "/srv/somebody-elses/notes.txt"
@@ -36,7 +40,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(trylast=True)  # after pytest's own reordering by fixtures
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The plain host first, as it builds the images that the systemd host gets; `last` after the others."""
+    """The plain host, then the systemd host, each with `last` after the others; then the five hosts."""
     here = Path(__file__).parent
     ours = [item for item in items if here in item.path.parents]
     others = [item for item in items if here not in item.path.parents]
@@ -45,11 +49,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items[:] = others + sorted(ours, key=_turn)
 
 
-def _turn(item: pytest.Item) -> tuple[bool, bool]:
+def _turn(item: pytest.Item) -> tuple[bool, bool, bool]:
     variant = getattr(item, "callspec", None) and item.callspec.params.get("fleet")  # type: ignore[attr-defined]
     fixtures: list[str] = getattr(item, "fixturenames", [])
     on_systemd = variant is Variant.SYSTEMD or "systemd_fleet" in fixtures
-    return on_systemd, item.get_closest_marker("last") is not None
+    on_five = bool({"spread", "bare_spread"} & set(fixtures))
+    return on_five, on_systemd, item.get_closest_marker("last") is not None
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
@@ -169,14 +174,52 @@ def unprepared_host(hosts: BareHosts) -> Iterator[BareHost]:
         host.destroy()
 
 
+@pytest.fixture(scope="session")
+def bare_spread(hosts: BareHosts, figure: Callable[[str, float], None]) -> Iterator[SpreadFleet]:
+    """The five machines of the example, looked at from outside, before any roll-out of this run."""
+    started = time.monotonic()
+    fleet = bring_up_spread(hosts)
+    figure(f"{len(fleet.machines)} machines with sshd", time.monotonic() - started)
+    if fleet.was_bare:
+        fleet.scan_before()
+    yield fleet
+    if not hosts.keeping:
+        for host in fleet.machines.values():
+            host.destroy()
+
+
+@pytest.fixture(scope="session")
+def first_roll_out(bare_spread: SpreadFleet, figure: Callable[[str, float], None]) -> RollOut:
+    """The first roll-out of this run to the five hosts; a failed one is told by every test that needs it."""
+    done = bare_spread.roll_out(check=False)
+    kind = "bare" if bare_spread.was_bare else "kept"
+    figure(f"first roll-out to {len(bare_spread.machines)} {kind} hosts", done.seconds)
+    return done
+
+
+@pytest.fixture
+def spread(bare_spread: SpreadFleet, first_roll_out: RollOut) -> SpreadFleet:
+    """The example on five hosts."""
+    if first_roll_out.code:
+        pytest.fail(f"the first roll-out ended with {first_roll_out.code}: {first_roll_out.said[-3000:]}")
+    return bare_spread
+
+
 @pytest.fixture(scope="module")
 def browser(plain_fleet: Fleet) -> Iterator[Browser]:
     """Chromium of this machine inside the plain host's network: its localhost is the host's."""
+    with chromium_in(plain_fleet.host.enter) as running:
+        yield running
+
+
+@contextmanager
+def chromium_in(enter: Callable[..., list[str]], *flags: str) -> Iterator[Browser]:
+    """Chromium of this machine inside a network; `enter` makes a command one that runs there."""
     with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
         wrapper = Path(folder) / "chromium"
-        wrapper.write_text(f'#!/bin/sh\nexec {shlex.join(plain_fleet.host.enter(CHROMIUM))} "$@"\n')
+        wrapper.write_text(f'#!/bin/sh\nexec {shlex.join(enter(CHROMIUM))} "$@"\n')
         wrapper.chmod(wrapper.stat().st_mode | stat.S_IXUSR)
-        running = playwright.chromium.launch(executable_path=wrapper, args=FLAGS)
+        running = playwright.chromium.launch(executable_path=wrapper, args=[*FLAGS, *flags])
         yield running
         running.close()
 
@@ -190,3 +233,5 @@ def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
         for value in getattr(item, "funcargs", {}).values():
             if isinstance(value, Fleet):
                 report.sections.append((f"services on {value.host.name}", value.logs()))
+            if isinstance(value, SpreadFleet):
+                report.sections.append(("services on the five hosts", value.logs()))

@@ -5,21 +5,24 @@ from __future__ import annotations
 import ipaddress
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from inventory.models import Secrets, Site
 from inventory.secrets import load_secrets
 from inventory.site_file import load_site
 from roles.check import AUTHORITY
-from tests.fleet.machines import bring_up, lan_of
+from tests.fleet.desktop_images import docker_data
+from tests.fleet.machines import bring_up, lan_of, machines, names_of
 from tests.fleet.operator import EXAMPLE, Operator, as_user, through
 from tests.fleet.roll_out import Checkout, RollOut
 from tests.hosts.bare_host import CHECKOUT, BareHost, BareHosts, clone_checkout
-from tests.hosts.lan import SUDOER, Lan
+from tests.hosts.lan import SUDOER, Lan, start_machines
 from tests.hosts.listing import Listing, differences, list_host
+from tests.hosts.network import inside
+from tests.hosts.scan import EVERY_PORT, open_ports
 from tests.online.fleet import ADMIN, Api, Door, Installed
 from tests.online.streams import LiveStream
 
@@ -36,14 +39,13 @@ def example(operator: Operator) -> Site:
 
 @dataclass
 class SpreadFleet:
-    """first: the first roll-out of this run. open_before: which ports answered before it, by host."""
+    """open_before: which ports answered before the first roll-out, by host; empty where they were kept."""
 
     hosts: BareHosts
     machines: dict[str, BareHost]
     checkout: Checkout
     was_bare: bool
-    open_before: dict[str, list[int]]
-    first: RollOut | None = None
+    open_before: dict[str, list[int]] = field(default_factory=dict)
 
     @property
     def operator(self) -> Operator:
@@ -75,6 +77,14 @@ class SpreadFleet:
         found = self.machines[self.site.edge].run(["cat", AUTHORITY], check=False)
         if found.code == 0:
             self.operator.authority.write_text(found.out)
+
+    def scan(self, name: str, ports: Iterable[int] = EVERY_PORT) -> list[int]:
+        """Which ports of a host answer to the operator's machine, which is no host of the fleet."""
+        address = self.machines[name].address
+        return inside(self.lan.operator_pid, lambda: open_ports(address, ports))
+
+    def scan_before(self) -> None:
+        self.open_before = {name: self.scan(name) for name in self.machines}
 
     # --- as a client ---
 
@@ -118,6 +128,20 @@ class SpreadFleet:
         finally:
             self.operator.write(before)
 
+    def add(self, site: Site) -> None:
+        """Machines for the hosts that `site` has and this fleet has not; the operator pins their keys."""
+        wanted = [
+            machine for machine in machines(site, images=docker_data()) if machine.name not in self.machines
+        ]
+        key = self.operator.prepare()
+        self.machines |= start_machines(self.hosts, self.lan, wanted, public_key=key, names=names_of(site))
+        self.operator.pin(self.machines.values())
+
+    def remove(self, name: str) -> None:
+        """A machine that no site file names any more."""
+        self.machines.pop(name).destroy()
+        self.operator.pin(self.machines.values())
+
     @contextmanager
     def cut_off(self, name: str) -> Iterator[None]:
         """The operator's SSH connections to a host are refused for a while."""
@@ -139,11 +163,11 @@ def bring_up_spread(hosts: BareHosts) -> SpreadFleet:
     if was_bare:
         operator.write(example(operator))
     site = load_site(operator.site_file)
-    machines = bring_up(hosts, site, operator)
+    running = bring_up(hosts, site, operator)
     path = folder / "deskfleet"
     shutil.rmtree(path, ignore_errors=True)
     clone_checkout(path, dirty=os.environ.get("DESKFLEET_TEST_DIRTY") == "1")
-    return SpreadFleet(hosts, machines, Checkout(path, lan_of(hosts, site), operator), was_bare, {})
+    return SpreadFleet(hosts, running, Checkout(path, lan_of(hosts, site), operator), was_bare)
 
 
 def changes_between(before: dict[str, Listing], after: dict[str, Listing]) -> list[str]:
