@@ -129,7 +129,6 @@ else:
 
     if on_edge and "check" in chosen:
         check(
-            settings=settings,
-            key=secrets.tenant_keys[site.tenants[0]].text,
+            config=config,
             _if=lambda: is_possible(state, "The check", needs=(site.edge, site.control)),
         )

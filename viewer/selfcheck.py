@@ -1,7 +1,8 @@
 """`deskfleet-check`: the whole chain as a person and an agent use it, at the end of a deploy or at any time.
 
-It creates a desktop through the edge, opens its stream as a browser does (cookie, Origin, compression),
-sees a real frame, ends the desktop and sees that it is gone. Each step is printed with its seconds.
+It creates a desktop through the edge, on each named host, opens its stream as a browser does (cookie, Origin,
+compression), sees a real frame, ends the desktop and sees that it is gone. Then it looks at every persistent
+desktop of the keys' tenants: is it running, and does it show itself? Each step is printed with its seconds.
 """
 
 from __future__ import annotations
@@ -10,11 +11,14 @@ import argparse
 import asyncio
 import contextlib
 import os
+import socket
+import ssl
 import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Iterable, Sequence
 from http.cookies import CookieError, SimpleCookie
 from typing import TypeVar
+from urllib.parse import urlsplit
 
 from aiohttp import (
     ClientError,
@@ -22,13 +26,16 @@ from aiohttp import (
     ClientSession,
     ClientTimeout,
     DummyCookieJar,
+    TCPConnector,
     WSMsgType,
     WSServerHandshakeError,
 )
+from aiohttp.abc import AbstractResolver, ResolveResult
 from aiohttp.client_ws import ClientWebSocketResponse
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from viewer.model import Frozen, Status
+from viewer.hosts import HostDesktop, HostList
+from viewer.model import Display, Frozen, Status
 from viewer.placement import NO_ROOM
 from viewer.public import PublicSession
 from viewer.rfb.conversation import Conversation, RfbError
@@ -36,16 +43,20 @@ from viewer.rfb.probe import Screen, probe_first_frame
 
 URL_VARIABLE = "DESKFLEET_URL"
 COOKIE = "__Host-deskfleet"
+ENTRY_COOKIE = "__Host-deskfleet-entry"
 CREATE_SECONDS = 150.0
 """Longer than the fleet's own deadline for a create, so that it is the fleet that says why."""
 FRAME_SECONDS = 20.0
 END_SECONDS = 30.0
+PERSISTENT_SECONDS = 60.0
+"""How long a persistent desktop may take to be running after a roll-out restarted it."""
 ANSWER_SECONDS = 20.0
 TICK_SECONDS = 1.0
 LIFE_SECONDS = 300
 """Should the check be killed, its desktop ends by itself after this."""
 
 Result = TypeVar("Result")
+AnswerT = TypeVar("AnswerT", bound=BaseModel)
 
 
 class CheckFailed(Exception):
@@ -81,6 +92,34 @@ class _Problem(BaseModel):
 
     title: str
     detail: str = ""
+
+
+class _Entry(BaseModel):
+    """What we read of a ticket for a desktop's own page."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    url: str
+    ticket: str = Field(repr=False)
+
+
+class _OneAddress(AbstractResolver):
+    """Every name is at this address, as with curl's `--resolve`."""
+
+    def __init__(self, address: str) -> None:
+        self._address = address
+
+    async def resolve(
+        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
+    ) -> list[ResolveResult]:
+        family = socket.AF_INET6 if ":" in self._address else socket.AF_INET
+        numeric = socket.AI_NUMERICHOST
+        return [
+            ResolveResult(hostname=host, host=self._address, port=port, family=family, proto=0, flags=numeric)
+        ]
+
+    async def close(self) -> None:
+        return None
 
 
 class Progress:
@@ -133,20 +172,115 @@ class Check:
         self._key = key
         self._progress = progress
 
-    async def run(self, image: str | None) -> None:
-        """Raise CheckFailed at the first step that does not work; no desktop is left behind either way."""
-        step = self._progress.step
-        cookie = await step("sign in", "signing in", self._sign_in())
-        session = await step("create a desktop", "creating", self._create(image))
+    async def made_desktops(self, image: str | None, hosts: Sequence[str]) -> list[CheckFailed]:
+        """Make, see and end a desktop on each of the hosts at the same time; without hosts, one anywhere.
+
+        Returns what failed; no desktop is left behind either way.
+        """
         try:
-            async with self._stream(session, cookie) as stream:
-                await step("see a real frame", "waiting for a frame", _first_frame(stream))
-        except CheckFailed:
-            with contextlib.suppress(ClientError, TimeoutError, OSError, CheckFailed):
-                await self._terminate(session)
-            raise
-        await step("end the desktop", "terminating", self._terminate(session))
-        await step("see that it is gone", "looking", self._is_gone(session))
+            cookie = await self._progress.step("sign in", "signing in", self._sign_in())
+        except CheckFailed as failure:
+            return [failure]
+        runs = [self._made_desktop(cookie, image, host) for host in hosts or (None,)]
+        return [problem for problem in await asyncio.gather(*runs) if problem is not None]
+
+    async def _made_desktop(self, cookie: _Cookie, image: str | None, host: str | None) -> CheckFailed | None:
+        step, there = self._progress.step, f" on {host}" if host else ""
+        try:
+            session = await step(f"create a desktop{there}", f"creating{there}", self._create(image, host))
+            try:
+                async with self._stream(session, cookie, there) as stream:
+                    await step(
+                        f"see a real frame{there}", f"waiting for a frame{there}", _first_frame(stream)
+                    )
+            except CheckFailed:
+                with contextlib.suppress(ClientError, TimeoutError, OSError, CheckFailed):
+                    await self._terminate(session)
+                raise
+            await step(f"end the desktop{there}", f"terminating{there}", self._terminate(session))
+            await step(f"see that it is gone{there}", f"looking{there}", self._is_gone(session))
+        except CheckFailed as failure:
+            return failure
+        return None
+
+    async def persistent_desktops(self) -> list[CheckFailed]:
+        """See that every persistent desktop of the key's tenant is there; returns what failed."""
+        try:
+            found = [
+                (host.name, desktop) for host in (await self._hosts()).items for desktop in host.desktops
+            ]
+        except (ClientError, TimeoutError, OSError, CheckFailed) as error:
+            return [CheckFailed(f"persistent desktops: {_sentence(error)}")]
+        runs = [self._persistent(host, desktop.name) for host, desktop in found]
+        return [problem for problem in await asyncio.gather(*runs) if problem is not None]
+
+    async def _persistent(self, host: str, name: str) -> CheckFailed | None:
+        try:
+            await self._progress.step(
+                f"persistent desktop {name}", f"waiting for {name} on {host}", self._seen(host, name)
+            )
+        except CheckFailed as failure:
+            return failure
+        return None
+
+    async def _seen(self, host: str, name: str) -> str:
+        """Wait until it runs, and see it through the edge. Returns what it runs; raises CheckFailed."""
+        session = await self._running(host, name)
+        said = [f"{session.backend or 'unknown'} on {host}"]
+        if session.status_reason is not None:
+            # It runs, and says what is amiss with it: nothing is to be seen then.
+            return "; ".join([*said, session.status_reason])
+        if session.display is Display.KASMVNC:
+            await self._page_of(session)
+        else:
+            stream = await self._connect(session, self._bearer)
+            try:
+                said.append(await _first_frame(stream))
+            finally:
+                await stream.close()
+        return ", ".join(said)
+
+    async def _running(self, host: str, name: str) -> PublicSession:
+        deadline = time.monotonic() + PERSISTENT_SECONDS
+        while True:
+            found = await self._persistent_now(host, name)
+            if found.session_id is not None and found.status is Status.RUNNING:
+                return await self._get(found.session_id)
+            if time.monotonic() > deadline:
+                why = found.status_reason or "nobody has said why"
+                raise CheckFailed(f"it is {found.status or 'not known to the worker yet'}: {why}")
+            await asyncio.sleep(1)
+
+    async def _persistent_now(self, host: str, name: str) -> HostDesktop:
+        for one in (await self._hosts()).items:
+            for desktop in one.desktops:
+                if (one.name, desktop.name) == (host, name):
+                    return desktop
+        raise CheckFailed("the viewer no longer knows it")
+
+    async def _hosts(self) -> HostList:
+        async with self._http.get(f"{self._url}/api/v1/hosts", headers=self._bearer) as answer:
+            if answer.status != 200:
+                raise CheckFailed(await _said(answer))
+            return _read(HostList, await answer.read())
+
+    async def _page_of(self, session: PublicSession) -> None:
+        """Enter the desktop's own origin as a browser does, and be answered with its page."""
+        entries = f"{self._url}/api/v1/sessions/{session.id}/entries"
+        async with self._http.post(entries, headers=self._bearer) as answer:
+            if answer.status != 201:
+                raise CheckFailed(await _said(answer))
+            entry = _read(_Entry, await answer.read())
+        async with self._http.post(entry.url, data={"ticket": entry.ticket}, allow_redirects=False) as answer:
+            if answer.status != 303:
+                raise CheckFailed(await _said(answer))
+            cookie = _cookie_in(answer, ENTRY_COOKIE)
+        place = urlsplit(entry.url)
+        async with self._http.get(
+            f"{place.scheme}://{place.netloc}/", headers={"Cookie": cookie.header, "Accept": "text/html"}
+        ) as answer:
+            if answer.status != 200 or answer.content_type != "text/html":
+                raise CheckFailed(await _said(answer))
 
     async def _sign_in(self) -> _Cookie:
         async with self._http.post(
@@ -154,15 +288,9 @@ class Check:
         ) as answer:
             if answer.status != 204:
                 raise CheckFailed(await _said(answer))
-            # By hand: a cookie jar would not send a Secure cookie to plain http, as browsers do on localhost.
-            jar = SimpleCookie()
-            with contextlib.suppress(CookieError):
-                jar.load(answer.headers.get("Set-Cookie", ""))
-        if COOKIE not in jar:
-            raise CheckFailed(f"the answer sets no cookie {COOKIE}")
-        return _Cookie(header=f"{COOKIE}={jar[COOKIE].value}")
+            return _cookie_in(answer, COOKIE)
 
-    async def _create(self, image: str | None) -> PublicSession:
+    async def _create(self, image: str | None, host: str | None) -> PublicSession:
         body: dict[str, str | int | bool] = {
             "wait": True,
             "ttl_seconds": LIFE_SECONDS,
@@ -170,6 +298,8 @@ class Check:
         }
         if image is not None:
             body["image"] = image
+        if host is not None:
+            body["host"] = host
         async with self._http.post(
             f"{self._url}/api/v1/sessions",
             json=body,
@@ -179,27 +309,31 @@ class Check:
             if answer.status not in (201, 202):
                 said = await _said(answer)
                 raise FleetIsFull(said) if NO_ROOM in said else CheckFailed(said)
-            session = await _session(answer)
+            session = _read(PublicSession, await answer.read())
         if session.status is not Status.RUNNING:
             raise CheckFailed(f"it is {session.status} ({session.status_reason or 'no reason given'})")
         return session
 
     @contextlib.asynccontextmanager
     async def _stream(
-        self, session: PublicSession, cookie: _Cookie
+        self, session: PublicSession, cookie: _Cookie, there: str
     ) -> AsyncIterator[ClientWebSocketResponse]:
-        stream = await self._progress.step("open the stream", "connecting", self._connect(session, cookie))
+        stream = await self._progress.step(
+            f"open the stream{there}",
+            f"connecting{there}",
+            self._connect(session, {"Cookie": cookie.header}),
+        )
         try:
             yield stream
         finally:
             await stream.close()
 
-    async def _connect(self, session: PublicSession, cookie: _Cookie) -> ClientWebSocketResponse:
-        """As a browser: cookie and Origin, subprotocol `binary`, and compression offered."""
+    async def _connect(self, session: PublicSession, credential: dict[str, str]) -> ClientWebSocketResponse:
+        """As a browser: Origin, subprotocol `binary`, and compression offered; `credential` is a header."""
         try:
             stream = await self._http.ws_connect(
                 f"{self._url.replace('http', 'ws', 1)}/stream/{session.id}",
-                headers={"Cookie": cookie.header},
+                headers=credential,
                 origin=self._url,
                 protocols=["binary"],
                 compress=15,
@@ -227,14 +361,17 @@ class Check:
             await asyncio.sleep(0.2)
 
     async def _is_gone(self, session: PublicSession) -> None:
+        now = await self._get(session.id)
+        if now.status is not Status.TERMINATED:
+            raise CheckFailed(f"it should be terminated, but is {now.status}")
+
+    async def _get(self, session_id: str) -> PublicSession:
         async with self._http.get(
-            f"{self._url}/api/v1/sessions/{session.id}", headers=self._bearer
+            f"{self._url}/api/v1/sessions/{session_id}", headers=self._bearer
         ) as answer:
             if answer.status != 200:
                 raise CheckFailed(await _said(answer))
-            now = await _session(answer)
-        if now.status is not Status.TERMINATED:
-            raise CheckFailed(f"it should be terminated, but is {now.status}")
+            return _read(PublicSession, await answer.read())
 
 
 class _Cookie(Frozen):
@@ -268,11 +405,22 @@ async def _converse(stream: ClientWebSocketResponse, conversation: Conversation[
             await stream.send_bytes(reply)
 
 
-async def _session(answer: ClientResponse) -> PublicSession:
+def _cookie_in(answer: ClientResponse, name: str) -> _Cookie:
+    # By hand: a cookie jar would not send a Secure cookie to plain http, as browsers do on localhost.
+    jar = SimpleCookie()
+    for line in answer.headers.getall("Set-Cookie", []):
+        with contextlib.suppress(CookieError):
+            jar.load(line)
+    if name not in jar:
+        raise CheckFailed(f"the answer sets no cookie {name}")
+    return _Cookie(header=f"{name}={jar[name].value}")
+
+
+def _read(model: type[AnswerT], text: bytes) -> AnswerT:
     try:
-        return PublicSession.model_validate_json(await answer.read())
+        return model.model_validate_json(text)
     except ValidationError as error:
-        raise CheckFailed("the answer is not a session of this version; is the viewer up to date?") from error
+        raise CheckFailed("the answer is not one of this version; is the viewer up to date?") from error
 
 
 async def _said(answer: ClientResponse) -> str:
@@ -290,45 +438,127 @@ def _sentence(error: Exception) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
-async def check(url: str, key: str, *, image: str | None = None, quiet: bool = False) -> Outcome:
-    """Run all steps against the edge at `url`; the outcome says what worked and what did not."""
-    progress = Progress(quiet=quiet)
-    # Python resolves no *.localhost: `url` is an address that it can resolve, and is its own Origin.
-    async with ClientSession(
-        timeout=ClientTimeout(total=ANSWER_SECONDS), cookie_jar=DummyCookieJar(), trust_env=False
-    ) as http:
-        try:
-            await Check(http, url.rstrip("/"), key, progress).run(image)
-        except FleetIsFull as full:
-            # A full fleet is in good use; a deploy must not fail for it.
-            progress.say(f"skipped the rest: {full}")
-            return Outcome(ok=True, steps=tuple(progress.steps), skipped=str(full))
-        except CheckFailed as failure:
-            return Outcome(ok=False, steps=tuple(progress.steps), error=str(failure))
-    return Outcome(ok=True, steps=tuple(progress.steps))
+class Edge(Frozen):
+    """Where the edge is and whom to believe.
+
+    address: where every name of the edge is looked for; None: DNS says it. authority: PEM file with
+    certificates that count beside the machine's own authorities.
+    """
+
+    url: str
+    address: str | None = None
+    authority: str | None = None
+
+    def session(self) -> ClientSession:
+        """Raises OSError (ssl.SSLError is one) for an authority that cannot be read."""
+        context = ssl.create_default_context()
+        if self.authority is not None:
+            context.load_verify_locations(cafile=self.authority)
+            # The file may hold the edge's own certificate without the authority that signed it.
+            context.verify_flags |= ssl.VerifyFlags.VERIFY_X509_PARTIAL_CHAIN
+        resolver = _OneAddress(self.address) if self.address is not None else None
+        return ClientSession(
+            connector=TCPConnector(ssl=context, resolver=resolver),
+            timeout=ClientTimeout(total=ANSWER_SECONDS),
+            cookie_jar=DummyCookieJar(),
+            trust_env=False,
+        )
+
+
+async def check(
+    edge: Edge,
+    keys: Sequence[str],
+    *,
+    image: str | None = None,
+    hosts: Sequence[str] = (),
+    makes_desktops: bool = True,
+    quiet: bool = False,
+) -> Outcome:
+    """Run all steps against the edge; the outcome says what worked and what did not.
+
+    The first key makes the desktops; each looks at the persistent ones of its tenant.
+    """
+    progress, url = Progress(quiet=quiet), edge.url.rstrip("/")
+    try:
+        session = edge.session()
+    except OSError as error:
+        return Outcome(
+            ok=False, steps=(), error=f"{edge.authority}: cannot be used: {error.strerror or error}"
+        )
+    problems: list[CheckFailed] = []
+    async with session as http:
+        checks = [Check(http, url, key, progress) for key in keys]
+        if makes_desktops:
+            problems += await checks[0].made_desktops(image, hosts)
+        if not any(_is_hopeless(problem) for problem in problems):
+            for one in checks:
+                problems += await one.persistent_desktops()
+    return _outcome(progress, problems)
+
+
+def _is_hopeless(problem: CheckFailed) -> bool:
+    """Without a way in there is nothing more to see, and one sentence says it."""
+    return str(problem).startswith("sign in: ")
+
+
+def _outcome(progress: Progress, problems: Iterable[CheckFailed]) -> Outcome:
+    # A full fleet is in good use; a deploy must not fail for it.
+    full = [str(problem) for problem in problems if isinstance(problem, FleetIsFull)]
+    failed = [str(problem) for problem in problems if not isinstance(problem, FleetIsFull)]
+    for said in full:
+        progress.say(f"skipped the rest: {said}")
+    return Outcome(
+        ok=not failed,
+        steps=tuple(progress.steps),
+        error="; ".join(failed) or None,
+        skipped="; ".join(full) or None,
+    )
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Exit code 0 when all works, 1 with one sentence naming the step that failed, 2 for a wrong call."""
-    parser = argparse.ArgumentParser(prog="deskfleet-check", description=__doc__)
-    parser.add_argument("--url", default=os.environ.get(URL_VARIABLE), help=f"default: ${URL_VARIABLE}")
-    parser.add_argument("--image", help="default: the fleet's own")
-    parser.add_argument("--json", action="store_true", help="print the steps as one JSON document")
-    parser.add_argument(
-        "--key-stdin", action="store_true", help="the default: the key is always read from standard input"
-    )
-    options = parser.parse_args(arguments)
+    options, problem = _parser().parse_args(arguments), None
+    lines = [sys.stdin.readline()] if sys.stdin.isatty() else sys.stdin.readlines()
+    keys = [line.strip() for line in lines if line.strip()]
     if not options.url:
-        parser.error(f"give --url or set {URL_VARIABLE}")
-    key = sys.stdin.readline().strip()
-    if not key:
-        parser.error("no key on standard input")
-    outcome = asyncio.run(check(options.url, key, image=options.image, quiet=options.json))
+        problem = f"give --url or set {URL_VARIABLE}"
+    elif not keys:
+        problem = "no key on standard input"
+    if problem:
+        _parser().error(problem)
+    outcome = asyncio.run(
+        check(
+            Edge(url=options.url, address=options.resolve, authority=options.authority),
+            keys,
+            image=options.image,
+            hosts=options.host,
+            makes_desktops=not options.persistent_only,
+            quiet=options.json,
+        )
+    )
     if options.json:
         print(outcome.model_dump_json(indent=2))
     if outcome.error:
         print(f"deskfleet-check: {outcome.error}", file=sys.stderr)
     return 0 if outcome.ok else 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="deskfleet-check", description=__doc__)
+    parser.add_argument("--url", default=os.environ.get(URL_VARIABLE), help=f"default: ${URL_VARIABLE}")
+    parser.add_argument("--image", help="default: the fleet's own")
+    parser.add_argument("--host", action="append", default=[], help="make a desktop there; may be repeated")
+    parser.add_argument("--persistent-only", action="store_true", help="make no desktop")
+    parser.add_argument("--resolve", metavar="ADDRESS", help="where the edge is, whatever DNS says")
+    parser.add_argument("--authority", metavar="FILE", help="PEM certificates to believe as well")
+    parser.add_argument("--json", action="store_true", help="print the steps as one JSON document")
+    parser.add_argument(
+        "--key-stdin",
+        action="store_true",
+        help="the default: keys are always read from standard input, one a line; all but the first only look"
+        " at the persistent desktops of their tenants",
+    )
+    return parser
 
 
 if __name__ == "__main__":

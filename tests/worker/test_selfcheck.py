@@ -148,7 +148,9 @@ def test_blank_desktop_fails_at_the_frame_and_is_taken_away(
     edge: Edge, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(selfcheck, "FRAME_SECONDS", 2.0)
-    outcome = asyncio.run(selfcheck.check(edge.url, KEY.text, image="blank", quiet=True))
+    outcome = asyncio.run(
+        selfcheck.check(selfcheck.Edge(url=edge.url), [KEY.text], image="blank", quiet=True)
+    )
     assert outcome.error == "see a real frame: the screen stayed one colour for 2 s"
     [row] = edge.fleet.main.list().items
     assert edge.fleet.wait_for(row, Status.TERMINATED).status_reason == "on request"
@@ -156,7 +158,7 @@ def test_blank_desktop_fails_at_the_frame_and_is_taken_away(
 
 @pytest.mark.parametrize("edge", [1], indirect=True)
 def test_full_fleet_is_well_and_says_what_was_skipped(edge: Edge) -> None:
-    first = asyncio.run(selfcheck.check(edge.url, KEY.text, quiet=True))
+    first = asyncio.run(selfcheck.check(selfcheck.Edge(url=edge.url), [KEY.text], quiet=True))
     assert (first.ok, first.skipped) == (True, None)
     httpx.post(
         f"{edge.url}/api/v1/sessions", json={}, headers={"Authorization": f"Bearer {KEY.text}"}, timeout=60
