@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
 from functools import cache
 from pathlib import Path
 
@@ -44,9 +45,18 @@ def identity() -> str:
     return environment_of(_REQUIREMENTS.read_text(), sources())
 
 
-@cache
+# pyinfra prepares all hosts at once, in threads of its own kind.
+_turn = threading.Lock()
+
+
 def wheel() -> Path:
     """The wheel of these sources, built once."""
+    with _turn:
+        return _built()
+
+
+@cache
+def _built() -> Path:
     directory = _BUILT / sources()[:12]
     if not (directory / "complete").exists():
         directory.mkdir(parents=True, exist_ok=True)
