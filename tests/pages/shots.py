@@ -20,13 +20,16 @@ from tests.browser import (
     sign_in,
     wait_for_picture,
 )
+from tests.pages.content_site import BELOW, ContentSite
 from tests.pages.site import PagesSite
 from tests.painted_desktop import PaintedDesktop
 from viewer.frontend.hatch_build import build_pages
-from viewer.model import HostStatus, Session, Status
+from viewer.model import HostStatus, Role, Session, Status
 from viewer.store import DeclaredDesktop
 
 Colours = Literal["light", "dark"]
+COLOURS: tuple[Colours, ...] = ("light", "dark")
+SIZES = ((WIDE, "wide"), (PHONE, "phone"))
 Shoot = Callable[[str], None]
 
 
@@ -39,10 +42,47 @@ def main() -> None:
         PagesSite(folder=Path(scratch), vnc_port=desktop.port) as site,
         chromium() as browser,
     ):
-        for colours in ("light", "dark"):
-            for size, name in ((WIDE, "wide"), (PHONE, "phone")):
+        (Path(scratch) / "content").mkdir()
+        take_frames(browser, Path(scratch) / "content", folder)
+        for colours in COLOURS:
+            for size, name in SIZES:
                 site.begin_test()
                 take_all(browser, site, folder, size, f"{name}-{colours}", colours)
+
+
+def take_frames(browser: Browser, scratch: Path, folder: Path) -> None:
+    """Desktops with a page of their own, and the ways to services, on the real Caddy."""
+    with ContentSite(scratch, BELOW) as site:
+        for colours in COLOURS:
+            for size, name in SIZES:
+                take_content(browser, site, folder, size, f"{name}-{colours}", colours)
+
+
+def take_content(
+    browser: Browser, site: ContentSite, folder: Path, size: tuple[int, int], suffix: str, colours: Colours
+) -> None:
+    context = new_context(browser, size=size, colours=colours)
+    page = context.new_page()
+    shoot = shooter(page, folder, suffix)
+    sign_in(page, site.origin, site.key(Role.OPERATOR))
+    studio = site.desktop("studio")
+    page.goto(f"{site.origin}/sandboxes/{studio.id}")
+    expect(page.locator(".viewer-cover")).to_be_hidden()
+    shoot("kasmvnc")
+    page.goto(f"{site.origin}/view/{studio.id}")
+    expect(page.locator(".viewer-cover")).to_be_hidden()
+    shoot("kasmvnc-view")
+    page.goto(f"{site.origin}/sandboxes")
+    page.locator(".top .menu summary").click()
+    shoot("services")
+    page.goto(f"{site.origin}/services/wiki")
+    page.wait_for_url(f"{site.service_origin}/")
+    page.goto(f"{site.origin}/services/wiki")
+    page.get_by_role("button", name="Open").wait_for()
+    shoot("service-again")
+    page.goto(f"{site.content_origin(site.desktop('annex'))}/")
+    shoot("closed")
+    context.close()
 
 
 def take_all(
@@ -50,13 +90,7 @@ def take_all(
 ) -> None:
     context = new_context(browser, size=size, colours=colours)
     page = context.new_page()
-
-    def shoot(name: str) -> None:
-        page.wait_for_timeout(300)
-        if scrolls_sideways(page):
-            print(f"{name}-{suffix}: is wider than its window")
-        screenshot(page, folder, f"{name}-{suffix}")
-
+    shoot = shooter(page, folder, suffix)
     take_sign_in(page, site, shoot)
     sign_in(page, site.origin, site.key)
     page.goto(f"{site.origin}/sandboxes")
@@ -76,6 +110,16 @@ def take_all(
     page.goto(f"{site.origin}/nowhere")
     shoot("error-page")
     context.close()
+
+
+def shooter(page: Page, folder: Path, suffix: str) -> Shoot:
+    def shoot(name: str) -> None:
+        page.wait_for_timeout(300)
+        if scrolls_sideways(page):
+            print(f"{name}-{suffix}: is wider than its window")
+        screenshot(page, folder, f"{name}-{suffix}")
+
+    return shoot
 
 
 def take_sign_in(page: Page, site: PagesSite, shoot: Shoot) -> None:

@@ -183,6 +183,19 @@ def test_address_of_the_frame_alone_opens_nothing(
     stranger.close()
 
 
+def test_browser_that_keeps_no_cookie_in_frames_is_led_to_a_tab(tab: Page, content_site: ContentSite) -> None:
+    session = content_site.desktop("studio")
+    # As where third parties may store nothing, partitioned or not.
+    tab.route(
+        "**/.deskfleet/enter", lambda route: route.fulfill(status=303, headers={"Location": "/"}), times=1
+    )
+    tab.goto(f"{content_site.origin}/sandboxes/{session.id}")
+    expect(tab.locator(COVER)).to_contain_text("keeps no cookie")
+    with tab.context.expect_page() as opening:
+        tab.get_by_role("link", name="Open in a tab").click()
+    opening.value.wait_for_url(f"{content_site.content_origin(session)}/")
+
+
 def test_hostile_page_in_the_frame_reaches_nothing_of_the_viewer(
     tab: Page, context: BrowserContext, content_site: ContentSite
 ) -> None:

@@ -13,6 +13,7 @@ from tests.browser import Complaints, canvas_colours, wait_for_picture
 from tests.pages.site import PagesSite
 from tests.painted_desktop import PaintedDesktop
 from viewer.model import Session, Status
+from viewer.store import DeclaredDesktop
 
 pytestmark = [pytest.mark.browser, pytest.mark.real]
 
@@ -159,6 +160,20 @@ def test_a_refused_terminate_is_shown_in_the_dialog(shown: Page, site: PagesSite
     site.edge.silent = True
     shown.get_by_role("dialog").get_by_role("button", name="Terminate").click()
     expect(shown.get_by_role("dialog").get_by_role("alert")).to_contain_text("not ready right now")
+
+
+def test_desktop_with_a_page_of_its_own_says_that_there_is_no_place_for_it(
+    page: Page, site: PagesSite
+) -> None:
+    declared = DeclaredDesktop(
+        name="studio", tenant=site.tenant, host="here", backend="kasmvnc", resolution="1280x800"
+    )
+    desktop = site.store.fleet.upsert_desktop(declared)
+    site.store.fleet.transition(desktop.id, Status.RUNNING, backend="kasmvnc")
+    page.goto(f"{site.origin}/sandboxes/{desktop.id}")
+    expect(page.locator(COVER)).to_contain_text("This desktop's page cannot be shown")
+    expect(page.locator(COVER)).to_contain_text("set `content_domain` in the site file")
+    expect(page.get_by_role("link", name="Open in a tab")).to_be_hidden()
 
 
 def test_fullscreen_is_entered_and_left(shown: Page) -> None:

@@ -10,6 +10,7 @@ import { CLOSE, ago, backendOf, badgeOf, duration, exactly, hostIsLost, inWords,
 
 const BACK_OFF_S = [0.5, 1, 2, 3, 5, 8, 10];
 const STEADY_AFTER_MS = 10_000;
+const IN_A_TAB = "In a tab of its own the desktop can be shown.";
 // What enforces it is the server; the page only spares a watcher what would be refused.
 const IS_WATCHER = document.body.dataset.role === "watcher";
 // Begun with the page, so that the code is there when the session is known.
@@ -186,7 +187,7 @@ class SandboxViewer extends HTMLElement {
     this.#render();
     if (code === CLOSE.revoked) this.#refuse(this.#linkReason);
     if (problem?.status === 409) this.#refuse("This desktop's page cannot be shown", reason);
-    if (blocked) this.#refuse(reason, "In a tab of its own it works.");
+    if (blocked) this.#refuse(reason, IN_A_TAB);
     // noVNC and a refused handshake say nothing of the cause; the session's row knows.
     try {
       await this.#live.ask(id);
@@ -374,7 +375,7 @@ class SandboxViewer extends HTMLElement {
 
   #coverForLink() {
     if (this.#link === "connected") return null;
-    if (this.#link === "refused") return { icon: "warning", tone: "bad", heading: this.#linkReason, text: this.#linkAdvice, action: "Try again", tab: this.#shownAs === "kasmvnc" };
+    if (this.#link === "refused") return { icon: "warning", tone: "bad", heading: this.#linkReason, text: this.#linkAdvice, action: "Try again", tab: this.#linkAdvice === IN_A_TAB };
     if (this.#link === "waiting") return { icon: "plug", heading: this.#linkReason, clock: () => this.#retryText(), action: "Try now" };
     return { icon: "", busy: true, heading: this.#attempts > 0 ? "Reconnecting…" : "Connecting…" };
   }
