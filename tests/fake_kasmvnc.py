@@ -338,7 +338,7 @@ class FakeKasmVNC:
             request = await self._read(reader, peer)
             if request is not None:
                 await self._answer(request, reader, writer)
-        except (ConnectionError, asyncio.IncompleteReadError):
+        except (ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError):
             pass
         finally:
             writer.close()

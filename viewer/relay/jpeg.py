@@ -115,8 +115,12 @@ def _uniform_scan(components: list[_Component], units: int, received: bytes) -> 
         end_of_block = _code_of(_END_OF_BLOCK, detail_codes)
         no_step = _code_of(_NO_STEP, step_codes)
         step = _first_step(start[at:], step_codes)
-        if end_of_block is None or no_step is None or step is None:
+        if end_of_block is None or step is None:
             return None
+        if no_step is None:
+            if blocks * units > 1:
+                return None
+            no_step = ""
         unit = step + end_of_block + (no_step + end_of_block) * (blocks - 1)
         first, further, at = first + unit, further + (no_step + end_of_block) * blocks, at + len(unit)
     bits = first + further * (units - 1)
