@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import pytest
@@ -12,10 +13,10 @@ from tests.sites import SECRET_WORDS, fleet_config, host_config
 
 
 def command_of(config: Any, monkeypatch: pytest.MonkeyPatch) -> tuple[str, list[str]]:
-    """The command of a site and the lines on its standard input, from what the role hands to its operation."""
+    """The command of a site and the lines on its standard input, as the role hands them on."""
     handed: dict[str, Any] = {}
     monkeypatch.setattr("roles.check.desktops_through_the_edge", lambda **arguments: handed.update(arguments))
-    check.__wrapped__(config=config)
+    inspect.unwrap(check)(config=config)
     keys = [key.get_secret_value() for key in handed["keys"]]
     command = check_command(handed["url"], handed["authority"], handed["hosts"], left_out=())
     return command.get_raw_value(), keys

@@ -196,7 +196,8 @@ class Lifecycle:
                 sandbox, looked_up = self._look_up(row, link), False
             except HostRefused as refusal:
                 if refusal.is_of_the_request or not self._may_go_elsewhere(row, link.name):
-                    raise GiveUp(str(refusal)) from refusal
+                    reasons = [*self._failed.get(row.id, {}).values(), str(refusal)]
+                    raise GiveUp("; ".join(reasons)) from refusal
                 return self._place_elsewhere(row, refusal)
             except HostUnreachable as problem:
                 if looked_up and self._may_go_elsewhere(row, link.name):
