@@ -20,6 +20,7 @@ from roles.desktops import desktops, former_desktops, no_desktops, runtime_of
 from roles.desktops import unit as desktop_unit
 from roles.docker import NETWORK, docker, no_docker
 from roles.files import barrier
+from roles.firewall import firewall, no_firewall
 from roles.foundation import foundation, no_foundation
 from roles.images import EXECD_IMAGE, HOST_PACKAGES, images
 from roles.kasmvnc import kasmvnc
@@ -53,6 +54,7 @@ if host.data.get("deskfleet_state") == "absent":
     no_opensandbox()
     images(present=False)
     no_docker()
+    no_firewall()
     no_viewer_wheel()
     no_python()
     no_supervision()
@@ -75,6 +77,12 @@ else:
     )
     viewer_wheel()
     barrier(name="Phase: hosts are prepared")
+
+    if "firewall" in chosen and site.has_firewall:
+        firewall(config=config)
+    if "firewall" in chosen and not site.has_firewall:
+        no_firewall()
+    barrier(name="Phase: hosts are shut")
 
     if on_sandboxes and "docker" in chosen:
         docker()
