@@ -18,13 +18,13 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import AsyncIterator, Coroutine, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import ExitStack, asynccontextmanager, closing, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any
 
 import pytest
 from aiohttp import ClientSession, ClientTimeout, ClientWebSocketResponse, TCPConnector, web
@@ -45,7 +45,6 @@ GROUPS = {
 }
 FLEET_NETWORK = "10.77.0"
 NUMBER = {name: number for number, name in enumerate(GROUPS, start=11)}
-T = TypeVar("T")
 
 
 def caddy_binary() -> str:
@@ -126,6 +125,24 @@ class TinyUpstream:
         return channel
 
 
+@contextmanager
+def running_upstreams(*upstreams: TinyUpstream) -> Iterator[None]:
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever, daemon=True)
+    thread.start()
+    runners: list[web.AppRunner] = []
+    try:
+        for upstream in upstreams:
+            runners.append(asyncio.run_coroutine_threadsafe(upstream.start(), loop).result(timeout=10))
+        yield
+    finally:
+        for runner in runners:
+            asyncio.run_coroutine_threadsafe(runner.cleanup(), loop).result(timeout=10)
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+        loop.close()
+
+
 class CaddyFleet:
     """`with CaddyFleet() as fleet:` four hosts. edge1 answers on 127.0.0.1:`port`, for every name below
     DOMAIN."""
@@ -170,19 +187,13 @@ class CaddyFleet:
         ]
         self._stack = ExitStack()
         self._http_port = free_port()
-        self._loop = asyncio.new_event_loop()
 
     def __enter__(self) -> CaddyFleet:
         # A unix socket's path must stay short, so not below pytest's directory.
         self.folder = Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix="df-")))
-        thread = threading.Thread(target=self._loop.run_forever, daemon=True)
-        thread.start()
-        self._stack.callback(thread.join)
-        self._stack.callback(self._loop.call_soon_threadsafe, self._loop.stop)
         try:
-            for upstream in (self.viewer, *self.relays.values(), self.opensandbox, *self.services):
-                runner = self._call(upstream.start())
-                self._stack.callback(self._stop, runner)
+            upstreams = (self.viewer, *self.relays.values(), self.opensandbox, *self.services)
+            self._stack.enter_context(running_upstreams(*upstreams))
             for host in GROUPS:
                 self._start(host)
         except BaseException:
@@ -195,13 +206,6 @@ class CaddyFleet:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._stack.close()
-        self._loop.close()
-
-    def _call(self, coroutine: Coroutine[Any, Any, T]) -> T:
-        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(timeout=15)
-
-    def _stop(self, runner: web.AppRunner) -> None:
-        self._call(runner.cleanup())
 
     def _start(self, host: str) -> None:
         folder = self.folder / host

@@ -1,0 +1,213 @@
+"""One real Caddy of a site of one host, from its rendered file: plain HTTP, and every hop on loopback.
+
+Stand-ins, by name: a `TinyUpstream` where viewer, relay and the operator's own service would be.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import ssl
+import subprocess
+import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, closing, contextmanager
+from datetime import UTC, datetime, timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from ipaddress import IPv4Address
+from pathlib import Path
+
+import pytest
+from aiohttp import ClientSession
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+from inventory.models import HostConfig, OwnService
+from roles.caddyfile import caddyfile
+from tests.caddy_fleet import (
+    Answer,
+    TinyUpstream,
+    caddy_binary,
+    connected,
+    exchange,
+    first_words,
+    running_upstreams,
+    wait_until,
+)
+from tests.relay_process import free_port, wait_for_listener
+from tests.sites import host_config
+
+pytestmark = [pytest.mark.real, pytest.mark.timeout(60)]
+
+DOMAIN = "deskfleet.localhost"
+
+
+class LocalSite:
+    def __init__(self) -> None:
+        self.port = free_port()
+        ports = {"viewer": free_port(), "relay": free_port()}
+        config = host_config(edge_port=self.port, ports=ports)
+        notebook = OwnService(name="notebook", host="here", port=free_port())
+        site = config.site.model_copy(update={"services": (notebook,)})
+        self.config = config.model_copy(update={"site": site})
+        self.viewer = TinyUpstream("viewer", "127.0.0.1", ports["viewer"])
+        self.viewer.says = (200, {"X-Df-Upstream": "here", "X-Df-Grant": "grant"})
+        self.upstreams = (
+            self.viewer,
+            TinyUpstream("relay", "127.0.0.1", ports["relay"]),
+            TinyUpstream("notebook", "127.0.0.1", notebook.port),
+        )
+
+    def get(self, path: str, *, host: str, headers: dict[str, str] | None = None) -> Answer:
+        with closing(connected(("127.0.0.1", self.port))) as channel:
+            return exchange(channel, "GET", path, f"{host}:{self.port}", headers or {})
+
+
+@contextmanager
+def running_caddy(config: HostConfig, *, port: int, more: str = "") -> Iterator[Path]:
+    """The rendered file, with paths of this machine and `more` global options; yields Caddy's log."""
+    with tempfile.TemporaryDirectory(prefix="df-") as folder:
+        text = caddyfile(config, ipv6=False).replace("/run/deskfleet/caddy", folder)
+        text = text.replace("/var/lib/deskfleet/caddy", f"{folder}/data").replace("{\n", f"{{\n{more}", 1)
+        file, log = Path(folder, "Caddyfile"), Path(folder, "log")
+        file.write_text(text)
+        with log.open("wb") as output:
+            process = subprocess.Popen(
+                [caddy_binary(), "run", "--adapter", "caddyfile", "--config", str(file)],
+                env={"HOME": folder}, stdout=output, stderr=output,
+            )  # fmt: skip
+            try:
+                wait_for_listener("127.0.0.1", port)
+                yield log
+            finally:
+                process.terminate()
+                process.wait()
+
+
+@pytest.fixture(scope="module")
+def local() -> Iterator[LocalSite]:
+    site = LocalSite()
+    with ExitStack() as stack:
+        stack.enter_context(running_upstreams(*site.upstreams))
+        stack.enter_context(running_caddy(site.config, port=site.port))
+        yield site
+
+
+@pytest.mark.parametrize(
+    ("host", "path", "upstream", "arrives"),
+    [
+        (DOMAIN, "/sandboxes", "viewer", "/sandboxes"),
+        ("localhost", "/api/v1/me", "viewer", "/api/v1/me"),
+        (DOMAIN, "/stream/abc", "relay", "/stream/abc"),
+        (f"0b9c.content.{DOMAIN}", "/ui.js", "relay", "/content/ui.js"),
+        (f"0b9c.content.{DOMAIN}", "/.deskfleet/enter", "viewer", "/.deskfleet/enter"),
+        (f"notebook.{DOMAIN}", "/lab?x=1", "notebook", "/lab?x=1"),
+        (f"opensandbox.{DOMAIN}", "/v1/sandboxes", "viewer", "/v1/sandboxes"),
+    ],
+)
+def test_each_name_leads_to_its_program(
+    local: LocalSite, host: str, path: str, upstream: str, arrives: str
+) -> None:
+    seen = local.get(path, host=host, headers={"X-Df-Upstream": "elsewhere", "X_Df_Grant": "forged"}).seen
+    assert (seen["upstream"], seen["path"]) == (upstream, arrives)
+    assert "x-df-upstream" not in seen["headers"]
+    assert "forged" not in str(seen)
+    if upstream != "relay":
+        assert seen["headers"]["host"] == f"{host}:{local.port}"
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "another.localhost", f"a.b.content.{DOMAIN}", "evil.example"])
+def test_any_other_name_leads_to_the_one_that_cookies_are_for(local: LocalSite, host: str) -> None:
+    answer = local.get("/page?x=1", host=host)
+    assert answer.status == 302
+    assert answer.all("location") == [f"http://{DOMAIN}:{local.port}/page?x=1"]
+
+
+def test_stream_echoes_on_loopback(local: LocalSite) -> None:
+    async def scenario() -> None:
+        async with ClientSession() as session:
+            url = f"ws://127.0.0.1:{local.port}/stream/abc"
+            async with session.ws_connect(url, headers={"Host": DOMAIN}, protocols=("binary",)) as stream:
+                assert (await first_words(stream))["headers"]["x-df-grant"] == "grant"
+                await stream.send_bytes(b"\x01\x02")
+                assert await stream.receive_bytes(timeout=5) == b"\x01\x02"
+
+    asyncio.run(scenario())
+
+
+def test_what_caddy_answers_by_itself_is_a_problem_in_words(local: LocalSite) -> None:
+    local.viewer.says = (200, {"X-Df-Upstream": "nowhere"})
+    try:
+        answer = local.get("/stream/abc", host=DOMAIN)
+    finally:
+        local.viewer.says = (200, {"X-Df-Upstream": "here", "X-Df-Grant": "grant"})
+    assert (answer.status, answer.all("content-type")) == (502, ["application/problem+json"])
+    assert json.loads(answer.body)["status"] == 502
+
+
+# Certificates that Caddy gets by itself
+
+
+def test_caddy_asks_the_authority_of_the_site_for_its_certificates(tmp_path: Path) -> None:
+    """Up to the first question: whether an authority then gives one is between it and the DNS."""
+    asked: list[str] = []
+
+    class Authority(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.append(self.path)
+            self.send_error(503)
+
+        def log_message(self, format: str, *args: object) -> None:
+            return None
+
+    certificate, key = self_signed(tmp_path)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Authority)
+    server.socket = context.wrap_socket(server.socket, server_side=True)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    port = free_port()
+    config = host_config(
+        domain="desk.example.com", tls="acme", edge_port=port, content_domain="none",
+        acme={
+            "email": "ops@example.com",
+            "directory": f"https://127.0.0.1:{server.server_port}/of-the-site",
+            "authority": str(certificate),
+        },
+    )  # fmt: skip
+    try:
+        with running_caddy(config, port=port, more=f"\thttp_port {free_port()}\n\thttps_port {port}\n"):
+            wait_until(lambda: "/of-the-site" in asked)
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+def self_signed(folder: Path) -> tuple[Path, Path]:
+    """Certificate and key of a server at 127.0.0.1."""
+    key, name = (
+        ec.generate_private_key(ec.SECP256R1()),
+        x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "ca")]),
+    )
+    now = datetime.now(UTC)
+    made = (
+        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
+        .not_valid_before(now - timedelta(hours=1))
+        .not_valid_after(now + timedelta(days=1))
+        .add_extension(
+            x509.SubjectAlternativeName([x509.IPAddress(IPv4Address("127.0.0.1"))]), critical=False
+        )
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    certificate_file, key_file = folder / "ca.pem", folder / "ca.key"
+    certificate_file.write_bytes(made.public_bytes(serialization.Encoding.PEM))
+    key_file.write_bytes(
+        key.private_bytes(
+            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+        )
+    )
+    return certificate_file, key_file
