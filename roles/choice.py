@@ -7,8 +7,7 @@ import difflib
 from pyinfra.api.exceptions import PyinfraError
 
 ROLES = (
-    "certificates", "firewall", "docker", "images", "opensandbox", "relay", "desktops", "viewer", "lego",
-    "caddy", "check",
+    "firewall", "docker", "images", "opensandbox", "relay", "desktops", "viewer", "lego", "caddy", "check",
 )  # fmt: skip
 """In the order of the deploy. What they all stand on (directories, Python, supervision) always runs."""
 
