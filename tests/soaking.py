@@ -9,6 +9,10 @@ from hypothesis import settings
 FACTOR = 200 if os.environ.get("DESKFLEET_SOAK") == "1" else 1
 
 
+def is_soaking() -> bool:
+    return FACTOR > 1
+
+
 def examples(short: int) -> int:
     """How many examples to try: `short` of them, many times as many in a soak."""
     return short * FACTOR

@@ -1,0 +1,205 @@
+"""Five hosts over SSH, by the documented commands: first run, second run, previews, and single changes."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from inventory.models import Group, Host, OwnService, Site
+from tests.fleet.roll_out import RollOut
+from tests.hosts.bare_host import Variant
+from tests.online.spread import BEHIND_ANOTHER, ENTERED_WITH_SUDO, SpreadFleet, changes_between
+
+pytestmark = pytest.mark.host
+
+NO_OP_SECONDS = 60
+SERVICES = {
+    Group.EDGE: ("caddy",),
+    Group.CONTROL: ("viewer", "worker", "caddy"),
+    Group.SANDBOXES: ("opensandbox", "relay", "caddy"),
+    Group.DESKTOPS: ("relay", "caddy"),
+}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def the_site_as_it_was(bare_spread: SpreadFleet) -> Iterator[None]:
+    """Tests of this module change values one after the other; at the end all are the example's again."""
+    before = bare_spread.site
+    yield
+    if bare_spread.site != before:
+        bare_spread.operator.write(before)
+        bare_spread.roll_out()
+
+
+def test_first_roll_out_is_clean_and_reaches_every_host(
+    bare_spread: SpreadFleet, first_roll_out: RollOut
+) -> None:
+    assert first_roll_out.code == 0, first_roll_out.said[-4000:]
+    assert first_roll_out.results.failed_hosts == ()
+    assert first_roll_out.results.totals.error == 0
+    if bare_spread.was_bare:
+        assert first_roll_out.changed_hosts == set(bare_spread.machines)
+
+
+def test_second_roll_out_changes_nothing_on_any_host(
+    spread: SpreadFleet, figure: Callable[[str, float], None]
+) -> None:
+    done = spread.roll_out()
+    figure(f"roll-out to {len(spread.machines)} hosts when nothing changed", done.seconds)
+    asked = {name for operation in done.results.operations for name in operation.no_change}
+    assert asked == set(spread.machines)
+    assert done.changes == {}
+    assert done.seconds < NO_OP_SECONDS
+
+
+def test_ways_in_are_the_ones_that_the_site_file_names(spread: SpreadFleet) -> None:
+    """Root has no key on one host, and one host's sshd answers nobody but the others: so sudo and the jump
+    host were used."""
+    sudoers = spread.machines[ENTERED_WITH_SUDO]
+    assert sudoers.run("test -e /root/.ssh/authorized_keys", check=False).code != 0
+    assert 22 in spread.scan(ENTERED_WITH_SUDO, [22])
+    assert spread.scan(BEHIND_ANOTHER, [22]) == []
+
+
+def test_every_service_of_every_group_runs(spread: SpreadFleet) -> None:
+    stopped = [
+        f"{service} on {name}"
+        for name, host in spread.site.hosts.items()
+        for service in _services_of(spread, name, host)
+        if not spread.on(name).pids_of(service)
+    ]
+    assert stopped == []
+
+
+def test_both_kinds_of_supervision_are_in_the_fleet(spread: SpreadFleet) -> None:
+    kinds = {spread.machines[name].variant for name in spread.site.hosts_in(Group.SANDBOXES)}
+    assert kinds == set(Variant)
+
+
+def _services_of(spread: SpreadFleet, name: str, host: Host) -> list[str]:
+    wanted = [service for group in host.groups for service in SERVICES[group]]
+    return [
+        *wanted,
+        *(f"desktop-{desktop}" for desktop, of in spread.site.desktops.items() if of.host == name),
+    ]
+
+
+# --- one value changes exactly what depends on it ---
+
+
+def shorter_life(site: Site) -> Site:
+    ttl = site.settings.ttl.model_copy(update={"default": 1800})
+    return with_settings(site, ttl=ttl)
+
+
+def another_screen(site: Site) -> Site:
+    return with_settings(site, default_resolution="1024x768")
+
+
+def smaller_box(site: Site) -> Site:
+    box = site.hosts["box1"].model_copy(update={"max_desktops": 11})
+    return site.model_copy(update={"hosts": {**site.hosts, "box1": box}})
+
+
+def plain_service(site: Site) -> Site:
+    services = [
+        service.model_copy(update={"websocket": not service.websocket})
+        if isinstance(service, OwnService)
+        else service
+        for service in site.services or ()
+    ]
+    return site.model_copy(update={"services": tuple(services)})
+
+
+def wider_desktop(site: Site) -> Site:
+    desktop = site.desktops["plotting"].model_copy(update={"resolution": "1440x900"})
+    return site.model_copy(update={"desktops": {**site.desktops, "plotting": desktop}})
+
+
+def one_more_open_port(site: Site) -> Site:
+    return with_settings(site, firewall=site.settings.firewall.model_copy(update={"allow": (9999,)}))
+
+
+def with_settings(site: Site, **values: object) -> Site:
+    return site.model_copy(update={"settings": site.settings.model_copy(update=values)})
+
+
+@pytest.mark.parametrize(
+    ("changed", "hosts", "roles"),
+    [
+        (smaller_box, {"control1"}, {"Viewer"}),
+        (plain_service, {"edge1", "box2"}, {"Caddy"}),
+        (wider_desktop, {"studio1", "control1"}, {"Desktops", "Viewer"}),
+        (one_more_open_port, {"edge1", "control1", "box1", "box2", "studio1"}, {"Firewall"}),
+    ],
+)
+def test_changed_value_changes_exactly_its_dependents(
+    spread: SpreadFleet, changed: Callable[[Site], Site], hosts: set[str], roles: set[str]
+) -> None:
+    spread.operator.change(changed)
+    done = spread.roll_out()
+    assert done.changed_hosts == hosts, done.changes
+    assert {name.split(" | ")[0] for name in done.changes} == roles
+
+
+def test_preview_changes_nothing_and_names_every_file_that_is_changed_then(spread: SpreadFleet) -> None:
+    spread.operator.change(lambda site: shorter_life(another_screen(plain_service(site))))
+    before = spread.listings()
+    preview = spread.checkout.dry("--diff")
+    assert [line for line in changes_between(before, spread.listings()) if not is_alive(line)] == []
+    spread.roll_out()
+    changed = [line for line in changes_between(before, spread.listings()) if not is_alive(line)]
+    files = {line.split()[3] for line in changed if " files " in line}
+    assert {"/etc/deskfleet/viewer.toml"} <= files
+    assert [path for path in files if path not in preview.said and not is_stamp(path)] == []
+
+
+def test_chosen_role_on_a_chosen_host_is_all_that_runs(spread: SpreadFleet) -> None:
+    spread.operator.change(lambda site: with_settings(site, default_resolution="1152x864"))
+    done = spread.roll_out("--limit", "box1", "--data", "deskfleet_roles=relay")
+    assert done.changes == {}
+    done = spread.roll_out("--limit", "control", "--data", "deskfleet_roles=viewer")
+    assert done.changed_hosts == {"control1"}
+    assert spread.roll_out().changes == {}
+
+
+def test_no_secret_is_shown_however_loud_the_roll_out(spread: SpreadFleet) -> None:
+    spread.operator.change(lambda site: with_settings(site, default_resolution="1280x720"))
+    printed = spread.operator.folder / "printed"
+    preview = spread.checkout.dry("--diff", "-vvv")
+    text = preview.said + printed.read_text()
+    done = spread.checkout.roll_out("--diff", "-vvv", show=False)
+    text += done.said + printed.read_text()
+    assert [word for word in _secret_words(spread) if word in text] == []
+
+
+def _secret_words(spread: SpreadFleet) -> list[str]:
+    secrets = spread.secrets
+    values = [secrets.viewer_key, secrets.admin_key.text, *secrets.opensandbox_keys.values()]
+    values += [*secrets.relay_keys.values(), *secrets.desktop_keys.values()]
+    values += [key.text for key in secrets.tenant_keys.values()]
+    words = [value.get_secret_value() for value in values]
+    if secrets.certificates:
+        pairs = [secrets.certificates.authority, *secrets.certificates.hosts.values()]
+        # Any line of a key's PEM but the first and the last.
+        words += [pair.key.get_secret_value().splitlines()[1] for pair in pairs]
+    return words
+
+
+# --- what changes by itself on a live host ---
+
+_ALIVE = re.compile(
+    r": [+-] (processes|sockets|containers) "
+    r"|/var/log/|/var/lib/deskfleet/viewer/|/var/lib/deskfleet/caddy/|/run/|/home/|/root/\.(ssh|cache)|/tmp/"
+)
+
+
+def is_alive(line: str) -> bool:
+    return bool(_ALIVE.search(line))
+
+
+def is_stamp(path: str) -> bool:
+    """The roll-out's own marks of what is in force."""
+    return path.startswith("/var/lib/deskfleet/stamps/")
