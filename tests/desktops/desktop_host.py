@@ -6,6 +6,8 @@ import json
 import os
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -33,6 +35,13 @@ while more := s.recv(65536):
     got += more
 print(got.split(b" ", 2)[1].decode(), struct.unpack("3i", s.getsockopt(socket.SOL_SOCKET, 17, 12))[1])
 """
+
+
+def eventually(holds: Callable[[], bool], within: float = 20) -> None:
+    deadline = time.monotonic() + within
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.3)
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.desktops.desktop_host import HOME, SOCKET, STUDIO, DesktopHost
+from tests.desktops.desktop_host import HOME, SOCKET, STUDIO, DesktopHost, eventually
 from tests.desktops.stand_in import stand_in_package
 from tests.fake_kasmvnc import hash_password
 from tests.hosts.bare_host import Variant
@@ -29,13 +29,6 @@ def desktop(bare: DesktopHost) -> DesktopHost:
     assert done.code == 0, done.out
     assert "KasmVNC | Install KasmVNC" in done.changed
     return bare
-
-
-def eventually(holds: object, within: float = 20) -> None:
-    deadline = time.monotonic() + within
-    while not holds():  # type: ignore[operator]
-        assert time.monotonic() < deadline
-        time.sleep(0.3)
 
 
 def test_relay_comes_in_with_the_owners_password_only(desktop: DesktopHost) -> None:
