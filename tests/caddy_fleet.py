@@ -31,8 +31,8 @@ from aiohttp import ClientSession, ClientTimeout, ClientWebSocketResponse, TCPCo
 from aiohttp.abc import AbstractResolver, ResolveResult
 
 from inventory.authority import renewed
-from inventory.models import Certificates, HostConfig, KeyPair, Site, node_name
-from roles.caddyfile import caddyfile
+from inventory.models import Certificates, Group, HostConfig, KeyPair, Site, node_name
+from roles.caddyfile import caddyfile, relay_hosts
 from tests.relay_process import free_port, wait_for_listener
 from tests.sites import fleet_secrets
 
@@ -44,7 +44,12 @@ GROUPS = {
     "studio1": ("desktops",),
 }
 FLEET_NETWORK = "10.77.0"
-NUMBER = {name: number for number, name in enumerate(GROUPS, start=11)}
+SHARED = {
+    "one": ("edge", "sandboxes"),
+    "two": ("control", "desktops"),
+}
+"""A fleet in which each host is several things at once."""
+NUMBER = {name: number for number, name in enumerate([*GROUPS, *SHARED], start=11)}
 
 
 def caddy_binary() -> str:
@@ -57,11 +62,6 @@ def caddy_binary() -> str:
 def address_of(host: str) -> str:
     """Where the other hosts reach it. The site file says FLEET_NETWORK in place of 127.0.77."""
     return f"127.0.77.{NUMBER[host]}"
-
-
-def loopback_of(host: str) -> str:
-    """What is 127.0.0.1 to this host's programs."""
-    return f"127.0.78.{NUMBER[host]}"
 
 
 @dataclass
@@ -144,10 +144,12 @@ def running_upstreams(*upstreams: TinyUpstream) -> Iterator[None]:
 
 
 class CaddyFleet:
-    """`with CaddyFleet() as fleet:` four hosts. edge1 answers on 127.0.0.1:`port`, for every name below
-    DOMAIN."""
+    """`with CaddyFleet(GROUPS) as fleet:` its edge answers on 127.0.0.1:`port`, for every name below DOMAIN.
 
-    def __init__(self) -> None:
+    There are two services of the operator's own, code-server on the desktops' host and grafana on control.
+    """
+
+    def __init__(self, groups: Mapping[str, tuple[str, ...]]) -> None:
         self.port = free_port()
         self.node_port = free_port()
         ports = {
@@ -156,34 +158,40 @@ class CaddyFleet:
             "viewer": free_port(),
             "node": self.node_port,
         }
+        (control,) = (name for name, its_groups in groups.items() if "control" in its_groups)
+        (desktops,) = (name for name, its_groups in groups.items() if "desktops" in its_groups)
         self.site = Site.model_validate(
             {
                 "hosts": {
                     name: {
-                        "groups": groups,
+                        "groups": its_groups,
                         "connect": f"@fake/{name}",
                         "address": f"{FLEET_NETWORK}.{NUMBER[name]}",
                     }
-                    for name, groups in GROUPS.items()
+                    for name, its_groups in groups.items()
                 },
                 "settings": {"domain": DOMAIN, "tls": "internal", "edge_port": self.port, "ports": ports},
                 "services": [
                     # The very port of the node, on loopback: both live.
-                    {"name": "code-server", "host": "studio1", "port": self.node_port, "websocket": True},
-                    {"name": "grafana", "host": "control1", "port": free_port()},
+                    {"name": "code-server", "host": desktops, "port": self.node_port, "websocket": True},
+                    {"name": "grafana", "host": control, "port": free_port()},
                 ],
             }
         )
         self.certificates = renewed(None, self.site, datetime.now(UTC))
-        own = {service.name: service for service in self.site.services or () if not isinstance(service, str)}
-        self.viewer = TinyUpstream("viewer", loopback_of("control1"), ports["viewer"])
+        self.edge = self.site.edge
+        own = [service for service in self.site.services or () if not isinstance(service, str)]
+        self.viewer = TinyUpstream("viewer", self.loopback_of(self.site.control), ports["viewer"])
         self.relays = {
-            name: TinyUpstream(f"relay of {name}", loopback_of(name), ports["relay"])
-            for name in ("box1", "studio1")
+            name: TinyUpstream(f"relay of {name}", self.loopback_of(name), ports["relay"])
+            for name in relay_hosts(self.site)
         }
-        self.opensandbox = TinyUpstream("opensandbox", loopback_of("box1"), ports["opensandbox"])
+        boxes = self.site.hosts_in(Group.SANDBOXES)
+        self.engines = [
+            TinyUpstream("opensandbox", self.loopback_of(name), ports["opensandbox"]) for name in boxes
+        ]
         self.services = [
-            TinyUpstream(name, loopback_of(service.host), service.port) for name, service in own.items()
+            TinyUpstream(service.name, self.loopback_of(service.host), service.port) for service in own
         ]
         self._stack = ExitStack()
         self._http_port = free_port()
@@ -192,14 +200,14 @@ class CaddyFleet:
         # A unix socket's path must stay short, so not below pytest's directory.
         self.folder = Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix="df-")))
         try:
-            upstreams = (self.viewer, *self.relays.values(), self.opensandbox, *self.services)
+            upstreams = (self.viewer, *self.relays.values(), *self.engines, *self.services)
             self._stack.enter_context(running_upstreams(*upstreams))
-            for host in GROUPS:
+            for host in self.site.hosts:
                 self._start(host)
         except BaseException:
             self._stack.close()
             raise
-        self.grant("box1")
+        self.grant(next(iter(self.relays)))
         return self
 
     def __exit__(
@@ -219,11 +227,15 @@ class CaddyFleet:
         )  # fmt: skip
         self._stack.callback(process.wait)
         self._stack.callback(process.terminate)
-        listens = ("127.0.0.1", self.port) if host == "edge1" else (address_of(host), self.node_port)
+        listens = ("127.0.0.1", self.port) if host == self.edge else (address_of(host), self.node_port)
         try:
             wait_for_listener(*listens)
         except TimeoutError:
             raise RuntimeError(self.log(host)) from None
+
+    def loopback_of(self, host: str) -> str:
+        """What is 127.0.0.1 to this host's programs."""
+        return "127.0.0.1" if host == self.edge else f"127.0.78.{NUMBER[host]}"
 
     def config(self, host: str, site: Site | None = None) -> HostConfig:
         secrets = fleet_secrets().model_copy(update={"certificates": self.certificates})
@@ -239,8 +251,9 @@ class CaddyFleet:
             (FLEET_NETWORK, "127.0.77"),
         ):
             text = text.replace(there, here)
-        if host != "edge1":
-            return text.replace("reverse_proxy 127.0.0.1:", f"reverse_proxy {loopback_of(host)}:")
+        text = text.replace("reverse_proxy 127.0.0.1:", f"reverse_proxy {self.loopback_of(host)}:")
+        if host != self.edge:
+            return text
         return text.replace("{\n", f"{{\n\thttp_port {self._http_port}\n", 1)
 
     def write(self, host: str, text: str) -> None:
@@ -273,7 +286,7 @@ class CaddyFleet:
 
     def trust(self) -> ssl.SSLContext:
         return ssl.create_default_context(
-            cafile=str(self.folder / "edge1/data/pki/authorities/local/root.crt")
+            cafile=str(self.folder / self.edge / "data/pki/authorities/local/root.crt")
         )
 
     @asynccontextmanager
@@ -296,10 +309,12 @@ class CaddyFleet:
         headers: Mapping[str, str] | None = None,
         method: str = "GET",
         source: str = "127.0.0.1",
+        sni: str | None = None,
     ) -> Answer:
-        """One request to the edge, as a browser sends it; redirects are not followed."""
+        """One request to the edge, as a browser sends it; redirects are not followed. sni: the name of the
+        handshake, None: the same."""
         plain = connected(("127.0.0.1", self.port), source)
-        with closing(plain), self.trust().wrap_socket(plain, server_hostname=name) as channel:
+        with closing(plain), self.trust().wrap_socket(plain, server_hostname=sni or name) as channel:
             return exchange(channel, method, path, f"{name}:{self.port}", headers or {})
 
     def get_plain(self, path: str, *, name: str) -> Answer:

@@ -16,6 +16,8 @@ from inventory.authority import renewed
 from inventory.models import KeyPair, OwnService, Site
 from tests.caddy_fleet import (
     DOMAIN,
+    GROUPS,
+    SHARED,
     CaddyFleet,
     address_of,
     echoes,
@@ -42,7 +44,7 @@ CODE_SERVER, GRAFANA, OPENSANDBOX = (f"{name}.{DOMAIN}" for name in ("code-serve
 
 @pytest.fixture(scope="module")
 def running() -> Iterator[CaddyFleet]:
-    with CaddyFleet() as fleet:
+    with CaddyFleet(GROUPS) as fleet:
         yield fleet
 
 
@@ -374,6 +376,29 @@ def test_plain_http_is_sent_on_to_the_same_name_with_tls(fleet: CaddyFleet) -> N
         answer = fleet.get_plain("/a?b=c", name=name)
         assert answer.status == 308
         assert answer.all("location") == [fleet.url("/a?b=c", name=name)]
+
+
+# Hosts that are several things at once
+
+
+def test_host_that_is_edge_and_more_lets_people_and_hosts_in_each_by_their_own_door() -> None:
+    with CaddyFleet(SHARED) as fleet:
+        assert fleet.get("/page").seen["upstream"] == "viewer"
+        for host in ("one", "two"):
+            fleet.grant(host)
+            assert fleet.get("/stream/abc").seen["upstream"] == f"relay of {host}"
+            assert fleet.get("/x", name=CONTENT).seen["upstream"] == f"relay of {host}"
+        assert fleet.get("/", name=CODE_SERVER).seen["upstream"] == "code-server"
+        one, two = certificate(fleet, "one"), certificate(fleet, "two")
+        assert fleet.ask_node("one", "/v1/sandboxes", shows=two).seen["upstream"] == "opensandbox"
+        assert fleet.ask_node("one", "/streams", shows=two).seen["upstream"] == "relay of one"
+        # A host asks itself on loopback, never here.
+        assert fleet.ask_node("one", "/v1/sandboxes", shows=one).status == 404
+        assert fleet.ask_node("two", "/streams", shows=one).seen["upstream"] == "viewer"
+        with refused_in_the_handshake():
+            fleet.ask_node("one", "/v1/sandboxes", shows=None)
+        # Browsers share a connection between names of one certificate: the edge, unlike the node, allows it.
+        assert fleet.get("/x", name=CONTENT, sni=DOMAIN).status == 200
 
 
 # Reloads
