@@ -91,7 +91,7 @@ class _Ways:
         return data
 
     def _known_hosts(self, ssh: Ssh) -> Path:
-        return self._file(ssh.known_hosts) if ssh.known_hosts else self._site_file.with_suffix(".known_hosts")
+        return self._file(ssh.known_hosts or f"{self._site_file.stem}.known_hosts")
 
     def _file(self, written: str) -> Path:
         """Paths in a site file start where it lies."""

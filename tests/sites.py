@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import base64
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from functools import cache
 from typing import Any
 
-from pydantic import SecretStr
+from pydantic import BaseModel, SecretStr
 
 from inventory.authority import renewed
 from inventory.models import ApiKey, Certificates, HostConfig, Secrets, Site
@@ -108,3 +109,20 @@ def fleet_secrets() -> Secrets:
 def fleet_config(name: str, **settings: Any) -> HostConfig:
     """What the roles of this host of `fleet_site()` are told."""
     return HostConfig(name=name, site=fleet_site(**settings), secrets=fleet_secrets())
+
+
+def secret_words(made: Secrets) -> list[str]:
+    """What may be seen nowhere of these secrets: each value, and of a key in PEM its lines."""
+
+    def words(value: object) -> Iterator[str]:
+        if isinstance(value, SecretStr):
+            lines = value.get_secret_value().splitlines()
+            yield from (line for line in lines if not line.startswith("-----"))
+        elif isinstance(value, BaseModel):
+            for _, field in value:
+                yield from words(field)
+        elif isinstance(value, dict):
+            for item in value.values():
+                yield from words(item)
+
+    return list(words(made))

@@ -7,11 +7,19 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
+from pyrage.x25519 import Identity
 
-from tests.sites import SECRET_WORDS, secrets
+from inventory.models import Secrets
+from tests.sites import ALL_GROUPS, fleet_site, secret_words, secrets
+from tests.sites import FLEET as SITE_HOSTS
 
 ROOT = Path(__file__).resolve().parent.parent
 PYINFRA = Path(sys.executable).parent / "pyinfra"
@@ -21,39 +29,66 @@ hosts:
 desktops:
   studio: {tenant: main, host: here}
 """
-# A whole roll-out on a host that answers every command with success, as a plain Python inventory.
-PYTHON_INVENTORY = """
+# A whole roll-out on hosts that answer every command with success, as a plain Python inventory.
+ANSWERS = """
 from pathlib import Path as _Path
 from roles import wheel as _wheel
-from tests.sites import host_config as _host_config
 _wheel.wheel = lambda: _Path("deploy.py")
 _wheel.sources = lambda: "sources"
-_DATA = {
-    "deskfleet": _host_config(),
+_FAKE = {
     "fake_delay": 0,
     "fake_delay_jitter": 0,
     "fake_responses": {
+        "HELD=": "system bookworm amd64",
+        "URL=": "obtainable",
         "os-release": "os debian\\nversion 12\\narchitecture x86_64\\nuid 0\\nfree_mb 90000".split("\\n"),
         "/proc/net/if_inet6": "yes",
     },
 }
-edge = control = sandboxes = desktops = [("@fake/h1", _DATA)]
+"""
+ONE_HOST = f"""{ANSWERS}
+from tests import sites as _sites
+edge = control = sandboxes = desktops = [("@fake/h1", {{"deskfleet": _sites.host_config(), **_FAKE}})]
+"""
+FLEET = f"""{ANSWERS}
+from inventory.groups import groups_of
+edge, control, sandboxes, desktops = groups_of("fleet.yml")
+for _members in (edge, control, sandboxes, desktops):
+    for _, _data in _members:
+        _data.update(_FAKE)
+"""
+SSH_SITE = """
+hosts:
+  here: {groups: [edge, control], connect: {address: 10.0.0.5}}
+  there:
+    groups: [sandboxes, desktops]
+    connect: {address: 10.0.0.6, user: op, key: own.key, jump: {address: 10.0.0.5, port: 2222}}
+operators: [OPERATOR]
 """
 
 
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
+    return lay_out(tmp_path)
+
+
+def lay_out(tmp_path: Path) -> Path:
     """The project as it lies in a checkout, with a `.local` of its own."""
     for name in ("config.py", "deploy.py", "inventory", "roles", "templates", "tests", "viewer"):
         (tmp_path / name).symlink_to(ROOT / name)
     (tmp_path / "fake.yml").write_text(FAKE_SITE)
-    (tmp_path / "plain.py").write_text(PYTHON_INVENTORY)
+    (tmp_path / "plain.py").write_text(ONE_HOST)
+    (tmp_path / "fleet.py").write_text(FLEET)
+    site = fleet_site().model_dump(mode="json", exclude_unset=True)
+    (tmp_path / "fleet.yml").write_text(yaml.safe_dump(site))
     return tmp_path
 
 
-def pyinfra(checkout: Path, *arguments: str, site: str | None = None) -> subprocess.CompletedProcess[str]:
+def pyinfra(
+    checkout: Path, *arguments: str, site: str | None = None, identity: str = "identity.txt"
+) -> subprocess.CompletedProcess[str]:
     env = {key: value for key, value in os.environ.items() if not key.startswith("DESKFLEET")}
-    env |= {"PYINFRA_FAKE_DELAY": "0", "PYINFRA_FAKE_DELAY_JITTER": "0"}
+    env |= {"PYINFRA_FAKE_DELAY": "0", "PYINFRA_FAKE_DELAY_JITTER": "0", "DESKFLEET_AGE_IDENTITY": identity}
     if site:
         env["DESKFLEET_SITE"] = site
     return subprocess.run(
@@ -73,9 +108,7 @@ def test_directory_is_an_inventory(checkout: Path) -> None:
     (host,) = json.loads(done.stdout)
     assert host["name"] == "@local"
     assert {"edge", "control", "sandboxes", "desktops"} <= set(host["groups"])
-    made = (checkout / ".local" / "secrets-local.yml").read_text()
-    key = made.split("opensandbox_key: ")[1].split()[0]
-    assert key not in done.stdout
+    assert_no_secret_in(done, made_secrets(checkout, "local"))
 
 
 def test_site_file_is_an_inventory(checkout: Path) -> None:
@@ -129,22 +162,121 @@ def test_empty_python_inventory_is_an_error(checkout: Path) -> None:
     assert "has no hosts" in done.stderr
 
 
-def test_whole_roll_out_shows_no_secret_however_loud(checkout: Path) -> None:
-    done = pyinfra(checkout, "plain.py", "deploy.py", "-y", "-vvv", "--diff", "--debug")
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert "Check | Create, see and end a desktop" in done.stderr
-    assert "+\tadmin unix//run/deskfleet/caddy/admin.sock|0600" in done.stderr
-    assert "/etc/deskfleet/viewer.toml changes (its content is not shown)" in done.stderr
-    assert_no_secret_in(done)
+LOUD = ("-y", "-vvv", "--diff", "--debug")
 
 
-def test_json_shows_no_secret(checkout: Path) -> None:
-    done = pyinfra(checkout, "plain.py", "deploy.py", "-y", "--json")
-    assert done.returncode == 0, done.stderr[-3000:]
-    names = [operation["name"] for operation in json.loads(done.stdout)["results"]["operations"]]
+@pytest.fixture(scope="module")
+def typed(tmp_path_factory: pytest.TempPathFactory) -> Typed:
+    """`pyinfra INVENTORY deploy.py …` in one checkout; each command is run once for all tests."""
+    folder = lay_out(tmp_path_factory.mktemp("checkout"))
+    return Typed(folder, cache(lambda *arguments: pyinfra(folder, *arguments)))
+
+
+@dataclass(frozen=True)
+class Typed:
+    checkout: Path
+    run: Callable[..., subprocess.CompletedProcess[str]]
+
+    def roll_out(self, inventory: str, *flags: str) -> subprocess.CompletedProcess[str]:
+        done = self.run(inventory, "deploy.py", *flags)
+        assert done.returncode == 0, done.stderr[-3000:]
+        return done
+
+    def operations(self, inventory: str, *flags: str) -> list[dict[str, Any]]:
+        done = self.roll_out(inventory, "-y", "--json", *flags)
+        return list(json.loads(done.stdout)["results"]["operations"])
+
+
+@pytest.mark.parametrize("flags", [LOUD, ("-y", "--json"), ("--dry", "--diff", "-v")], ids=" ".join)
+@pytest.mark.parametrize("inventory", ["plain.py", "fleet.py"])
+def test_no_secret_shows_however_loud(typed: Typed, inventory: str, flags: tuple[str, ...]) -> None:
+    done = typed.roll_out(inventory, *flags)
+    assert_no_secret_in(done, secrets() if inventory == "plain.py" else made_secrets(typed.checkout, "fleet"))
+
+
+def test_whole_roll_out_says_what_changes(typed: Typed) -> None:
+    said = typed.roll_out("plain.py", *LOUD).stderr
+    assert "Check | Create, see and end a desktop" in said
+    assert "+\tadmin unix//run/deskfleet/caddy/admin.sock|0600" in said
+    assert "/etc/deskfleet/viewer.toml changes (its content is not shown)" in said
+
+
+@pytest.mark.parametrize("inventory", ["plain.py", "fleet.py"])
+def test_every_operation_has_a_name(typed: Typed, inventory: str) -> None:
+    names = [operation["name"] for operation in typed.operations(inventory)]
     # An operation without a name would be shown with its arguments.
     assert [name for name in names if "(" in name and " | " not in name] == []
-    assert_no_secret_in(done)
+
+
+@pytest.mark.parametrize(
+    ("limit", "hosts"), [("@fake/box1", {"@fake/box1"}), ("sandboxes", {"@fake/box1", "@fake/box2"})]
+)
+def test_limit_names_a_host_or_a_group_of_a_fleet(typed: Typed, limit: str, hosts: set[str]) -> None:
+    operations = typed.operations("fleet.py", "--limit", limit)
+    assert {host for operation in operations for host in operation["success"]} == hosts
+
+
+@pytest.mark.parametrize("inventory", ["fleet.yml", "fleet.py", "inventory"])
+def test_all_three_inventories_of_a_fleet_are_the_same(checkout: Path, inventory: str) -> None:
+    done = pyinfra(checkout, inventory, "debug-inventory", "--json", site="fleet.yml")
+    assert done.returncode == 0, done.stderr
+    groups = {host["name"]: set(host["groups"]) & set(ALL_GROUPS) for host in json.loads(done.stdout)}
+    assert groups == {f"@fake/{name}": set(wanted) for name, (_, wanted) in SITE_HOSTS.items()}
+    assert_no_secret_in(done, made_secrets(checkout, "fleet"))
+
+
+def ssh_site(checkout: Path) -> None:
+    identity = Identity.generate()
+    (checkout / "identity.txt").write_text(f"{identity}\n")
+    (checkout / "identity.txt").chmod(0o600)
+    (checkout / "own.key").write_text("not read before a host is connected")
+    (checkout / "ssh.yml").write_text(SSH_SITE.replace("OPERATOR", str(identity.to_public())))
+    key = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIMhYJNLgTyaMSNxBj8ya3vLsQ8J7dQwq8VKbsCTZGCNS"
+    pins = "".join(f"{host} {key}\n" for host in ("10.0.0.5", "10.0.0.6", "[10.0.0.5]:2222"))
+    (checkout / "ssh.known_hosts").write_text(pins)
+
+
+def test_host_over_ssh_is_pinned_and_entered_as_its_user(checkout: Path) -> None:
+    ssh_site(checkout)
+    done = pyinfra(checkout, "ssh.yml", "debug-inventory", "--json")
+    assert done.returncode == 0, done.stderr
+    here, there = (host["data"] for host in sorted(json.loads(done.stdout), key=lambda host: host["name"]))
+    assert (here["ssh_hostname"], here["ssh_user"], here.get("_sudo")) == ("10.0.0.5", "root", None)
+    assert (there["ssh_user"], there["_sudo"], there["ssh_key"]) == ("op", True, str(checkout / "own.key"))
+    for data in (here, there):
+        assert data["ssh_strict_host_key_checking"] == "yes"
+        assert data["ssh_known_hosts_file"] == str(checkout / "ssh.known_hosts")
+
+
+def test_hosts_that_nobody_has_pinned_are_not_connected(checkout: Path) -> None:
+    ssh_site(checkout)
+    (checkout / "ssh.known_hosts").unlink()
+    (checkout / "own.key").unlink()
+    done = pyinfra(checkout, "ssh.yml", "deploy.py", "-y")
+    assert done.returncode == 1
+    said = done.stderr.split("pyinfra error")[-1]
+    assert (
+        "ssh.yml:hosts.here.connect: ssh.known_hosts is not there or not readable, so it pins no key of"
+        " 10.0.0.5; run: ssh-keyscan -p 22 10.0.0.5 >> ssh.known_hosts"
+    ) in said
+    assert "ssh.yml:hosts.there.connect.jump: " in said
+    assert "run: ssh -p 2222 root@10.0.0.5 ssh-keyscan -p 22 10.0.0.6 >> ssh.known_hosts" in said
+    assert "ssh.yml:hosts.there.connect.key: there is no file own.key" in said
+    assert "Traceback" not in done.stderr
+    assert not (checkout / "ssh.age").exists()
+
+
+def test_secrets_that_cannot_be_had_are_one_sentence(checkout: Path) -> None:
+    ssh_site(checkout)
+    for inventory in ("ssh.yml", "own.py"):
+        (checkout / "own.py").write_text(
+            "from inventory.groups import groups_of\n"
+            "edge, control, sandboxes, desktops = groups_of('ssh.yml')\n"
+        )
+        done = pyinfra(checkout, inventory, "deploy.py", "-y", identity="nowhere.txt")
+        assert done.returncode == 1
+        assert "nowhere.txt: there is no age identity; run `make operator`" in done.stderr
+        assert "Traceback" not in done.stderr
 
 
 def test_removal_runs_through(checkout: Path) -> None:
@@ -154,8 +286,12 @@ def test_removal_runs_through(checkout: Path) -> None:
     assert names[-1] == "Foundation away | Remove all directories of ours"
 
 
-def assert_no_secret_in(done: subprocess.CompletedProcess[str]) -> None:
-    made = secrets()
-    for word in (*SECRET_WORDS, made.relay_key.get_secret_value(), made.viewer_key.get_secret_value()):
-        assert word not in done.stdout
-        assert word not in done.stderr
+def made_secrets(checkout: Path, site: str) -> Secrets:
+    text = (checkout / ".local" / f"secrets-{site}.yml").read_text()
+    return Secrets.model_validate(yaml.safe_load(text))
+
+
+def assert_no_secret_in(done: subprocess.CompletedProcess[str], made: Secrets) -> None:
+    words = secret_words(made)
+    assert len(words) > 5
+    assert [word for word in words if word in done.stdout + done.stderr] == []
