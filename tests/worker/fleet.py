@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 
@@ -34,13 +34,24 @@ from viewer.store import NewSession, Store, TenantStore
 from viewer.worker import links_of, relays_of
 
 Toml = dict[str, object]
+Others = Mapping[str, tuple[RealOpenSandbox, RelayProcess]]
 
 
 class Fleet:
-    """One database with its settings. `start` starts a worker; all else goes through the real store."""
+    """One database with its settings. `start` starts a worker; all else goes through the real store.
+
+    others: further sandbox hosts by name, each with a server and a relay of its own.
+    """
 
     def __init__(
-        self, folder: Path, server: RealOpenSandbox, relay: RelayProcess, *, url: str = "", **settings: object
+        self,
+        folder: Path,
+        server: RealOpenSandbox,
+        relay: RelayProcess,
+        *,
+        url: str = "",
+        others: Others | None = None,
+        **settings: object,
     ) -> None:
         self.folder = folder
         self.server = server
@@ -48,8 +59,10 @@ class Fleet:
         self.settings_file = folder / "viewer.toml"
         self.log = folder / "worker.log"
         self._workers: list[subprocess.Popen[bytes]] = []
-        self._write_secrets(server, relay)
-        self._write_settings(self._toml(url or server.url, relay, settings))
+        (folder / "viewer.key").write_bytes(Fernet.generate_key())
+        self._values = self._toml(settings)
+        self._here = self._host("here", url or server.url, server.key, relay)
+        self.have(others or {})
         self.settings = load_settings(self.settings_file)
         prepare_database(self.settings)
         self.store = Store(self.settings.database)
@@ -151,18 +164,28 @@ class Fleet:
 
     # --- its settings ------------------------------------------------------------------------------
 
-    def _write_secrets(self, server: RealOpenSandbox, relay: RelayProcess) -> None:
-        (self.folder / "viewer.key").write_bytes(Fernet.generate_key())
-        (self.folder / "opensandbox.key").write_text(server.key)
-        (self.folder / "relay.key").write_bytes(relay.key)
+    def have(self, others: Others) -> None:
+        """Write settings that name `here` and these other hosts; a worker that runs does not notice."""
+        hosts = [
+            self._here,
+            *(self._host(name, one.url, one.key, its) for name, (one, its) in others.items()),
+        ]
+        self._write_settings({**self._values, "hosts": hosts})
 
-    def _toml(self, url: str, relay: RelayProcess, changed: Toml) -> Toml:
-        host = {
-            "name": "here", "groups": ["sandboxes", "desktops"], "opensandbox_url": url,
-            "opensandbox_key_file": str(self.folder / "opensandbox.key"),
+    def _host(self, name: str, url: str, key: str, relay: RelayProcess) -> Toml:
+        """Its entry in the settings; its keys as files. `here` has the plain names."""
+        suffix = "" if name == "here" else f"-{name}"
+        (self.folder / f"opensandbox{suffix}.key").write_text(key)
+        (self.folder / f"relay{suffix}.key").write_bytes(relay.key)
+        return {
+            "name": name, "groups": ["sandboxes", "desktops"], "opensandbox_url": url,
+            "opensandbox_key_file": str(self.folder / f"opensandbox{suffix}.key"),
             "relay_url": relay.url,
-            "relay_key_file": str(self.folder / "relay.key"), "max_desktops": changed.pop("max_desktops", 8),
+            "relay_key_file": str(self.folder / f"relay{suffix}.key"), "max_desktops": self._max_desktops,
         }  # fmt: skip
+
+    def _toml(self, changed: Toml) -> Toml:
+        self._max_desktops = changed.pop("max_desktops", 8)
         return {
             "fleet_id": self.fleet_id,
             "origins": ["http://localhost:8088"],
@@ -176,7 +199,6 @@ class Fleet:
             "max_lifetime_seconds": 86400,
             "create_deadline_seconds": 30,
             "tenants": [{"name": "main"}],
-            "hosts": [host],
             "images": [
                 _image("tiny", CANNED_DESKTOP),
                 _image("blank", CANNED_BLANK),
