@@ -452,7 +452,7 @@ class Site(Section):
     def addresses_are_unique(self) -> Site:
         seen: dict[str, str] = {}
         for name, host in self.hosts.items():
-            for address in {_way_to(host), str(host.fleet_address or _way_to(host))}:
+            for address in dict.fromkeys((str(host.fleet_address or _way_to(host)), _way_to(host))):
                 if address in seen:
                     raise wrong(
                         f"hosts.{name}",

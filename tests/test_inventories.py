@@ -144,7 +144,7 @@ def test_every_site_in_the_repository_loads(path: Path) -> None:
         ),
         (
             FLEET.replace("10.0.0.6", "10.0.0.5"),
-            "acme.yml:hosts.there: hosts 'here' and 'there' have the same address 10.0.0.5:22",
+            "acme.yml:hosts.there: hosts 'here' and 'there' have the same address 10.0.0.5",
         ),
         (
             FLEET.replace("connect: {address: 10.0.0.6}", 'connect: "@fake/h2"'),
