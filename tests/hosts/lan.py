@@ -19,7 +19,6 @@ from pathlib import Path
 from tests.hosts.bare_host import BareHost, BareHosts, HostCommandFailed, Variant, ensure_image
 from tests.hosts.own_docker import OwnDocker, name_servers, outside_mtu
 
-NETWORK = "fleet"
 HOST_KEY = "/etc/ssh/ssh_host_ed25519_key.pub"
 SUDOER = "op"
 """A person on every host who may do all with sudo, without a password."""
@@ -42,6 +41,7 @@ class Machine:
 class Lan:
     daemon: OwnDocker
     subnet: ipaddress.IPv4Network
+    name: str = "fleet"
 
     @property
     def gateway(self) -> ipaddress.IPv4Address:
@@ -59,12 +59,16 @@ class Lan:
 
     def make(self) -> None:
         """Idempotent."""
-        if self.daemon.docker("network", "inspect", NETWORK, check=False).returncode:
+        if self.daemon.docker("network", "inspect", self.name, check=False).returncode:
             self.daemon.docker(
                 "network", "create", f"--subnet={self.subnet}", f"--gateway={self.gateway}",
                 # The daemon's own --mtu holds for its default bridge only.
-                f"--opt=com.docker.network.driver.mtu={outside_mtu()}", NETWORK,
+                f"--opt=com.docker.network.driver.mtu={outside_mtu()}", self.name,
             )  # fmt: skip
+
+    def remove(self) -> None:
+        """Once its machines are gone."""
+        self.daemon.docker("network", "rm", self.name)
 
     def close(self, address: ipaddress.IPv4Address) -> None:
         """Whoever isn't on the network itself gets no answer from the sshd at `address`. Idempotent."""
@@ -108,7 +112,7 @@ def _start(
 ) -> BareHost:
     host, is_new = hosts.start(
         machine.variant, machine.name,
-        f"--network={NETWORK}", f"--ip={machine.address}",
+        f"--network={lan.name}", f"--ip={machine.address}",
         *(f"--add-host={name}:{address}" for name, address in names.items()),
         # Docker's own would say 127.0.0.11, which a Docker inside replaces by public resolvers.
         f"--volume={_resolver(lan.daemon)}:/etc/resolv.conf:ro",

@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterable
 
 EVERY_PORT = range(1, 65536)
-_AT_ONCE = 4000
+_AT_ONCE = 2000
 
 
 def open_ports(address: str, ports: Iterable[int] = EVERY_PORT, *, seconds: float = 0.8) -> list[int]:
@@ -50,5 +50,5 @@ def _answering(address: str, ports: list[int], seconds: float) -> list[int]:
 
 def _allow_many_files() -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft < 2 * _AT_ONCE:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (min(2 * _AT_ONCE, hard), hard))
+    if soft < hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

@@ -181,7 +181,7 @@ def bare_spread(hosts: BareHosts, figure: Callable[[str, float], None]) -> Itera
     fleet = bring_up_spread(hosts)
     figure(f"{len(fleet.machines)} machines with sshd", time.monotonic() - started)
     if fleet.was_bare:
-        fleet.scan_before()
+        fleet.open_before = fleet.scan_all()
     yield fleet
     if not hosts.keeping:
         for host in fleet.machines.values():

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 
 from inventory.models import Secrets, Site
 from inventory.secrets import load_secrets
@@ -21,8 +22,8 @@ from tests.fleet.roll_out import Checkout, RollOut
 from tests.hosts.bare_host import CHECKOUT, BareHost, BareHosts, clone_checkout
 from tests.hosts.lan import SUDOER, Lan, start_machines
 from tests.hosts.listing import Listing, differences, list_host
-from tests.hosts.network import inside
-from tests.hosts.scan import EVERY_PORT, open_ports
+from tests.hosts.network import inside, start_inside
+from tests.hosts.scan import open_ports
 from tests.online.fleet import ADMIN, Api, Door, Installed
 from tests.online.streams import LiveStream
 
@@ -78,13 +79,17 @@ class SpreadFleet:
         if found.code == 0:
             self.operator.authority.write_text(found.out)
 
-    def scan(self, name: str, ports: Iterable[int] = EVERY_PORT) -> list[int]:
+    def scan(self, name: str, ports: Iterable[int]) -> list[int]:
         """Which ports of a host answer to the operator's machine, which is no host of the fleet."""
         address = self.machines[name].address
         return inside(self.lan.operator_pid, lambda: open_ports(address, ports))
 
-    def scan_before(self) -> None:
-        self.open_before = {name: self.scan(name) for name in self.machines}
+    def scan_all(self) -> dict[str, list[int]]:
+        """Every port of every host, from there."""
+        addresses = {name: machine.address for name, machine in self.machines.items()}
+        pid = self.lan.operator_pid
+        asked = {name: start_inside(pid, partial(open_ports, address)) for name, address in addresses.items()}
+        return {name: answer.result(300) for name, answer in asked.items()}
 
     # --- as a client ---
 

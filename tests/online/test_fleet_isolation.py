@@ -45,7 +45,7 @@ def test_before_the_roll_out_only_ssh_answered(bare_spread: SpreadFleet) -> None
 
 def test_from_outside_only_ssh_and_the_web_answer(spread: SpreadFleet, desktop: SessionView) -> None:
     """Every port of every host, with a desktop running: from a machine that is no host of the fleet."""
-    found = {name: set(spread.scan(name)) for name in spread.machines}
+    found = {name: set(ports) for name, ports in spread.scan_all().items()}
     assert {
         name: sorted(ports - FOR_THE_WORLD) for name, ports in found.items() if ports - FOR_THE_WORLD
     } == {}
