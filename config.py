@@ -8,6 +8,7 @@ happened to each host.
 
 from __future__ import annotations
 
+import difflib
 import os
 import sys
 from collections.abc import Iterable
@@ -62,7 +63,34 @@ def _checked_inventory(inventory: str, *args: Any, **kwargs: Any) -> Inventory:
         raise
     if not len(made):
         raise CliError(f"inventory {inventory!r} has no hosts")
+    _refuse_misspelt_groups(made, inventory)
+    _forget_secrets(made)
     return made
+
+
+def _refuse_misspelt_groups(made: Inventory, inventory: str) -> None:
+    """An operator's Python inventory may have groups of its own, but none that is nearly one of ours: its
+    hosts would be left out without a word."""
+    from inventory.models import Group
+
+    ours = [group.value for group in Group]
+    for name in set(made.groups) - {*ours, Path(inventory).stem}:
+        near = difflib.get_close_matches(name, ours, n=1, cutoff=0.8)
+        if near:
+            raise CliError(f"{inventory}:{name}: unknown group, did you mean {near[0]!r}?")
+
+
+def _forget_secrets(made: Inventory) -> None:
+    """What runs on this machine inherits the environment; a supervisor started by it would pass it on to
+    people's desktops."""
+    from inventory.models import HostConfig
+    from inventory.secrets import VARIABLE
+
+    os.environ.pop(VARIABLE, None)
+    for host in made:
+        config = host.data.get("deskfleet")
+        for name in config.secrets.given if isinstance(config, HostConfig) else ():
+            os.environ.pop(name, None)
 
 
 def _checked_matches(inventory: Inventory, patterns: Iterable[str], option_name: str) -> list[Any]:

@@ -7,7 +7,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -15,9 +15,11 @@ from typing import Any
 
 import pytest
 import yaml
+from pydantic import SecretStr
 from pyrage.x25519 import Identity
 
 from inventory.models import Secrets
+from inventory.secrets import text_of
 from tests.sites import ALL_GROUPS, fleet_site, secret_words, secrets
 from tests.sites import FLEET as SITE_HOSTS
 
@@ -85,9 +87,14 @@ def lay_out(tmp_path: Path) -> Path:
 
 
 def pyinfra(
-    checkout: Path, *arguments: str, site: str | None = None, identity: str = "identity.txt"
+    checkout: Path,
+    *arguments: str,
+    site: str | None = None,
+    identity: str = "identity.txt",
+    env: Mapping[str, str] | None = None,
 ) -> subprocess.CompletedProcess[str]:
-    env = {key: value for key, value in os.environ.items() if not key.startswith("DESKFLEET")}
+    inherited = {key: value for key, value in os.environ.items() if not key.startswith("DESKFLEET")}
+    env = {**inherited, **(env or {})}
     env |= {"PYINFRA_FAKE_DELAY": "0", "PYINFRA_FAKE_DELAY_JITTER": "0", "DESKFLEET_AGE_IDENTITY": identity}
     if site:
         env["DESKFLEET_SITE"] = site
@@ -277,6 +284,37 @@ def test_secrets_that_cannot_be_had_are_one_sentence(checkout: Path) -> None:
         assert done.returncode == 1
         assert "nowhere.txt: there is no age identity; run `make operator`" in done.stderr
         assert "Traceback" not in done.stderr
+
+
+def test_programs_of_this_machine_inherit_no_secret(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (checkout / "here.yml").write_text(
+        FAKE_SITE.replace("@fake/h1", "@local")
+        + "settings: {domain: desks.example.com, tls: acme,"
+        + " acme: {dns: {provider: gandiv5, variables: [GANDIV5_API_KEY]}}}\n"
+    )
+    (checkout / "look.py").write_text(
+        "from pyinfra.operations import server\n"
+        f"server.shell(name='Look', commands=['env > {checkout}/seen'], _sudo=False)\n"
+    )
+    made = secrets().model_copy(update={"given": {"GANDIV5_API_KEY": SecretStr("given-by-hand")}})
+    done = pyinfra(
+        checkout, "here.yml", "look.py", "-y",
+        env={"DESKFLEET_SECRETS": text_of(made), "GANDIV5_API_KEY": "given-by-hand"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    seen = (checkout / "seen").read_text()
+    assert "PATH=" in seen
+    assert [word for word in secret_words(made) if word in seen] == []
+    assert not (checkout / ".local").exists()
+
+
+def test_group_that_is_nearly_ours_is_refused(checkout: Path) -> None:
+    (checkout / "own.py").write_text("sandbox = ['@fake/h1']\nberlin = ['@fake/h1']\n")
+    done = pyinfra(checkout, "own.py", "debug-inventory")
+    assert done.returncode == 1
+    assert "own.py:sandbox: unknown group, did you mean 'sandboxes'?" in done.stderr
+    (checkout / "own.py").write_text("berlin = ['@fake/h1']\n")
+    assert pyinfra(checkout, "own.py", "debug-inventory").returncode == 0
 
 
 def test_removal_runs_through(checkout: Path) -> None:
