@@ -401,6 +401,19 @@ def test_host_that_is_edge_and_more_lets_people_and_hosts_in_each_by_their_own_d
         assert fleet.get("/x", name=CONTENT, sni=DOMAIN).status == 200
 
 
+def test_log_of_what_fails_holds_no_secret() -> None:
+    fleet = CaddyFleet(SHARED)
+    del fleet.relays["two"]  # it does not run
+    shown = {"Cookie": "__Host-deskfleet=secret-cookie", "Authorization": "Bearer secret-key"}
+    with fleet:
+        fleet.viewer.says = (200, {"X-Df-Upstream": "two", "X-Df-Grant": "secret-grant"})
+        for name, path in ((DOMAIN, "/stream/abc"), (CONTENT, "/x?token=secret-token")):
+            assert fleet.get(path, name=name, headers=shown).status == 502
+        logs = fleet.log("one") + fleet.log("two")
+    assert logs.count("connection refused") == 2
+    assert "secret" not in logs
+
+
 # Reloads
 
 
