@@ -16,6 +16,7 @@ from viewer.relay.downstream import BUFFER_BYTES, BufferPool
 
 _CLOSE = 0x8
 _MASKED = 0x80
+_LONGEST_HEADER = 14
 
 
 class FrameEdges:
@@ -35,37 +36,48 @@ class FrameEdges:
         return self._payload_left
 
     def feed(self, data: memoryview) -> None:
-        at, end = 0, len(data)
+        at, end = self._skip_payload(0, len(data)), len(data)
         while at < end:
-            if self._payload_left:
-                step = min(self._payload_left, end - at)
-                self._payload_left -= step
+            if self._header or end - at < _LONGEST_HEADER:
+                at = self._add_to_header(data, at, end)
             else:
-                step = min(_header_size(self._header) - len(self._header), end - at)
-                self._header += data[at : at + step]
-                self._begin_payload_if_whole()
-            at += step
+                # Nearly always: whole headers are read where they lie.
+                at += self._begin(data[at : at + _LONGEST_HEADER])
+            at = self._skip_payload(at, end)
 
-    def _begin_payload_if_whole(self) -> None:
-        header = self._header
-        if len(header) < _header_size(header):
-            return
+    def _skip_payload(self, at: int, end: int) -> int:
+        step = min(self._payload_left, end - at)
+        self._payload_left -= step
+        return at + step
+
+    def _add_to_header(self, data: memoryview, at: int, end: int) -> int:
+        step = min(_header_size(self._header) - len(self._header), end - at)
+        self._header += data[at : at + step]
+        if len(self._header) == _header_size(self._header):
+            self._begin(self._header)
+            self._header = bytearray()
+        return at + step
+
+    def _begin(self, header: bytearray | memoryview) -> int:
+        """Note the frame that begins so; return the bytes of its header."""
         size = header[1] & 0x7F
         if size == 126:
             size = int.from_bytes(header[2:4], "big")
         elif size == 127:
             size = int.from_bytes(header[2:10], "big")
         self._payload_left = size
-        self.closed = self.closed or header[0] & 0xF == _CLOSE
-        self._header = bytearray()
+        if header[0] & 0xF == _CLOSE:
+            self.closed = True
+        return _header_size(header)
 
 
-def _header_size(header: bytearray) -> int:
+def _header_size(header: bytearray | memoryview) -> int:
     """Bytes of the whole header that begins so; 2 while that is unknown."""
     if len(header) < 2:
         return 2
-    size = header[1] & 0x7F
-    return 2 + (2 if size == 126 else 8 if size == 127 else 0) + (4 if header[1] & _MASKED else 0)
+    second = header[1]
+    size = second & 0x7F
+    return (2 if size < 126 else 4 if size == 126 else 10) + (4 if second & _MASKED else 0)
 
 
 class Pipe:
