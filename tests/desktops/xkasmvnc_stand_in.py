@@ -18,6 +18,7 @@ from fake_kasmvnc import FakeKasmVNC  # type: ignore[import-not-found]
 WITH_VALUE = {
     "-geometry", "-depth", "-desktop", "-interface", "-websocketPort", "-publicIP", "-SecurityTypes",
     "-KasmPasswordFile", "-httpd", "-http-header", "-nolisten", "-auth", "-Log",
+    "-videoCodec", "-rfbwait", "-DLP_ClipTypes",
 }  # fmt: skip
 SWITCHES = {"-UseIPv6", "-sslOnly", "-BlacklistThreshold", "-AlwaysShared", "-AcceptSetDesktopSize", "-ac"}
 
