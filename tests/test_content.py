@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from datetime import timedelta
 from typing import Any
@@ -412,6 +413,25 @@ def test_entry_made_by_a_key_ends_with_the_key_and_shrinks_with_its_role(
     assert not grant_in(ask_content(client, host, cookie), settings).may_control
     store.accounts.revoke_key(people.alice.key.split("_")[1])
     assert ask_content(client, host, cookie).status_code == 401
+
+
+def test_entry_ends_when_its_makers_key_goes_to_another_tenant(
+    client: ViewerClient, store: Store, people: People, studio: Session
+) -> None:
+    host = content_host(studio)
+    cookie = entry(client, host, ticket_for(client, people.alice, f"sessions/{studio.id}"))
+    declare(store, dataclasses.replace(people.alice, tenant="bolt"), Role.OPERATOR)
+    assert store.accounts.principal_of_key(people.alice.key) is not None
+    assert store.entries.entry(cookie["Cookie"].partition("=")[2], f"http://{host}") is None
+    assert ask_content(client, host, cookie).status_code == 401
+
+
+def test_entry_is_good_at_the_origin_of_its_ticket_alone(
+    store: Store, studio: Session, inside: Headers
+) -> None:
+    cookie = inside["Cookie"].partition("=")[2]
+    assert store.entries.entry(cookie, f"http://{content_host(studio)}") is not None
+    assert store.entries.entry(cookie, f"https://{content_host(studio)}") is None
 
 
 def test_entry_never_grows_with_its_makers_role(

@@ -217,8 +217,6 @@ def _with_rule(view: _View, role: Role | None) -> _View:
 
 def _enforce_place() -> None:
     view = _view_asked_for()
-    if place().kind is PlaceKind.NOWHERE:
-        raise not_found()
     if view is not None and place().kind not in getattr(view, _PLACES, {PlaceKind.VIEWER}):
         raise not_found()
 
