@@ -20,7 +20,7 @@ class IdentityUnusable(Exception):
 def identity_path(environ: Mapping[str, str] = os.environ) -> Path:
     """DESKFLEET_AGE_IDENTITY, else a file in the operator's home."""
     wanted = environ.get("DESKFLEET_AGE_IDENTITY")
-    return Path(wanted) if wanted else Path.home() / ".config" / "deskfleet" / "identity.txt"
+    return Path(wanted).expanduser() if wanted else Path.home() / ".config" / "deskfleet" / "identity.txt"
 
 
 def identities(path: Path) -> list[Identity]:

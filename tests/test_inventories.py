@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from inventory.models import Settings
 from inventory.secrets import key_hash
 from inventory.site_file import SiteRefused, load_site, site_path
 from tests.sites import secrets, site
+from tests.soaking import examples
 
 SITES = sorted(Path("inventory").glob("*.yml"))
 GOOD = """
@@ -216,3 +223,45 @@ def test_secrets_do_not_show_themselves() -> None:
 def test_key_hash_is_over_the_whole_text() -> None:
     key = secrets().admin_key
     assert key_hash(key) == hashlib.sha256(key.text.get_secret_value().encode()).hexdigest()
+
+
+def places(node: Any, way: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """The way to every value of a site file."""
+    yield way
+    below = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ()
+    for key, value in below:
+        yield from places(value, (*way, key))
+
+
+EXAMPLE = yaml.safe_load(Path("inventory/example.yml").read_text())
+STRAY = st.one_of(
+    st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=8), st.just([]), st.just({}),
+    st.sampled_from(["@local", "age1x", "none", "10.0.0.1", "0", "Ssh", "str", "edge"]),
+    st.lists(st.integers(), max_size=2), st.dictionaries(st.text(max_size=4), st.integers(), max_size=2),
+)  # fmt: skip
+
+
+@pytest.mark.soak
+@settings(max_examples=examples(60))
+@given(way=st.sampled_from(list(places(EXAMPLE))), stray=STRAY, key=st.text(max_size=6), adds=st.booleans())
+def test_any_slip_in_a_site_file_is_loaded_or_said(
+    tmp_path_factory: pytest.TempPathFactory, way: tuple[Any, ...], stray: object, key: str, adds: bool
+) -> None:
+    data = copy.deepcopy(EXAMPLE)
+    here: Any = data
+    for part in way[:-1]:
+        here = here[part]
+    if not way:
+        data = stray
+    elif adds and isinstance(here[way[-1]], dict):
+        here[way[-1]][key] = stray
+    else:
+        here[way[-1]] = stray
+    path = tmp_path_factory.getbasetemp() / "slip.yml"
+    path.write_text(yaml.safe_dump(data))
+    said = ""
+    try:
+        load_site(path)
+    except SiteRefused as refusal:
+        said = str(refusal)
+    assert all(": " in line for line in said.splitlines())
