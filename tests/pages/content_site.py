@@ -24,7 +24,7 @@ from inventory.models import HostConfig, Site
 from roles.caddyfile import caddyfile
 from tests.caddy_fleet import caddy_binary
 from tests.fake_kasmvnc import CLIENT, EXTRA_HEADERS, GREETING, INDEX
-from tests.relay_process import free_port, wait_for_listener
+from tests.relay_process import RelayProcess, free_port, wait_for_listener
 from tests.sites import secrets
 from tests.viewer_fixtures import settings_values, write_settings
 from viewer.grants import GRANT_HEADER, DesktopSocket, Grant, open_grant
@@ -93,13 +93,21 @@ class TinyService:
 
 
 class ContentSite:
-    """Runs while the `with` block does. One tenant, `acme`; `key(role)` makes keys of it."""
+    """Runs while the `with` block does. One tenant, `acme`; `key(role)` makes keys of it.
 
-    def __init__(self, folder: Path, content_domain: str | None) -> None:
+    relay: a real one, in place of the StubRelay.
+    """
+
+    def __init__(
+        self, folder: Path, content_domain: str | None, *, relay: RelayProcess | None = None
+    ) -> None:
         self.folder = folder
+        self._real_relay = relay
         self.content_domain = content_domain
         self.port = free_port()
         self._ports = {name: free_port() for name in ("opensandbox", "relay", "viewer", "node")}
+        if relay is not None:
+            self._ports["relay"] = int(relay.address.rpartition(":")[2])
         self._service_port = free_port()
         self._stack = ExitStack()
         self._loop = asyncio.new_event_loop()
@@ -160,7 +168,10 @@ class ContentSite:
         self._stack.callback(self._loop.close)
         self._stack.callback(thread.join)
         self._stack.callback(self._loop.call_soon_threadsafe, self._loop.stop)
-        self._serve(self.relay.answer, self._ports["relay"])
+        if self._real_relay is None:
+            self._serve(self.relay.answer, self._ports["relay"])
+        else:
+            (self.folder / "relay.key").write_bytes(self._real_relay.key)
         self._serve(self.service.answer, self._service_port)
         upgrade(self.folder / "deskfleet.db")
         self.store = Store(self.folder / "deskfleet.db")

@@ -1,0 +1,73 @@
+"""The whole way to a KasmVNC desktop: browser, Caddy, viewer and relay are real, the desktop is FakeKasmVNC."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, Page, expect
+
+from tests.browser import Complaints, new_context, sign_in
+from tests.pages.content_site import BELOW, ContentSite
+from tests.test_relay_content import Studio, relay_at, studio_at
+from viewer.model import Role
+
+pytestmark = [pytest.mark.browser, pytest.mark.real]
+
+
+@pytest.fixture(scope="module")
+def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("studio")
+
+
+@pytest.fixture(scope="module")
+def studio(directory: Path) -> Iterator[Studio]:
+    with studio_at(directory) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def content_site(
+    directory: Path, studio: Studio, tmp_path_factory: pytest.TempPathFactory, built_pages: None
+) -> Iterator[ContentSite]:
+    with (
+        relay_at(directory) as relay,
+        ContentSite(tmp_path_factory.mktemp("site"), BELOW, relay=relay) as site,
+    ):
+        yield site
+
+
+def opened(browser: Browser, site: ContentSite, role: Role) -> Page:
+    page = new_context(browser).new_page()
+    sign_in(page, site.origin, site.key(role))
+    page.goto(f"{site.origin}/sandboxes/{site.desktop('studio').id}")
+    return page
+
+
+@pytest.mark.parametrize(("role", "may_write"), [(Role.WATCHER, False), (Role.OPERATOR, True)])
+def test_each_person_is_a_user_of_the_desktop_while_he_watches(
+    browser: Browser, content_site: ContentSite, studio: Studio, role: Role, may_write: bool
+) -> None:
+    page = opened(browser, content_site, role)
+    complaints = Complaints(page)
+    expect(page.locator(".viewer-cover")).to_be_hidden(timeout=15_000)
+    [user] = studio.stream_users().values()
+    assert (user.read, user.write, user.owner) == (True, may_write, False)
+    assert complaints.heard == []
+    page.context.close()
+    studio.wait_until(0)
+
+
+def test_two_people_share_the_desktop_and_one_leaves_alone(
+    browser: Browser, content_site: ContentSite, studio: Studio
+) -> None:
+    first, second = (opened(browser, content_site, Role.OPERATOR) for _ in range(2))
+    for page in (first, second):
+        expect(page.locator(".viewer-cover")).to_be_hidden(timeout=15_000)
+    assert len(studio.stream_users()) == 2
+    first.context.close()
+    studio.wait_until(1)
+    expect(second.locator(".viewer-cover")).to_be_hidden()
+    second.context.close()
+    studio.wait_until(0)
