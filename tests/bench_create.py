@@ -29,7 +29,7 @@ IMAGE = "deskfleet/desktop:latest"
 ENTRYPOINT = "/usr/local/bin/deskfleet-desktop"
 ENVIRONMENT = {"VNC_PASSWORD": PASSWORD, "RESOLUTION": "1280x800"}
 OPENSANDBOX = "http://127.0.0.1:8080"
-OPENSANDBOX_KEY = "/etc/deskfleet/secrets/viewer/opensandbox.key"
+OPENSANDBOX_KEY = "/etc/deskfleet/secrets/viewer/opensandbox-here.key"
 PUBLISHED = IPv4Address("127.0.66.1")
 
 

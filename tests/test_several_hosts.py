@@ -122,6 +122,18 @@ def test_create_whose_answer_was_lost_is_looked_up_before_anything_else_is_tried
     assert (creates(boxes.a), creates(boxes.b)) == (1, 0)
 
 
+def test_host_whose_server_is_down_behind_its_caddy_is_left_after_some_patience(
+    boxes: Boxes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A 502 may mean that the create was carried out, so it is looked for first."""
+    monkeypatch.setattr("viewer.lifecycle.UNREACHABLE_PATIENCE_SECONDS", 0.5)
+    boxes.a.answers = [Answer(502, text="")]
+    session = boxes.bring_up()
+    assert (session.status, session.host) == (Status.RUNNING, "b")
+    assert creates(boxes.a) == 1
+    assert [one.method for one in boxes.a.asked[1:]].count("GET") >= 2
+
+
 def test_host_whose_relay_is_silent_comes_last(boxes: Boxes) -> None:
     boxes.store.fleet.record_host_status("a", HostStatus.OK, "the relay of host a does not answer")
     boxes.store.fleet.record_host_status("b", HostStatus.OK)

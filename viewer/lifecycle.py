@@ -68,6 +68,16 @@ class GiveUp(Exception):
         self.reason = reason
 
 
+class HostGivenUp(GiveUp):
+    """The session cannot come up on this host; before it has a sandbox it may on another."""
+
+    def __init__(
+        self, message: str, problem: HostUnreachable | HostRefused, *, reason: str | None = None
+    ) -> None:
+        super().__init__(message, reason=reason)
+        self.problem = problem
+
+
 class EndWanted(Exception):
     """Somebody ended the session meanwhile; whoever ends it takes it from here."""
 
@@ -178,8 +188,26 @@ class Lifecycle:
         return image
 
     def _create(self, row: Session, *, image: ImageSettings, looked_up: bool) -> Session:
-        """Return the row with its sandbox: the one that is there already for this request, else a new one."""
+        """Return the row with its sandbox, or without a host when another one is to be tried."""
         link = self._link(row)
+        try:
+            sandbox = self._found_or_made(row, link, image, looked_up=looked_up)
+        except HostGivenUp as given_up:
+            if not self._may_go_elsewhere(row, link.name):
+                raise
+            return self._place_elsewhere(row, given_up.problem)
+        try:
+            return self._fleet.update(row.id, sandbox_id=sandbox.id, status_reason=STARTING)
+        except IllegalTransition:
+            self._delete(link, sandbox.id)  # ended meanwhile: nobody else knows of this container yet
+            raise
+        except SandboxTaken as problem:
+            raise GiveUp(f"sandbox {sandbox.id} on {link.name} belongs to another session") from problem
+
+    def _found_or_made(
+        self, row: Session, link: HostLink, image: ImageSettings, *, looked_up: bool
+    ) -> Sandbox:
+        """Return the sandbox that is there already for this request, else a new one; raises HostGivenUp."""
         sandbox = None if looked_up else self._look_up(row, link)
         patience = time.monotonic() + UNREACHABLE_PATIENCE_SECONDS
         while sandbox is None:
@@ -195,21 +223,17 @@ class Lifecycle:
                 self._answers_lost[row.id] = time.monotonic()
                 sandbox, looked_up = self._look_up(row, link), False
             except HostRefused as refusal:
-                if refusal.is_of_the_request or not self._may_go_elsewhere(row, link.name):
-                    reasons = [*self._failed.get(row.id, {}).values(), str(refusal)]
-                    raise GiveUp("; ".join(reasons)) from refusal
-                return self._place_elsewhere(row, refusal)
+                if refusal.is_of_the_request:
+                    raise GiveUp(str(refusal)) from refusal
+                raise HostGivenUp(self._all_reasons(row, refusal), refusal) from refusal
             except HostUnreachable as problem:
                 if looked_up and self._may_go_elsewhere(row, link.name):
-                    return self._place_elsewhere(row, problem)
+                    raise HostGivenUp(str(problem), problem, reason=UNREACHABLE) from problem
                 self._be_patient(row, problem, patience)
-        try:
-            return self._fleet.update(row.id, sandbox_id=sandbox.id, status_reason=STARTING)
-        except IllegalTransition:
-            self._delete(link, sandbox.id)  # ended meanwhile: nobody else knows of this container yet
-            raise
-        except SandboxTaken as problem:
-            raise GiveUp(f"sandbox {sandbox.id} on {link.name} belongs to another session") from problem
+        return sandbox
+
+    def _all_reasons(self, row: Session, last: HostRefused) -> str:
+        return "; ".join([*self._failed.get(row.id, {}).values(), str(last)])
 
     def _may_go_elsewhere(self, row: Session, failed: str) -> bool:
         """Is there another host that answers, and on which this session has not failed yet?"""
@@ -219,9 +243,10 @@ class Lifecycle:
         )
 
     def _place_elsewhere(self, row: Session, problem: HostUnreachable | HostRefused) -> Session:
-        """No sandbox was made on that host, so the session may go to another one.
+        """That host made no sandbox, as far as anybody can tell, so the session may go to another one.
 
-        Should one show up there after all, the reconciler deletes it once the session has its own.
+        Should one show up there after all (an answer was lost, and then the host), the reconciler deletes it
+        once the session has its own.
         """
         log.warning("session %s: %s; trying another host", row.id, problem)
         self._failed.setdefault(row.id, {})[problem.host] = str(problem)
@@ -487,7 +512,7 @@ class Lifecycle:
 
     def _be_patient(self, row: Session, problem: HostUnreachable, until: float) -> None:
         if time.monotonic() > until:
-            raise GiveUp(str(problem), reason=UNREACHABLE) from problem
+            raise HostGivenUp(str(problem), problem, reason=UNREACHABLE) from problem
         self._fleet.update(row.id, status_reason=str(problem))
         self._stop_or_give_up(row)
         time.sleep(LOOK_UP_EVERY_SECONDS)

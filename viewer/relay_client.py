@@ -76,6 +76,9 @@ class RelayClient:
             raise RelayUnreachable(
                 f"the relay of host {self._host} does not answer at {self._url}: {why(error)}"
             ) from error
+        if answer.status_code in (502, 504):
+            # A relay never says that: it is the Caddy of its host that does not reach it.
+            raise RelayUnreachable(f"the relay of host {self._host} does not run (HTTP {answer.status_code})")
         if not answer.is_success:
             raise RelayUnreachable(f"the relay of host {self._host} refused: {_detail(answer)}")
         return answer
