@@ -11,10 +11,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 
-from inventory.models import Secrets, Site
+from inventory.models import Backend, Kasmvnc, Secrets, Site
 from inventory.secrets import load_secrets
 from inventory.site_file import load_site
 from roles.check import AUTHORITY
+from tests.desktops.stand_in import sha256_of, stand_in_package
 from tests.fleet.desktop_images import docker_data
 from tests.fleet.machines import bring_up, lan_of, machines, names_of
 from tests.fleet.operator import EXAMPLE, Operator, as_user, through
@@ -29,13 +30,24 @@ from tests.online.streams import LiveStream
 
 ENTERED_WITH_SUDO = "box2"
 BEHIND_ANOTHER = "studio1"
+WITH_A_PAGE = "drawing"
+"""The desktop that brings a web page of its own."""
 
 
 def example(operator: Operator) -> Site:
-    """The documented example, one host entered as a person with sudo and one through a jump host."""
+    """The documented example; one host entered as a person with sudo and one through a jump host, and a
+    stand-in for KasmVNC's package, which can't be had everywhere."""
     site = load_site(CHECKOUT / EXAMPLE)
     site = as_user(site, ENTERED_WITH_SUDO, SUDOER)
-    return operator.own(through(site, BEHIND_ANOTHER, jump=site.edge))
+    site = through(site, BEHIND_ANOTHER, jump=site.edge)
+    package = stand_in_package(operator.folder)
+    settings = site.settings.model_copy(
+        update={"kasmvnc": Kasmvnc(file=str(package), sha256=sha256_of(package))}
+    )
+    drawing = site.desktops[WITH_A_PAGE].model_copy(update={"backend": Backend.KASMVNC})
+    return operator.own(
+        site.model_copy(update={"settings": settings, "desktops": {**site.desktops, WITH_A_PAGE: drawing}})
+    )
 
 
 @dataclass

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 
 import pytest
-from playwright.sync_api import Browser, Page
+from playwright.sync_api import Browser, Page, expect
 
 from inventory.models import Host, Site, Ssh
 from tests.browser import new_context, wait_for_picture
@@ -70,15 +70,26 @@ def test_desktops_of_all_hosts_are_live_in_one_page(
     spread: SpreadFleet, on_both_boxes: list[SessionView], page: Page
 ) -> None:
     """Both sandbox hosts' and the persistent one, chosen one after the other in a page that never reloads."""
-    [drawing] = [session for session in spread.api.sessions() if session.kind == "desktop"]
     page.evaluate("window.neverReloaded = true")
-    for session in (*by_host(on_both_boxes), drawing):
-        page.locator(f'li[data-session="{session.id}"]').click()
-        page.wait_for_selector(
-            f'sandbox-viewer[session="{session.id}"][data-link="connected"]', timeout=30_000
-        )
+    for session in by_host(on_both_boxes):
+        choose(page, session)
         wait_for_picture(page, seconds=30)
+    choose(page, persistent(spread))
+    frame = page.frame_locator(".viewer-stage iframe")
+    expect(frame.locator("#status")).to_have_text("connected", timeout=30_000)
+    expect(page.locator(".viewer-badge")).to_contain_text("KasmVNC")
     assert page.evaluate("window.neverReloaded") is True
+
+
+def choose(page: Page, session: SessionView) -> None:
+    page.locator(f'li[data-session="{session.id}"] a').click()
+    page.wait_for_selector(f'sandbox-viewer[session="{session.id}"][data-link="connected"]', timeout=30_000)
+
+
+def persistent(spread: SpreadFleet, tenant: str = "main") -> SessionView:
+    """The one persistent desktop of a tenant."""
+    [found] = [session for session in spread.api_of(tenant).sessions() if session.kind == "desktop"]
+    return found
 
 
 def by_host(sessions: list[SessionView]) -> list[SessionView]:
@@ -89,10 +100,12 @@ def by_host(sessions: list[SessionView]) -> list[SessionView]:
 def test_streams_of_all_hosts_pass_the_one_edge(
     spread: SpreadFleet, on_both_boxes: list[SessionView]
 ) -> None:
-    [drawing] = [session for session in spread.api.sessions() if session.kind == "desktop"]
-    for session in (*by_host(on_both_boxes), drawing):
+    for session in by_host(on_both_boxes):
         with watching(spread.api, session.id) as stream:
             stream.assert_alive()
+    plotting = persistent(spread, "acme")
+    with watching(spread.api_of("acme"), plotting.id) as stream:
+        stream.assert_alive()
 
 
 def test_desktop_of_another_tenant_does_not_exist(

@@ -127,7 +127,7 @@ def with_settings(site: Site, **values: object) -> Site:
 
 
 @pytest.mark.parametrize(
-    ("changed", "hosts", "roles"),
+    ("change", "on", "roles"),
     [
         (smaller_box, {"control1"}, {"Viewer"}),
         (plain_service, {"edge1", "box2"}, {"Caddy"}),
@@ -136,11 +136,11 @@ def with_settings(site: Site, **values: object) -> Site:
     ],
 )
 def test_changed_value_changes_exactly_its_dependents(
-    spread: SpreadFleet, changed: Callable[[Site], Site], hosts: set[str], roles: set[str]
+    spread: SpreadFleet, change: Callable[[Site], Site], on: set[str], roles: set[str]
 ) -> None:
-    spread.operator.change(changed)
+    spread.operator.change(change)
     done = spread.roll_out()
-    assert done.changed_hosts == hosts, done.changes
+    assert done.changed_hosts == on, done.changes
     assert {name.split(" | ")[0] for name in done.changes} == roles
 
 
