@@ -1,4 +1,4 @@
-"""The whole way to a KasmVNC desktop: browser, Caddy, viewer and relay are real, the desktop is FakeKasmVNC."""
+"""The whole way to a KasmVNC desktop: browser, Caddy, viewer, relay are real, the desktop is FakeKasmVNC."""
 
 from __future__ import annotations
 
