@@ -8,14 +8,16 @@ python -m inventory.keys export         all of them, in the clear, as DESKFLEET_
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from pathlib import Path
 
 from pydantic import SecretStr
 
 from inventory.authority import ends, warnings
-from inventory.models import ApiKey, Secrets
+from inventory.models import ApiKey, Secrets, Site
 from inventory.secrets import SecretsUnreadable, load_secrets, names, rotate, text_of
 from inventory.site_file import SiteRefused, load_site, nearest, site_path
 
@@ -42,14 +44,22 @@ def _run(arguments: list[str]) -> Iterator[str]:
             yield from listed(secrets, datetime.now(UTC))
         case ["show", name]:
             yield shown(secrets, name)
+        case ["rotate", "all"]:
+            for name in names(secrets):
+                if not name.startswith("given."):
+                    yield from _rotated(site, name, path)
         case ["rotate", name]:
             _known(secrets, name)
-            rotate(site, name, site_file=path)
-            yield f"{name} is new; the next roll-out of {path} takes it to the hosts"
+            yield from _rotated(site, name, path)
         case ["export"]:
             yield text_of(secrets)
         case _:
             yield (__doc__ or "").strip()
+
+
+def _rotated(site: Site, name: str, path: Path) -> Iterator[str]:
+    rotate(site, name, site_file=path)
+    yield f"{name} is new; the next roll-out of {os.path.relpath(path)} takes it to the hosts"
 
 
 def listed(secrets: Secrets, now: datetime) -> Iterator[str]:

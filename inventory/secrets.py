@@ -180,7 +180,10 @@ class _PlainFile:
 
     @property
     def lock(self) -> Path:
-        self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        try:
+            self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as error:
+            raise SecretsUnreadable(f"{_shown(self.path)}: can't be made: {error.strerror}") from None
         return self.path.parent
 
     def read(self) -> Secrets | None:

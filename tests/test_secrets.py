@@ -16,7 +16,7 @@ from pyrage.x25519 import Identity, Recipient
 from inventory import keys, operator
 from inventory.models import Secrets, Site
 from inventory.secrets import SecretsUnreadable, load_secrets, rotate, text_of
-from tests.sites import fleet_secrets, fleet_site, secrets, site
+from tests.sites import fleet_secrets, fleet_site, secret_words, secrets, site
 
 OTHER = Identity.generate()
 
@@ -367,6 +367,25 @@ def test_command_lists_shows_rotates_and_exports(
     assert capsys.readouterr().out.strip() in exported
     assert command("rotate", "tenant_keys.main") == 1
     assert "unset it to rotate" in capsys.readouterr().err
+
+
+def test_all_is_rotated_but_what_was_given(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("GANDIV5_API_KEY", "given-by-hand")
+    SITE_FILE.write_text(yaml.safe_dump(operated(**DNS).model_dump(mode="json", exclude_unset=True)))
+    monkeypatch.setenv("DESKFLEET_SITE", str(SITE_FILE))
+    before = load(operated(**DNS))
+    assert command("rotate", "all") == 0
+    after = load(operated(**DNS))
+    assert after.fleet_id == before.fleet_id
+    assert after.given == before.given
+    assert set(secret_words(after)) & set(secret_words(before)) == {"given-by-hand"}
+
+
+def test_folder_that_cannot_be_made_is_one_sentence() -> None:
+    PLAIN_FILE.parent.write_text("in the way")
+    assert refused(site()) == ".local/secrets-acme.yml: can't be made: File exists"
 
 
 def test_command_names_the_nearest_secret(
