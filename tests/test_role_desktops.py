@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from ipaddress import IPv4Address
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,6 +19,8 @@ from roles.files import sha256
 from tests.role_runner import RunRole, Step, changes
 from tests.sites import host_config
 from tests.test_role_services import ROLES, after, fresh, put
+from viewer.relay.desktop_access import owner_of
+from viewer.relay.settings import Settings as RelaySettings
 
 OWN = "ab" * 32
 """sha256 of a package of the operator's own."""
@@ -188,6 +192,21 @@ def test_owner_is_set_before_the_relay_is_given_his_password(run_role: RunRole) 
     given = dict(steps)["Desktops | Give the relay the key of studio"]
     assert "root:deskfleet-relay" in given[2]
     assert "chmod 640" in given[2]
+
+
+def test_relay_reads_the_file_that_the_deploy_writes(run_role: RunRole, tmp_path: Path) -> None:
+    config = with_studio(backend="kasmvnc")
+    steps = run_role(desktops_role.desktops, facts=kasmvnc_host(), config=config)
+    (tmp_path / "studio.json").write_text(put(steps, kasmvnc.credentials_path("studio")))
+    settings = RelaySettings(
+        listen="127.0.0.1:8070",
+        key_file=tmp_path / "relay.key",
+        publish_address=IPv4Address("127.0.66.1"),
+        desktops_dir=tmp_path,
+        desktop_secrets_dir=tmp_path,
+    )
+    owner = owner_of("studio", settings)
+    assert (owner.user, owner.password.get_secret_value()) == ("owner", PASSWORD)
 
 
 def test_owners_password_is_in_no_command(run_role: RunRole) -> None:
