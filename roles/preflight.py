@@ -44,6 +44,8 @@ class Situation(Section):
     free_mb: int
     installed: bool
     listeners: tuple[Listener, ...]
+    addresses: tuple[str, ...] = ()
+    """IPv4 addresses that are the host's own."""
 
 
 _LOOK = Path(__file__).resolve().parent.parent / "templates" / "preflight" / "look.sh"
@@ -73,6 +75,7 @@ class HostSituation(FactBase[Situation | None]):
             free_mb=int(values.get("free_mb") or 0),
             installed=values.get("installed") == "yes",
             listeners=tuple(listeners),
+            addresses=tuple(values.get("addresses", "").split()),
         )
 
 
@@ -106,6 +109,12 @@ def problems(situation: Situation, config: HostConfig) -> Iterator[str]:
         yield (
             f"the disk is nearly full: {situation.free_mb} MB free below /var/lib and /opt,"
             f" needed are {needed} MB"
+        )
+    address = str(config.host.fleet_address)
+    if config.site.spreads and address not in situation.addresses:
+        yield (
+            f"the fleet address {address} is none of this host's; set hosts.{config.name}.address in the site"
+            f" file to one of {', '.join(one for one in situation.addresses if not one.startswith('127.'))}"
         )
     names = _ports(config)
     loopback_is_free = _ports_off_loopback(config)

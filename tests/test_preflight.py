@@ -106,7 +106,8 @@ def test_the_look_itself_finds_a_listener_and_its_process() -> None:
 )
 def test_host_of_a_fleet_needs_the_ports_of_its_groups(host: str, ports: set[int]) -> None:
     taken = tuple(Listener(port=port, process="nginx (pid 9)") for port in sorted(ports))
-    situation = GOOD.model_copy(update={"listeners": taken})
+    address = str(fleet_config(host).host.fleet_address)
+    situation = GOOD.model_copy(update={"listeners": taken, "addresses": (address,)})
     assert len(list(problems(situation, fleet_config(host)))) == len(ports)
     everything = [port for name in FLEET for port in _ports_of(name)]
     assert set(_ports_of(host)) == ports <= set(everything)
@@ -120,14 +121,33 @@ def test_own_service_may_have_the_node_port_on_loopback() -> None:
     own = Listener(port=8443, process="code-server (pid 9)", address="0100007F")
     elsewhere = own.model_copy(update={"address": "00000000"})
     box = fleet_config("box1")
-    assert list(problems(GOOD.model_copy(update={"listeners": (own,)}), box)) == []
-    assert list(problems(GOOD.model_copy(update={"listeners": (own, elsewhere)}), box)) == [
+    good = GOOD.model_copy(update={"addresses": (str(box.host.fleet_address),)})
+    assert list(problems(good.model_copy(update={"listeners": (own,)}), box)) == []
+    assert list(problems(good.model_copy(update={"listeners": (own, elsewhere)}), box)) == [
         "port 8443 is taken by code-server (pid 9); stop it or choose another port with"
         " settings.ports.node in the site file"
     ]
 
 
 def test_host_without_sandboxes_needs_less_room() -> None:
-    small = GOOD.model_copy(update={"free_mb": 2500})
-    assert list(problems(small, fleet_config("control1"))) == []
-    assert list(problems(small, fleet_config("box1")))
+    for name, is_enough in (("control1", True), ("box1", False)):
+        config = fleet_config(name)
+        small = {"free_mb": 2500, "addresses": (str(config.host.fleet_address),)}
+        assert (list(problems(GOOD.model_copy(update=small), config)) == []) is is_enough
+
+
+def test_fleet_address_must_be_the_hosts_own() -> None:
+    elsewhere = GOOD.model_copy(update={"addresses": ("127.0.0.1", "10.77.0.99")})
+    assert list(problems(elsewhere, fleet_config("box1"))) == [
+        "the fleet address 10.77.0.13 is none of this host's; set hosts.box1.address in the site file to one"
+        " of 10.77.0.99"
+    ]
+
+
+def test_own_addresses_are_seen_on_this_machine() -> None:
+    done = subprocess.run(
+        ["sh", "-c", HostSituation().command(ports=())], capture_output=True, text=True, check=True
+    )
+    seen = HostSituation().process(done.stdout.splitlines())
+    assert seen is not None
+    assert "127.0.0.1" in seen.addresses
