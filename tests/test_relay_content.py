@@ -9,6 +9,8 @@ import random
 import re
 import signal
 import socket
+import struct
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
@@ -192,6 +194,17 @@ def test_a_large_file_comes_whole_and_in_portions(relay: RelayProcess, studio: S
 
     with_http(body)
     assert relay.resident_bytes() < 200 << 20
+
+
+def test_browsers_that_leave_in_the_middle_of_a_file_are_no_surprise(relay: RelayProcess) -> None:
+    """The module's end looks for tracebacks in the log."""
+    lines = "".join(f"{name}: {value}\r\n" for name, value in content_grant(relay).items())
+    port = int(relay.address.rpartition(":")[2])
+    for pause in (0, 0, 0.001, 0.005, 0.01, 0.05):
+        with socket.create_connection(("127.0.0.1", port), timeout=5) as client:
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            client.sendall(f"GET /content/dist/big.bin HTTP/1.1\r\nHost: x\r\n{lines}\r\n".encode())
+            time.sleep(pause)
 
 
 @pytest.mark.parametrize(
@@ -648,3 +661,34 @@ def test_a_desktop_without_a_file_is_probed_as_tigervnc(relay: RelayProcess) -> 
         assert (seen.result, seen.backend) == (ProbeOutcome.UNREACHABLE, "tigervnc")
 
     with_http(body)
+
+
+def test_a_listener_that_is_too_busy_is_waited_for(relay: RelayProcess, directory: Path) -> None:
+    """Its backlog is full: the kernel says "again", which is not "under way" as it is with TCP."""
+    place = directory / "desktops" / "busy"
+    place.mkdir()
+    access = {"backend": "kasmvnc", "owner": "owner", "password": "x-secret"}
+    (directory / "secrets" / "busy.json").write_text(json.dumps(access))
+    with socket.socket(socket.AF_UNIX) as listener, ExitStack() as stack:
+        listener.bind(str(place / "web.sock"))
+        listener.listen(0)
+        queued = stack.enter_context(socket.socket(socket.AF_UNIX))
+        queued.connect(str(place / "web.sock"))
+
+        def answer() -> None:
+            time.sleep(0.4)
+            listener.accept()[0].close()
+            client, _ = listener.accept()
+            with client:
+                client.recv(65536)
+                client.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+
+        thread = threading.Thread(target=answer, daemon=True)
+        thread.start()
+
+        async def body(http: aiohttp.ClientSession) -> None:
+            async with http.get(relay.url + "/content/", headers=content_grant(relay, name="busy")) as got:
+                assert (got.status, await got.text()) == (200, "ok")
+
+        with_http(body)
+        thread.join(5)

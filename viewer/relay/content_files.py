@@ -83,9 +83,9 @@ class ContentFiles:
             return problem(502, "Too large", "the desktop's file is larger than a web client's may be")
         answer = web.StreamResponse(headers=_headers_of(head))
         answer.content_length = length
-        await answer.prepare(request)
         whole = False
         try:
+            await answer.prepare(request)
             whole = await self._stream(sock, head.early, answer, length)
         except ConnectionError:
             log.debug("the browser left while it was sent a file")
@@ -125,5 +125,5 @@ async def _receive(sock: socket.socket) -> bytes:
     """Empty where the desktop ended, in order or not."""
     try:
         return await asyncio.get_running_loop().sock_recv(sock, _READ_BYTES)
-    except ConnectionError:
+    except OSError:
         return b""

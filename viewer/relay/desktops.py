@@ -17,6 +17,8 @@ Result = TypeVar("Result")
 RFB_SOCKET, WEB_SOCKET = "rfb.sock", "web.sock"
 """In a desktop's directory: of TigerVNC, and of what carries on to KasmVNC's port."""
 READ_BYTES = 1 << 18
+BACKLOG_PAUSE = 0.01
+"""Seconds before a listener that was too busy is asked again."""
 _PEER = Struct("3i")
 """struct ucred of unix(7): process, user, group."""
 
@@ -45,13 +47,14 @@ async def connect_web(desktop: str, settings: Settings) -> socket.socket:
 
 
 async def _connect(place: Path | tuple[str, int]) -> socket.socket:
-    family, address = (socket.AF_UNIX, str(place)) if isinstance(place, Path) else (socket.AF_INET, place)
-    sock = socket.socket(family, socket.SOCK_STREAM)
+    sock = socket.socket(socket.AF_UNIX if isinstance(place, Path) else socket.AF_INET, socket.SOCK_STREAM)
     sock.setblocking(False)
     try:
-        await asyncio.get_running_loop().sock_connect(sock, address)
         if isinstance(place, Path):
+            await _connect_unix(sock, str(place))
             _check_owner(sock, place.parent)
+        else:
+            await asyncio.get_running_loop().sock_connect(sock, place)
         use_no_delay(sock)
     except OSError as error:
         sock.close()
@@ -60,6 +63,16 @@ async def _connect(place: Path | tuple[str, int]) -> socket.socket:
         sock.close()
         raise
     return sock
+
+
+async def _connect_unix(sock: socket.socket, path: str) -> None:
+    """At once, or EAGAIN while the listener's backlog is full: then nothing is under way that one could wait
+    for, as event loops believe."""
+    while True:
+        try:
+            return sock.connect(path)
+        except BlockingIOError:
+            await asyncio.sleep(BACKLOG_PAUSE)
 
 
 async def converse(sock: socket.socket, conversation: Conversation[Result]) -> Result:
