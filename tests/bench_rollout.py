@@ -126,7 +126,7 @@ def rows() -> list[BenchRow]:
             Machine(f"bench{number}", Variant.SYSTEMD, SUBNET[FIRST_ADDRESS + number])
             for number in range(max(SIZES))
         ]
-        machines = start_machines(hosts, lan, wanted, public_key=make_ssh_key(folder / "key"))
+        machines = start_machines(hosts, lan, wanted, public_key=make_ssh_key(folder / "key"), names={})
         try:
             return _measure(lan, folder, list(machines.values()))
         finally:
