@@ -66,7 +66,7 @@ def enter_session(session_id: str) -> Response:
             "no-content-domain",
             "Pages of desktops are off here",
             "This fleet has no content domain, so a desktop's own page cannot be shown apart from the viewer;"
-            " set `content_domain` in the site file and run the deploy.",
+            " set content_domain in the site file and run the deploy.",
         )
     return _ticket(Audience(origin=origin, session_id=session.id))
 

@@ -172,7 +172,7 @@ def test_desktop_with_a_page_of_its_own_says_that_there_is_no_place_for_it(
     site.store.fleet.transition(desktop.id, Status.RUNNING, backend="kasmvnc")
     page.goto(f"{site.origin}/sandboxes/{desktop.id}")
     expect(page.locator(COVER)).to_contain_text("This desktop's page cannot be shown")
-    expect(page.locator(COVER)).to_contain_text("set `content_domain` in the site file")
+    expect(page.locator(COVER)).to_contain_text("set content_domain in the site file")
     expect(page.get_by_role("link", name="Open in a tab")).to_be_hidden()
 
 
