@@ -33,7 +33,7 @@ class CloseCode:
 
 class ProbeOutcome(StrEnum):
     """`frame`: a full frame with two colours or more was seen. `blank`: connected, but one colour until the
-    deadline. `unreachable`: no RFB server answered in time. `refused`: it answered and turned us away."""
+    deadline. `unreachable`: nothing usable answered in time. `refused`: it answered and turned us away."""
 
     FRAME = "frame"
     BLANK = "blank"
