@@ -64,13 +64,15 @@ class Node(NamedTuple):
 class Surroundings(Section):
     """What a host is like, as far as the rules depend on it, and what is loaded.
 
-    ssh_ports: where SSH servers listen now, and where the roll-out itself came in. outer: interfaces that
-    lead to other machines. resolvers: name servers that containers ask. live: hash over the table as nft
-    lists it, "" when there is none; confirmed_live: that hash when rules were last confirmed;
-    confirmed_text: hash of their text, which a reboot loads; pending: rules wait for their confirmation.
+    ssh_ports: where SSH servers listen now, and where the roll-out itself came in. tunnel_ports: UDP, where
+    WireGuard and its like listen. outer: interfaces that lead to other machines. resolvers: name servers that
+    containers ask. live: hash over the table as nft lists it, "" when there is none; confirmed_live: that
+    hash when rules were last confirmed; confirmed_text: hash of their text, which a reboot loads; pending:
+    rules wait for their confirmation.
     """
 
     ssh_ports: tuple[int, ...] = ()
+    tunnel_ports: tuple[int, ...] = ()
     outer: tuple[str, ...] = ()
     resolvers: tuple[str, ...] = ()
     live: str = ""
@@ -96,7 +98,8 @@ class FirewallSurroundings(FactBase[Surroundings]):
             key, _, value = line.partition(" ")
             found.setdefault(key, set()).add(value.strip())
         return Surroundings(
-            ssh_ports=tuple(sorted(int(port) for port in found.get("ssh_port", ()) if port.isdigit())),
+            ssh_ports=_ports(found.get("ssh_port", ())),
+            tunnel_ports=_ports(found.get("tunnel_port", ())),
             outer=tuple(sorted(found.get("outer", ()))),
             resolvers=_usable(found.get("resolver", ())),
             live="".join(found.get("live", ())),
@@ -105,6 +108,11 @@ class FirewallSurroundings(FactBase[Surroundings]):
             pending="pending" in found,
             enabled="enabled" in found,
         )
+
+
+def _ports(words: Iterable[str]) -> tuple[int, ...]:
+    """What says `*` or 0 (not bound yet) is no port."""
+    return tuple(sorted(int(word) for word in words if word.isdigit() and int(word)))
 
 
 def _usable(addresses: Iterable[str]) -> tuple[str, ...]:
@@ -124,6 +132,7 @@ def rules(
     config: HostConfig,
     *,
     ssh_ports: Iterable[int] = (),
+    tunnel_ports: Iterable[int] = (),
     outer: Iterable[str] = (),
     resolvers: Iterable[str] = (),
 ) -> str:
@@ -140,9 +149,21 @@ def rules(
         reach=sorted(settings.firewall.reach),
         own_ports=_own_ports(config),
         open_ports=_open_ports(config, ssh_ports),
+        tunnel_ports=list(tunnel_ports),
         node=_node(config),
         allow=sorted(set(settings.firewall.allow)),
         resolvers=list(resolvers),
+    )
+
+
+def rules_for(config: HostConfig, found: Surroundings) -> str:
+    """The rules of a host with these surroundings."""
+    return rules(
+        config,
+        ssh_ports=found.ssh_ports,
+        tunnel_ports=found.tunnel_ports,
+        outer=found.outer,
+        resolvers=found.resolvers,
     )
 
 
@@ -194,7 +215,7 @@ def firewall(config: HostConfig) -> None:
     """From outside only what is meant to answer does, and sandboxes reach the internet alone."""
     address = str(config.host.fleet_address or "")
     found = host.get_fact(FirewallSurroundings, address=address)
-    text = rules(config, ssh_ports=found.ssh_ports, outer=found.outer, resolvers=found.resolvers)
+    text = rules_for(config, found)
     systemd = host.get_fact(HasSystemd)
     packages(name="Install nftables and ip", names=("nftables", "iproute2"))
     directories(name="Make its directory", wanted=(Directory(HOME, "700"),))

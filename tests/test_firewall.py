@@ -22,7 +22,7 @@ from roles.firewall import (
     come_in_again,
     firewall,
     no_firewall,
-    rules,
+    rules_for,
 )
 from roles.units import supervision
 from tests.role_runner import RunRole, changes
@@ -39,7 +39,7 @@ NOWHERE: Any = lambda paths: {}  # noqa: E731
 
 
 def text_for(config: HostConfig, found: Surroundings = FOUND) -> str:
-    return rules(config, ssh_ports=found.ssh_ports, outer=found.outer, resolvers=found.resolvers)
+    return rules_for(config, found)
 
 
 def one_host(**host: Any) -> HostConfig:
@@ -87,6 +87,16 @@ def test_port_of_the_running_connection_and_of_the_site_file_stay_open() -> None
     connect = {"address": "10.77.0.9", "port": 2201}
     text = text_for(one_host(connect=connect), Surroundings(ssh_ports=(2202, 22)))
     assert "\t\ttcp dport { 22, 80, 443, 2201, 2202 } accept\n" in text
+
+
+def test_tunnel_that_the_way_to_the_host_may_lead_through_stays_open() -> None:
+    assert "udp dport { 51820 } accept" in text_for(CONFIGS["edge"], Surroundings(tunnel_ports=(51820,)))
+    assert "esp" not in text_for(CONFIGS["edge"], Surroundings(tunnel_ports=(51820,)))
+    assert "meta l4proto { esp, ah } accept" in text_for(
+        CONFIGS["edge"], Surroundings(tunnel_ports=(500, 4500))
+    )
+    lines = ["tunnel_port 51820", "tunnel_port 0", "tunnel_port *"]
+    assert FirewallSurroundings().process(lines).tunnel_ports == (51820,)
 
 
 def test_without_any_sign_of_ssh_its_usual_port_stays_open() -> None:

@@ -21,6 +21,8 @@ from pathlib import Path
 
 import pytest
 
+from inventory.models import Backend, Desktop
+from roles.desktops import session, user_of
 from roles.docker import _NETWORK_OPTIONS, BRIDGE, NETWORK
 from roles.firewall import RULES, SCRIPT
 from tests.hosts.bare_host import CHECKOUT, BareHost, BareHosts, Variant
@@ -97,6 +99,18 @@ def answers(port):
 
 with ThreadPoolExecutor(32) as pool:
     print(*(port for port, yes in zip(ports, pool.map(answers, ports)) if yes))
+"""
+
+PROBE = r"""
+import socket, sys
+for target in sys.argv[1:]:
+    address, port = target.split()
+    try:
+        socket.create_connection((address, int(port)), 1).close()
+        print(target)
+    except OSError:
+        pass
+print("asked")
 """
 
 DEPLOY = """
@@ -405,6 +419,21 @@ def test_other_containers_lose_only_what_is_ours(
     lost = before.client - after.client
     assert lost == {target for target in before.client if target[1] in (VIEWER, NODE)}
     assert (wall.host.address, FOREIGN) in after.client
+
+
+def test_persistent_desktop_reaches_nothing_at_all(walled: Wall, address_of: dict[str, str]) -> None:
+    """It has a network of its own with loopback only; no rule is needed, and none may be missed."""
+    script = session("studio", Desktop(tenant="main", host="wall"), Backend.TIGERVNC)
+    shuts_itself_in, _, _ = script.partition("umask 027")
+    words = [f"{address} {port}" for address, port in targets_of(walled, address_of)]
+    asking = " ".join(["python3 /opt/probe.py", f"'127.0.0.1 {VIEWER}'", *(f"'{word}'" for word in words)])
+    walled.host.write("/opt/probe.py", PROBE)
+    walled.host.write("/opt/desktop", f"{shuts_itself_in}exec {asking}\n", mode="755")
+    walled.host.run(f"id {user_of('studio')} 2>/dev/null || useradd {user_of('studio')}")
+    on_the_host = walled.host.run(asking).out.splitlines()
+    assert f"127.0.0.1 {VIEWER}" in on_the_host
+    assert f"{INTERNET} {FAR_PORT}" in on_the_host
+    assert walled.host.run("/opt/desktop").out == "asked\n"
 
 
 def test_host_reaches_its_sandboxes_by_both_ways(walled: Wall, address_of: dict[str, str]) -> None:

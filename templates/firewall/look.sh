@@ -10,6 +10,9 @@ while [ "${pid:-0}" -gt 1 ]; do
 done
 ss -Hltnp 2>/dev/null | awk '/"(sshd|dropbear)"/ {n = split($4, a, ":"); print "ssh_port", a[n]}'
 systemctl show ssh.socket sshd.socket -p Listen --value 2>/dev/null | awk '$2 == "(Stream)" {n = split($1, a, ":"); print "ssh_port", a[n]}'
+# Tunnels: the way to this host, or between the hosts, may lead through one.
+wg show all listen-port 2>/dev/null | awk '{print "tunnel_port", $2}'
+ss -Hlnup 2>/dev/null | awk '/"(wireguard-go|openvpn|charon|tailscaled|nebula|zerotier-one)"/ {n = split($4, a, ":"); print "tunnel_port", a[n]}'
 { ip -4 route show default; ip -6 route show default; } 2>/dev/null |
     awk '{for (i = 1; i < NF; i++) if ($i == "dev") print "outer", $(i + 1)}'
 [ -z "$ADDRESS" ] || ip -o -4 address show to "$ADDRESS" 2>/dev/null | awk '{print "outer", $2}'
