@@ -172,15 +172,17 @@ class Check:
         self._key = key
         self._progress = progress
 
-    async def made_desktops(self, image: str | None, hosts: Sequence[str]) -> list[CheckFailed]:
+    async def signed_in(self) -> _Cookie:
+        """As a person is; raises CheckFailed."""
+        return await self._progress.step("sign in", "signing in", self._sign_in())
+
+    async def made_desktops(
+        self, cookie: _Cookie, image: str | None, hosts: Sequence[str]
+    ) -> list[CheckFailed]:
         """Make, see and end a desktop on each of the hosts at the same time; without hosts, one anywhere.
 
         Returns what failed; no desktop is left behind either way.
         """
-        try:
-            cookie = await self._progress.step("sign in", "signing in", self._sign_in())
-        except CheckFailed as failure:
-            return [failure]
         runs = [self._made_desktop(cookie, image, host) for host in hosts or (None,)]
         return [problem for problem in await asyncio.gather(*runs) if problem is not None]
 
@@ -488,17 +490,15 @@ async def check(
     problems: list[CheckFailed] = []
     async with session as http:
         checks = [Check(http, url, key, progress) for key in keys]
+        try:
+            cookie = await checks[0].signed_in()
+        except CheckFailed as failure:
+            return _outcome(progress, [failure])
         if makes_desktops:
-            problems += await checks[0].made_desktops(image, hosts)
-        if not any(_is_hopeless(problem) for problem in problems):
-            for one in checks:
-                problems += await one.persistent_desktops()
+            problems += await checks[0].made_desktops(cookie, image, hosts)
+        for one in checks:
+            problems += await one.persistent_desktops()
     return _outcome(progress, problems)
-
-
-def _is_hopeless(problem: CheckFailed) -> bool:
-    """Without a way in there is nothing more to see, and one sentence says it."""
-    return str(problem).startswith("sign in: ")
 
 
 def _outcome(progress: Progress, problems: Iterable[CheckFailed]) -> Outcome:

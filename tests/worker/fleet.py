@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 
@@ -311,10 +312,13 @@ class CannedSocketDesktop:
                 client, _ = listener.accept()
             except OSError:
                 return
-            client.sendall(rfb_greeting(asks_password=False) + rfb_screen(colours=2))
-            threading.Thread(target=self._until_closed, args=(client,), daemon=True).start()
+            threading.Thread(target=self._show, args=(client,), daemon=True).start()
 
-    def _until_closed(self, client: socket.socket) -> None:
-        with client:
+    def _show(self, client: socket.socket) -> None:
+        with client, suppress(OSError):
+            client.sendall(rfb_greeting(asks_password=False))
+            # Version, chosen security type, ClientInit: no server shows its screen before these.
+            client.recv(12 + 1 + 1, socket.MSG_WAITALL)
+            client.sendall(rfb_screen(colours=2))
             while _received(client):
                 pass

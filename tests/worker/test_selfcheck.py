@@ -21,9 +21,9 @@ import pytest
 
 from roles.caddyfile import caddyfile
 from tests.real_opensandbox import RealOpenSandbox
-from tests.relay_process import RelayProcess, free_port
+from tests.relay_process import RelayProcess, free_port, wait_for_listener
 from tests.sites import host_config
-from tests.worker.fleet import Fleet
+from tests.worker.fleet import CannedSocketDesktop, Fleet
 from viewer import selfcheck
 from viewer.credentials import hash_of, new_key
 from viewer.model import Status
@@ -31,14 +31,17 @@ from viewer.model import Status
 pytestmark = [pytest.mark.real, pytest.mark.timeout(120)]
 
 KEY = new_key()
+STUDIO = {
+    "name": "studio", "tenant": "main", "host": "here", "backend": "tigervnc", "resolution": "1280x800"
+}  # fmt: skip
 
 
 class Edge:
     """A whole fleet behind the Caddyfile that the deploy renders."""
 
-    def __init__(self, fleet: Fleet, port: int) -> None:
+    def __init__(self, fleet: Fleet, url: str) -> None:
         self.fleet = fleet
-        self.url = f"http://localhost:{port}"
+        self.url = url
 
     def check(self, *arguments: str, key: str = KEY.text) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
@@ -51,9 +54,12 @@ class Edge:
 def edge(
     tmp_path: Path, server: RealOpenSandbox, relay: RelayProcess, request: pytest.FixtureRequest
 ) -> Iterator[Edge]:
+    """Parametrized with `tls` of the site and settings of the viewer."""
     port, viewer = free_port(), free_port()
+    changed = dict(getattr(request, "param", {}))
     config = host_config(
         edge_port=port,
+        tls=changed.pop("tls", "none"),
         ports={"opensandbox": server.port, "relay": int(relay.address.rpartition(":")[2]), "viewer": viewer},
     )
     local = config.site.settings
@@ -66,7 +72,7 @@ def edge(
             origins=list(local.origins),
             listen=f"127.0.0.1:{viewer}",
             tenants=[tenant],
-            max_desktops=getattr(request, "param", 8),
+            **changed,
         ) as fleet,
         ExitStack() as stack,
     ):
@@ -79,8 +85,9 @@ def edge(
         caddy = shutil.which("caddy", path=str(Path(sys.executable).parent)) or "caddy"
         _run(stack, tmp_path, caddy, "run", "--adapter", "caddyfile", "--config", str(tmp_path / "Caddyfile"))
         _run(stack, tmp_path, sys.executable, "-c", "from viewer.serve import main; main()")
-        _wait_until_healthy(f"http://localhost:{port}/healthz", tmp_path)
-        yield Edge(fleet, port)
+        _wait_until_healthy(f"http://127.0.0.1:{viewer}/healthz", tmp_path)
+        wait_for_listener("127.0.0.1", port)
+        yield Edge(fleet, local.origins[-1])
 
 
 def _run(stack: ExitStack, folder: Path, *command: str) -> None:
@@ -156,7 +163,7 @@ def test_blank_desktop_fails_at_the_frame_and_is_taken_away(
     assert edge.fleet.wait_for(row, Status.TERMINATED).status_reason == "on request"
 
 
-@pytest.mark.parametrize("edge", [1], indirect=True)
+@pytest.mark.parametrize("edge", [{"max_desktops": 1}], indirect=True)
 def test_full_fleet_is_well_and_says_what_was_skipped(edge: Edge) -> None:
     first = asyncio.run(selfcheck.check(selfcheck.Edge(url=edge.url), [KEY.text], quiet=True))
     assert (first.ok, first.skipped) == (True, None)
@@ -167,6 +174,55 @@ def test_full_fleet_is_well_and_says_what_was_skipped(edge: Edge) -> None:
     assert done.returncode == 0, done.stderr
     assert "skipped the rest: create a desktop: " in done.stdout
     assert "1 of 1 desktops in use on here" in done.stdout
+
+
+def test_named_host_is_the_one_that_is_proved(edge: Edge) -> None:
+    done = edge.check("--json", "--host", "here", "--resolve", "127.0.0.1")
+    assert done.returncode == 0, done.stderr + edge.fleet.last_log()
+    assert [step["name"] for step in json.loads(done.stdout)["steps"]][1] == "create a desktop on here"
+    done = edge.check("--host", "here", "--host", "nowhere")
+    assert done.returncode == 1
+    assert done.stderr.startswith("deskfleet-check: create a desktop on nowhere: ")
+    assert done.stderr.count("\n") == 1
+    assert "ok     see that it is gone on here" in done.stdout
+
+
+@pytest.fixture
+def studio(relay: RelayProcess) -> Iterator[CannedSocketDesktop]:
+    desktop = CannedSocketDesktop(relay.desktops_dir / "studio" / "rfb.sock")
+    yield desktop
+    desktop.off()
+
+
+@pytest.mark.parametrize("edge", [{"desktops": [STUDIO]}], indirect=True)
+def test_persistent_desktop_is_seen_or_it_is_said_why_not(
+    edge: Edge, studio: CannedSocketDesktop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(selfcheck, "PERSISTENT_SECONDS", 3.0)
+    asked = selfcheck.Edge(url=edge.url)
+    missing = asyncio.run(selfcheck.check(asked, [KEY.text], makes_desktops=False, quiet=True))
+    assert missing.error is not None
+    assert missing.error.startswith("persistent desktop studio: it is creating: ")
+    studio.on()
+    monkeypatch.setattr(selfcheck, "PERSISTENT_SECONDS", 30.0)
+    found = asyncio.run(selfcheck.check(asked, [KEY.text], makes_desktops=False, quiet=True))
+    assert found.error is None, edge.fleet.last_log()
+    [_, step] = found.steps
+    assert (step.name, step.detail) == ("persistent desktop studio", "tigervnc on here, 16x16")
+
+
+@pytest.mark.parametrize("edge", [{"tls": "internal"}], indirect=True)
+def test_edge_with_an_authority_of_its_own_is_believed_only_by_that(edge: Edge, tmp_path: Path) -> None:
+    root = tmp_path / "caddy/pki/authorities/local/root.crt"
+    done = edge.check("--resolve", "127.0.0.1")
+    assert done.returncode == 1
+    assert "certificate verify failed" in done.stderr
+    done = edge.check("--resolve", "127.0.0.1", "--authority", str(root))
+    assert done.returncode == 0, done.stderr
+    done = edge.check("--authority", str(tmp_path / "nothing.pem"))
+    assert (
+        done.stderr == f"deskfleet-check: {tmp_path}/nothing.pem: cannot be used: No such file or directory\n"
+    )
 
 
 def test_edge_that_is_not_there_is_one_sentence() -> None:
