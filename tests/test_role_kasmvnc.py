@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 import subprocess
 import threading
@@ -31,6 +32,7 @@ from roles.backends import (
 )
 from roles.facts import HasSystemd, MissingPackages, Paths
 from roles.files import directories
+from roles.preflight import HostSituation, PreflightFailed, Situation, preflight
 from tests.fake_kasmvnc import hash_password
 from tests.role_runner import RunRole, changes
 from tests.test_role_desktops import OWN, with_studio
@@ -187,6 +189,23 @@ def test_kasmvnc_that_cannot_be_had_is_refused_with_one_sentence(asking: Any) ->
         f"desktop studio: KasmVNC's package can't be had from {RELEASE.url}: {NOWHERE};"
         " give settings.kasmvnc.file (or url) with its sha256, or set backend: tigervnc"
     )
+
+
+def test_preflight_stops_the_roll_out_with_it(asking: Any) -> None:
+    situation = Situation(
+        os="debian", version="12", architecture="x86_64", uid=0, free_mb=50_000, installed=False, listeners=()
+    )
+    facts = kasmvnc_facts(BOOKWORM, obstacle=NOWHERE) | {HostSituation: situation}
+
+    def checked(config: Any) -> list[str]:
+        preflight(config=config)
+        return []
+
+    assert asking(checked, with_studio(backend="kasmvnc-or-tigervnc"), facts) == []
+    with pytest.raises(
+        PreflightFailed, match="nothing was changed:\nhere: desktop studio: KasmVNC's package"
+    ):
+        asking(checked, with_studio(backend="kasmvnc"), facts)
 
 
 def test_kasmvnc_that_can_be_had_is_no_problem(asking: Any) -> None:
@@ -474,20 +493,24 @@ def test_reason_is_half_a_sentence_without_addresses_of_machines() -> None:
 # --- the owner
 
 
+def own_tools(tmp_path: Path) -> str:
+    """A PATH whose runuser stays who it is."""
+    tools = tmp_path / "bin"
+    tools.mkdir(exist_ok=True)
+    (tools / "runuser").write_text('#!/bin/sh\nshift 3\nexec "$@"\n')
+    (tools / "runuser").chmod(0o755)
+    return f"{tools}:/usr/bin:/bin"
+
+
 def set_owner(tmp_path: Path, password: str, users: str | None) -> str:
-    """Run owner.sh on a home with these users; returns the file afterwards. runuser is the tests' own, as
-    there is no such user."""
+    """Run owner.sh on a home with these users; returns the file afterwards."""
     home = tmp_path / "home"
     home.mkdir(exist_ok=True)
     if users is not None:
         (home / ".kasmpasswd").write_text(users)
     (tmp_path / "key").write_text(f"{password}\n")
-    tools = tmp_path / "bin"
-    tools.mkdir(exist_ok=True)
-    (tools / "runuser").write_text('#!/bin/sh\nshift 3\nexec "$@"\n')
-    (tools / "runuser").chmod(0o755)
     done = run_script(
-        (SCRIPTS / "owner.sh").read_text(), PATH=f"{tools}:/usr/bin:/bin", OWNER="owner", USER="desk-studio",
+        (SCRIPTS / "owner.sh").read_text(), PATH=own_tools(tmp_path), OWNER="owner", USER="desk-studio",
         HOME_OF=str(home), KEY=str(tmp_path / "key"), STAMP="stamp", NOTED=str(tmp_path / "noted"),
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
@@ -515,3 +538,38 @@ def test_link_in_the_home_is_not_followed(tmp_path: Path) -> None:
     (tmp_path / "home" / ".kasmpasswd").symlink_to(foreign)
     assert "secret" not in set_owner(tmp_path, "a password", None)
     assert foreign.read_text() == "secret:of:others\n"
+
+
+def state_of_owner(tmp_path: Path) -> str:
+    command = kasmvnc_role.OwnerState().command(
+        user="root", home=str(tmp_path / "home"), noted=str(tmp_path / "noted")
+    )
+    assert "timeout 5 " in command
+    done = run_script(command.replace("timeout 5 ", "timeout 1 "), PATH=own_tools(tmp_path))
+    assert done.returncode == 0, done.stderr
+    return kasmvnc_role.OwnerState().process(done.stdout.splitlines())
+
+
+def test_owner_is_known_again_whoever_came_and_went_beside_him(tmp_path: Path) -> None:
+    assert state_of_owner(tmp_path) == ""
+    text = set_owner(tmp_path, "a password", None)
+    passwords = tmp_path / "home" / ".kasmpasswd"
+    assert state_of_owner(tmp_path) == "stamp"
+    passwords.write_text(f"s-one:$5$kasm$aaa:r\n{text}s-two:$5$kasm$bbb:rw\n")
+    assert state_of_owner(tmp_path) == "stamp"
+
+
+@pytest.mark.parametrize("mischief", ["another hash", "no line", "no file", "a pipe", "no home"])
+def test_owner_who_was_tampered_with_is_set_anew(tmp_path: Path, mischief: str) -> None:
+    text = set_owner(tmp_path, "a password", None)
+    passwords = tmp_path / "home" / ".kasmpasswd"
+    passwords.unlink()
+    if mischief == "another hash":
+        passwords.write_text(text.replace(":rwo", ":r"))
+    elif mischief == "no line":
+        passwords.write_text("s-one:$5$kasm$aaa:r\n")
+    elif mischief == "a pipe":
+        os.mkfifo(passwords)
+    elif mischief == "no home":
+        passwords.parent.rmdir()
+    assert state_of_owner(tmp_path) == ""
