@@ -100,7 +100,7 @@ def tenant_of(name: str) -> str:
 def desktops(*, config: HostConfig) -> None:
     """Exactly the desktops that the site file gives this host. The role kasmvnc comes before."""
     wanted, chosen = config.desktops, backends_of(config)
-    packages(name="Install a window manager and TigerVNC", names=_packages(chosen))
+    packages(name="Install what desktops are made of", names=_packages(chosen))
     directories(name="Make their directories", wanted=_directories(chosen))
     note(name="Note what kasmvnc-or-tigervnc means here", wanted=wanted, chosen=chosen)
     unwanted = [name for name in host.get_fact(MadeDesktops) if name not in wanted]
