@@ -307,6 +307,17 @@ def test_sandbox_that_claims_a_session_of_another_tenant_is_only_reported() -> N
     assert isinstance(action, Report)
 
 
+def test_sandbox_of_a_session_of_another_host_is_never_deleted() -> None:
+    row = session(1, host="there")
+    [action] = compare(
+        HERE, [sandbox_of(row)], rows=[], by_request={row.request_id: row}, watched=set(), busy=set(),
+        memory=Memory(), now=NOW, policy=POLICY,
+    ).actions  # fmt: skip
+    assert action == Report(
+        sandbox_id=row.sandbox_id or "", why="host there shows it too; two hosts share one Docker"
+    )
+
+
 def test_sandbox_that_became_the_rows_own_a_moment_ago_is_left_alone() -> None:
     row = session()
     verdict = compare(
