@@ -182,8 +182,9 @@ def bring_up_spread(hosts: BareHosts) -> SpreadFleet:
     site = load_site(operator.site_file)
     running = bring_up(hosts, site, operator)
     path = folder / "deskfleet"
-    shutil.rmtree(path, ignore_errors=True)
-    clone_checkout(path, dirty=os.environ.get("DESKFLEET_TEST_DIRTY") == "1")
+    if was_bare or os.environ.get("DESKFLEET_TEST_UP") != "0":
+        shutil.rmtree(path, ignore_errors=True)
+        clone_checkout(path, dirty=os.environ.get("DESKFLEET_TEST_DIRTY") == "1")
     return SpreadFleet(hosts, running, Checkout(path, lan_of(hosts, site), operator), was_bare)
 
 

@@ -150,9 +150,9 @@ def test_new_sandbox_host_joins_and_takes_desktops_while_streams_stay_open(
                 stream.assert_alive()
         finally:
             spread.operator.write(alone)
-            spread.roll_out()
             if JOINING in spread.machines:
                 spread.remove(JOINING)
+            spread.roll_out()
         for stream in streams:
             stream.assert_alive()
 
