@@ -24,6 +24,8 @@ from roles.firewall import firewall, no_firewall
 from roles.foundation import foundation, no_foundation
 from roles.images import EXECD_IMAGE, HOST_PACKAGES, images
 from roles.kasmvnc import kasmvnc
+from roles.lego import UNIT as LEGO
+from roles.lego import lego, needs_lego, no_lego
 from roles.opensandbox import no_opensandbox, opensandbox
 from roles.opensandbox import unit as opensandbox_unit
 from roles.packages import no_packages, packages
@@ -47,6 +49,7 @@ has_relay, has_caddy = on_sandboxes or on_desktops, needs_caddy(config)
 if host.data.get("deskfleet_state") == "absent":
     # Each also where the host has left the group: it may have what an earlier site file brought.
     no_caddy()
+    no_lego()
     no_certificates()
     no_viewer()
     no_desktops(wanted=config.desktops)
@@ -119,8 +122,13 @@ else:
         caddy(config=config)
     barrier(name="Phase: the hosts let each other in")
 
+    if on_edge and "lego" in chosen and needs_lego(config):
+        lego(config=config)
     if on_edge and "caddy" in chosen:
         caddy(config=config)
+    if on_edge and "lego" in chosen and not needs_lego(config):
+        # After Caddy, which served what lego had obtained until now.
+        no_lego()
     barrier(name="Phase: the edge is ready")
 
     keep_running(
@@ -131,6 +139,7 @@ else:
             *(desktop_unit(name) for name in config.desktops),
             *((viewer_unit(ports.viewer), WORKER) if on_control else ()),
             *((caddy_unit(config),) if has_caddy else ()),
+            *((LEGO,) if on_edge and needs_lego(config) else ()),
         ),
     )
     barrier(name="Phase: everything runs")
