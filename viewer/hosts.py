@@ -117,7 +117,8 @@ def _warnings(
         if desktop.wanted_backend == "kasmvnc-or-tigervnc" and desktop.backend == "tigervnc":
             yield f"desktop {desktop.name} runs TigerVNC, because KasmVNC could not be had"
         elif desktop.backend is not None and desktop.backend not in _GRANTED[desktop.wanted_backend]:
-            yield f"desktop {desktop.name} runs {desktop.backend}, not {desktop.wanted_backend}; run the deploy"
+            wanted = desktop.wanted_backend
+            yield f"desktop {desktop.name} runs {desktop.backend}, not {wanted}; run the deploy"
 
 
 def _for_eyes_of(who: Principal, detail: str | None, host: HostSettings) -> str | None:
