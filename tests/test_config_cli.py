@@ -43,7 +43,10 @@ _FAKE = {
     "fake_responses": {
         "HELD=": "system bookworm amd64",
         "URL=": "obtainable",
-        "os-release": "os debian\\nversion 12\\narchitecture x86_64\\nuid 0\\nfree_mb 90000".split("\\n"),
+        "os-release": [
+            "os debian", "version 12", "architecture x86_64", "uid 0", "free_mb 90000",
+            "addresses 10.77.0.11 10.77.0.12 10.77.0.13 10.77.0.14 10.77.0.15",
+        ],
         "/proc/net/if_inet6": "yes",
     },
 }
