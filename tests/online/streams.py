@@ -7,7 +7,7 @@ import contextlib
 import socket
 import struct
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 
 import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
@@ -30,11 +30,18 @@ def stream_answer(api: Api, session_id: str, headers: Mapping[str, str] | None =
     return inside(api.pid, lambda: asyncio.run(attempt()), timeout=60)
 
 
-def _client(api: Api) -> aiohttp.ClientSession:
+@contextlib.asynccontextmanager
+async def _client(api: Api) -> AsyncIterator[aiohttp.ClientSession]:
     if api.door is None:
-        return aiohttp.ClientSession()
+        async with aiohttp.ClientSession() as session:
+            yield session
+        return
     connector = aiohttp.TCPConnector(resolver=_Fixed(api.door.address), ssl=api.door.trust)
-    return aiohttp.ClientSession(connector=connector)
+    try:
+        async with aiohttp.ClientSession(connector=connector) as session:
+            yield session
+    finally:
+        await asyncio.sleep(0.25)  # TLS says goodbye after the session has closed; the loop must live so long
 
 
 class _Fixed(AbstractResolver):

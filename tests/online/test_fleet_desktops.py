@@ -88,7 +88,8 @@ def choose(page: Page, session: SessionView) -> None:
 
 def persistent(spread: SpreadFleet, tenant: str = "main") -> SessionView:
     """The one persistent desktop of a tenant."""
-    [found] = [session for session in spread.api_of(tenant).sessions() if session.kind == "desktop"]
+    running = spread.api_of(tenant).sessions(status="running")
+    [found] = [session for session in running if session.kind == "desktop"]
     return found
 
 
