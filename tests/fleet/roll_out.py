@@ -83,19 +83,16 @@ class RollOut:
 
     @property
     def changes(self) -> dict[str, set[str]]:
-        """Name of the operation → hosts that it changed."""
-        found = self.results.operations
-        return {operation.name: set(operation.success) for operation in found if operation.success}
+        """Name of the operation → hosts that it changed; a role that runs in two phases has each name twice."""
+        found: dict[str, set[str]] = {}
+        for operation in self.results.operations:
+            if operation.success:
+                found.setdefault(operation.name, set()).update(operation.success)
+        return found
 
     @property
     def changed_hosts(self) -> set[str]:
         return set().union(*self.changes.values())
-
-    @property
-    def planned(self) -> dict[str, set[str]]:
-        """Name of the operation → hosts that it would change for certain."""
-        plan = self.report.plan if self.report else ()
-        return {step.name: set(step.hosts_with_change) for step in plan if step.hosts_with_change}
 
 
 @dataclass
