@@ -49,7 +49,7 @@ check: $(VENV)/.dev ## lint, types and fast tests; under a minute
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports --no-logo
-	@$(BIN)/pytest -q -m "not real and not host and not browser and not optin"
+	@$(BIN)/pytest -q -n auto -m "not real and not host and not browser and not optin"
 
 test: $(VENV)/.dev ## everything, on real parts
 	@$(BIN)/python -m tests.run

@@ -61,10 +61,11 @@ class Part:
     markers: str
     budget_seconds: int
     verbose: bool
+    side_by_side: bool = False
 
 
 PARTS = (
-    Part("fast tests", "not real and not host and not browser", 120, verbose=False),
+    Part("fast tests", "not real and not host and not browser", 120, verbose=False, side_by_side=True),
     Part("real parts and Chromium on this machine", "(real or browser) and not host", 360, verbose=False),
     Part("the whole product on bare hosts", "host", 1320, verbose=True),
 )
@@ -158,6 +159,7 @@ def run_part(part: Part, more: Sequence[str]) -> Outcome:
         report = Path(folder) / "report.xml"
         # With --capture=sys what is said past sys.stderr, such as the progress of `make up`, is seen at once.
         manner = ["-v", "--capture=sys"] if part.verbose else ["-q"]
+        manner += ["-n", "auto"] if part.side_by_side else []
         command = [sys.executable, "-m", "pytest", "-m", part.markers, f"--junitxml={report}", "-rs",
                    "--durations=5", *manner, *more]  # fmt: skip
         code = subprocess.run(command, cwd=ROOT, env=test_environment(), check=False).returncode
