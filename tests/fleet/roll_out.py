@@ -83,7 +83,7 @@ class RollOut:
 
     @property
     def changes(self) -> dict[str, set[str]]:
-        """Name of the operation → hosts that it changed; a role that runs in two phases has each name twice."""
+        """Name of the operation → hosts it changed; a role that runs in two phases has each name twice."""
         found: dict[str, set[str]] = {}
         for operation in self.results.operations:
             if operation.success:
