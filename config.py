@@ -11,10 +11,14 @@ from __future__ import annotations
 import difflib
 import os
 import sys
+import traceback
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from pyinfra import logger
+from pyinfra.api import operations as _operations
+from pyinfra.api.host import Host
 from pyinfra.api.inventory import Inventory
 from pyinfra.api.state import State
 from pyinfra.connectors.ssh import SSHConnector
@@ -43,6 +47,7 @@ _connect_all = _cli.connect_all
 _print_results = _cli.print_results
 _print_run_json = _cli.print_run_json
 _matches = _cli._get_inventory_pattern_matches
+_run_host_op = _operations._run_host_op
 
 
 def _checked_inventory(inventory: str, *args: Any, **kwargs: Any) -> Inventory:
@@ -106,6 +111,19 @@ def _watched_connect_all(state: State) -> None:
     _connect_all(state)
 
 
+def _contained_run_host_op(state: State, host: Host, op_hash: str) -> bool:
+    """What an operation raises is its host's failure alone; pyinfra would end the run of all hosts.
+
+    It happens when a connection dies while an operation asks the host for a fact."""
+    try:
+        return _run_host_op(state, host, op_hash)
+    except Exception as error:
+        logger.debug(traceback.format_exc())
+        logger.error(f"{host.print_prefix}Error: {type(error).__name__}: {error}")
+        state.trigger_callbacks("operation_host_error", host, op_hash)
+        return False
+
+
 def _reported_results(state: State) -> None:
     _print_results(state)
     REPORT.show(state)
@@ -119,6 +137,7 @@ def _reported_run_json(state: State, dry: bool) -> None:
 
 _cli.make_inventory = _checked_inventory
 _cli.connect_all = _watched_connect_all
+_operations._run_host_op = _contained_run_host_op
 _cli.print_results = _reported_results
 _cli.print_run_json = _reported_run_json
 _cli._get_inventory_pattern_matches = _checked_matches

@@ -40,9 +40,12 @@ REPORT.note("the certificate of dead ends in 12 days")
 """
 
 
-def roll_out(tmp_path: Path, *more: str, needs: str = "[]") -> subprocess.CompletedProcess[str]:
+def roll_out(
+    tmp_path: Path, *more: str, needs: str = "[]", more_work: str = ""
+) -> subprocess.CompletedProcess[str]:
     (tmp_path / "inventory.py").write_text(INVENTORY)
-    (tmp_path / "deploy.py").write_text(DEPLOY.replace("NEEDS", needs))
+    deploy = DEPLOY.replace('"false"', '"true"') + more_work if more_work else DEPLOY
+    (tmp_path / "deploy.py").write_text(deploy.replace("NEEDS", needs))
     command = [str(Path(sys.executable).parent / "pyinfra"), str(tmp_path / "inventory.py"),
                str(tmp_path / "deploy.py"), "-y", *more]  # fmt: skip
     return subprocess.run(
@@ -69,6 +72,30 @@ def test_phase_that_needs_a_lost_host_is_left_out_and_named(tmp_path: Path, miss
     done = roll_out(tmp_path, needs=f"['@fake/well', '{missing}']")
     assert f"Note: The check was left out, because it needs {missing}" in done.stderr
     assert "2 changes" not in done.stderr
+
+
+def test_operation_that_raises_fails_its_host_alone(tmp_path: Path) -> None:
+    """As a fact does whose host has gone."""
+    broken = """
+from pyinfra.api.operation import operation
+
+@operation()
+def raising():
+    if host.name == "@local" and state.is_executing:
+        raise ConnectionResetError("the host went away")
+    return
+    yield
+
+raising(name="Ask the host")
+server.shell(name="Shell | After it", commands=["true"])
+"""
+    done = roll_out(tmp_path, "--json", more_work=broken)
+    assert done.returncode == 1
+    assert "failed at 'Ask the host' after 4 changes; the rest of it was left out" in done.stderr
+    assert "Traceback" not in done.stderr
+    results = {step["name"]: step for step in json.loads(done.stdout)["results"]["operations"]}
+    assert results["Shell | After it"]["success"] == ["@fake/well"]
+    assert results["Ask the host"]["error"] == ["@local"]
 
 
 def test_json_stays_json(tmp_path: Path) -> None:

@@ -70,9 +70,6 @@ def test_unreachable_host_is_left_out_and_the_next_run_mends_it(spread: SpreadFl
     assert spread.roll_out().changes == {}
 
 
-@pytest.mark.xfail(
-    strict=True, reason="pyinfra ends the whole run when a fact in an operation loses its host"
-)
 def test_host_lost_on_the_way_is_told_and_mended(spread: SpreadFleet) -> None:
     """Its connection dies when the hosts are prepared; the edge's part comes after that."""
     spread.operator.change(plain_service)
