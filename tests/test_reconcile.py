@@ -89,6 +89,7 @@ def verdict_on(
     watched: Collection[str] = (),
     busy: Collection[str] = (),
     memory: Memory | None = None,
+    table_began: datetime | None = NOW - timedelta(days=30),
     now: datetime = NOW,
 ) -> Verdict:
     rows = list(rows)
@@ -100,6 +101,7 @@ def verdict_on(
         watched=watched,
         busy=busy,
         memory=memory or Memory(),
+        table_began=table_began,
         now=now,
         policy=POLICY,
     )
@@ -292,6 +294,17 @@ def test_sandbox_with_our_fleet_id_but_no_row_is_deleted_after_a_grace_time() ->
     assert action == DeleteSandbox(sandbox_id="sb-9", why="it has our fleet id, but no session")
 
 
+@pytest.mark.parametrize("table_began", [NOW, None])
+def test_sandbox_that_is_older_than_the_database_is_only_reported(table_began: datetime | None) -> None:
+    orphan = sandbox_of(session(9))
+    known = Memory(orphans={orphan.id: NOW - timedelta(hours=1)})
+    assert actions_on([], [orphan], memory=known, table_began=table_began) == [
+        Report(sandbox_id="sb-9", why="it has our fleet id, but is older than our database")
+    ]
+    [action] = actions_on([], [orphan], memory=known, table_began=orphan.created_at)
+    assert isinstance(action, DeleteSandbox)
+
+
 def test_sandbox_of_another_fleet_or_of_nobody_is_only_reported() -> None:
     others = [stranger("x"), stranger("y", {FLEET_KEY: "f-2"})]
     actions = actions_on([], others, memory=Memory(orphans={"x": NOW - timedelta(days=1)}))
@@ -311,7 +324,7 @@ def test_sandbox_of_a_session_of_another_host_is_never_deleted() -> None:
     row = session(1, host="there")
     [action] = compare(
         HERE, [sandbox_of(row)], rows=[], by_request={row.request_id: row}, watched=set(), busy=set(),
-        memory=Memory(), now=NOW, policy=POLICY,
+        memory=Memory(), table_began=NOW, now=NOW, policy=POLICY,
     ).actions  # fmt: skip
     assert action == Report(
         sandbox_id=row.sandbox_id or "", why="host there shows it too; two hosts share one Docker"
@@ -328,6 +341,7 @@ def test_sandbox_that_became_the_rows_own_a_moment_ago_is_left_alone() -> None:
         watched=(),
         busy=(),
         memory=Memory(),
+        table_began=NOW,
         now=NOW,
         policy=POLICY,
     )

@@ -55,6 +55,20 @@ def test_upgrading_twice_changes_nothing(tmp_path: Path) -> None:
     assert (tmp_path / "new.db").read_bytes() == before
 
 
+def test_database_knows_since_when_it_knows_of_sessions(tmp_path: Path) -> None:
+    upgrade(tmp_path / "new.db")
+    store = Store(tmp_path / "new.db")
+    assert store.fleet.began_at() is None
+    before = utcnow()
+    store.accounts.add_tenant("first")
+    began = store.fleet.began_at()
+    store.accounts.add_tenant("second")
+    assert began is not None
+    assert before <= began <= utcnow()
+    assert store.fleet.began_at() == began
+    store.close()
+
+
 def test_two_programs_that_start_at_once_migrate_once(tmp_path: Path) -> None:
     program = "import pathlib, sys, viewer.migrations as m; m.upgrade(pathlib.Path(sys.argv[1]))"
     command = [sys.executable, "-c", program, str(tmp_path / "new.db")]

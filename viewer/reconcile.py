@@ -191,6 +191,7 @@ def compare(
     watched: Collection[str],
     busy: Collection[str],
     memory: Memory,
+    table_began: datetime | None,
     now: datetime,
     policy: Policy,
 ) -> Verdict:
@@ -198,7 +199,8 @@ def compare(
 
     `rows`: the live sessions placed on this host, read after the list was taken. `by_request`: every session,
     live or terminal, that a listed sandbox names. `watched`: ids of sessions with an open stream. `busy`: ids
-    of sessions that the worker is bringing up right now; it looks for their sandbox itself.
+    of sessions that the worker is bringing up right now; it looks for their sandbox itself. `table_began`:
+    since when the table knows of sessions, None while nobody can say.
     """
     listed = {sandbox.id: sandbox for sandbox in sandboxes}
     own = [
@@ -223,11 +225,16 @@ def compare(
         if sandbox.id in settled:
             continue
         owner = by_request.get(sandbox.request_id or "")
-        if sandbox.fleet == policy.fleet_id and owner is None:
+        if sandbox.fleet != policy.fleet_id:
+            whose = f"of fleet {sandbox.fleet}" if sandbox.fleet else "of nobody we know"
+            actions.append(Report(sandbox_id=sandbox.id, why=f"a sandbox {whose}"))
+            continue
+        action: Action | None
+        if owner is None:
             orphans[sandbox.id] = memory.orphans.get(sandbox.id, now)
-        action = _unsettled(
-            host, sandbox, owner, orphans.get(sandbox.id, now), {*busy, *adopted}, now, policy
-        )
+            action = _orphan(sandbox, orphans[sandbox.id], table_began, now)
+        else:
+            action = _unsettled(host, sandbox, owner, {*busy, *adopted})
         if isinstance(action, Adopt):
             adopted.add(action.row.id)
         if action is not None:
@@ -286,23 +293,18 @@ def _gone(row: Session, now: datetime) -> End:
     return End(row=row, status=Status.TERMINATED, reason=GONE)
 
 
-def _unsettled(
-    host: str,
-    sandbox: Sandbox,
-    owner: Session | None,
-    orphan_since: datetime,
-    busy: Collection[str],
-    now: datetime,
-    policy: Policy,
-) -> Action | None:
-    """A sandbox that is no row's, on this host."""
-    if sandbox.fleet != policy.fleet_id:
-        whose = f"of fleet {sandbox.fleet}" if sandbox.fleet else "of nobody we know"
-        return Report(sandbox_id=sandbox.id, why=f"a sandbox {whose}")
-    if owner is None:
-        if now - orphan_since < ORPHAN_GRACE:
-            return None
-        return DeleteSandbox(sandbox_id=sandbox.id, why="it has our fleet id, but no session")
+def _orphan(sandbox: Sandbox, since: datetime, table_began: datetime | None, now: datetime) -> Action | None:
+    """A sandbox with our fleet id that no session asked for, known as such since then."""
+    if now - since < ORPHAN_GRACE:
+        return None
+    if table_began is None or sandbox.created_at < table_began:
+        # Its session may be in the database that was here before, or on another machine.
+        return Report(sandbox_id=sandbox.id, why="it has our fleet id, but is older than our database")
+    return DeleteSandbox(sandbox_id=sandbox.id, why="it has our fleet id, but no session")
+
+
+def _unsettled(host: str, sandbox: Sandbox, owner: Session, busy: Collection[str]) -> Action | None:
+    """A sandbox that is no row's own on this host, although a session asked for it."""
     if not sandbox.is_of(tenant_id=owner.tenant_id, session_id=owner.id):
         return Report(sandbox_id=sandbox.id, why="its metadata names a session of another tenant")
     if (owner.host, owner.sandbox_id) == (host, sandbox.id) and not owner.status.is_terminal:

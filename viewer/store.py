@@ -36,7 +36,7 @@ from viewer.model import (
     WantedBackend,
     utcnow,
 )
-from viewer.tables import EventRow, HostRow, SessionRow
+from viewer.tables import EventRow, HostRow, SessionRow, TenantRow
 from viewer.transitions import check_transition
 
 TERMINATING = "terminating"
@@ -306,6 +306,11 @@ class FleetStore:
     def by_request(self, request_id: str) -> Session | None:
         """The session, live or terminal, that a sandbox's metadata names."""
         return self._one(SessionRow.request_id == request_id)
+
+    def began_at(self) -> datetime | None:
+        """Since when this database knows of sessions: the start of its first tenant; None without any."""
+        with self._database.reading() as orm:
+            return orm.scalar(select(func.min(TenantRow.created_at)))
 
     def sandboxes_by_host(self) -> dict[str, int]:
         """How many live sandboxes are placed on each host; one without any is left out."""

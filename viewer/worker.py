@@ -208,6 +208,7 @@ class HostWatch(RelayWatch):
             watched=watched,
             busy=self._chores.in_hand(UP),
             memory=self._memory,
+            table_began=self._fleet.began_at(),
             now=utcnow(),
             policy=self._policy,
         )
