@@ -78,6 +78,7 @@ class RelayProcess:
         purpose: str = "stream",
         *,
         session_id: str = "s1",
+        tenant_id: str = "t1",
         target: Target | int | None = None,
         password: str | None = None,
         seconds: float = 60,
@@ -89,7 +90,7 @@ class RelayProcess:
             {
                 "purpose": purpose,
                 "session_id": session_id,
-                "tenant_id": "t1",
+                "tenant_id": tenant_id,
                 "principal": "key:test",
                 "may_control": may_control,
                 "target": PublishedPort(port=target) if isinstance(target, int) else target,

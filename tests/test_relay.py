@@ -339,6 +339,30 @@ def test_the_fourth_stream_of_a_session_is_told_that_there_are_enough(relay: Rel
     with_http(body)
 
 
+def test_one_tenant_cannot_take_the_whole_relay(tmp_path: Path) -> None:
+    """Its share is half, over all of its sessions; the other half is there for the next tenant."""
+    (tmp_path / "studio.json").write_text('{"backend": "tigervnc", "tenant": "t1"}')
+    with running_relay(tmp_path, max_streams=6, desktop_secrets_dir=str(tmp_path)) as relay:
+
+        async def body(http: aiohttp.ClientSession) -> None:
+            with rfb_server(hold) as port:
+                sessions = [f"s{number}" for number in range(3)]
+                viewers = [await open_viewer(http, relay, target=port, session_id=one) for one in sessions]
+                for viewer in viewers:
+                    await viewer.shake_hands()
+                code, reason = await (await open_viewer(http, relay, target=port, session_id="s9")).ending()
+                assert (code, reason) == (CloseCode.BUSY, "this tenant has its 3 streams already")
+                content = await http.ws_connect(
+                    f"{relay.url}/content/websockify",
+                    headers=relay.grant("content", session_id="s8", target=DesktopSocket(name="studio")),
+                )
+                assert await Viewer(content).ending() == (code, reason)
+                other = await open_viewer(http, relay, target=port, session_id="s7", tenant_id="t2")
+                await other.shake_hands()
+
+        with_http(body)
+
+
 def test_many_streams_fit_although_the_soft_limit_on_files_is_small(tmp_path: Path) -> None:
     with running_relay(tmp_path, soft_open_files=64, max_streams_per_session=60) as relay:
 

@@ -27,7 +27,7 @@ class CloseCode:
     GONE = 4404
     TIMED_OUT = 4408
     BUSY = 4429
-    """Too many streams, of this session or on this relay."""
+    """Too many streams, of this session, of its tenant or on this relay."""
     UNREACHABLE = 4502
 
 

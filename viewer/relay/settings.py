@@ -32,12 +32,14 @@ class Settings(Frozen):
     desktops_dir: Path
     """Below it a directory per persistent desktop, its user's, with the sockets it listens on."""
     desktop_secrets_dir: Path = Path("/etc/deskfleet/secrets/relay/desktops")
-    """Holds `<name>.json` for each desktop that says what it runs (`desktop_access`)."""
+    """Holds `<name>.json` of each desktop: whose it is and what it runs (`desktop_access`)."""
     max_stream_seconds: float = Field(default=43200, gt=0)
     handshake_seconds: float = Field(default=10, gt=0)
     """For each of the two handshakes of a stream."""
     probe_seconds: float = Field(default=20, gt=0)
     max_streams: int = Field(default=400, ge=1)
+    max_tenant_share: float = Field(default=0.5, gt=0, le=1)
+    """What part of `max_streams` the streams of one tenant may take, so that it cannot shut out the others."""
     max_streams_per_session: int = Field(default=16, ge=1)
     max_message_bytes: int = Field(default=1 << 20, ge=1024)
     """A WebSocket message from a browser must be smaller than this."""
@@ -47,6 +49,10 @@ class Settings(Frozen):
     max_content_bytes: int = Field(default=64 << 20, ge=1024)
     max_content_requests: int = Field(default=16, ge=1)
     """Files of one desktop under way at once; more wait. Browsers ask for a page's two dozen together."""
+
+    @property
+    def max_streams_per_tenant(self) -> int:
+        return max(1, int(self.max_streams * self.max_tenant_share))
 
     @property
     def address(self) -> tuple[str, int]:

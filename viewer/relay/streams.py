@@ -33,35 +33,36 @@ class Streams:
         self.users = StreamUsers(settings)
         self._open: dict[Stream, asyncio.Task[web.StreamResponse]] = {}
         self._per_session: Counter[str] = Counter()
+        self._per_tenant: Counter[str] = Counter()
 
     def infos(self) -> list[StreamInfo]:
         return [stream.info() for stream in self._open]
 
     async def carry(self, request: web.Request, grant: Grant, target: Target) -> web.StreamResponse:
         """Run one RFB stream to its end; raises StreamRefused when there are too many."""
-        self._refuse_if_full(grant.session_id)
+        self._refuse_if_full(grant)
         return await self._run(request, RfbStream(grant, target, self._settings, self._pool))
 
     async def carry_content(
         self, request: web.Request, grant: Grant, target: DesktopSocket
     ) -> web.StreamResponse:
         """The same for a stream of a desktop's own web client."""
-        self._refuse_if_full(grant.session_id)
+        self._refuse_if_full(grant)
         stream = ContentStream(grant, target, self._settings, self._pool, self.users)
         return await self._run(request, stream)
 
     async def _run(self, request: web.Request, stream: Stream) -> web.StreamResponse:
-        session_id = stream.grant.session_id
+        session_id, tenant_id = stream.grant.session_id, stream.grant.tenant_id
         task = asyncio.ensure_future(stream.run(request))
         self._open[stream] = task
         self._per_session[session_id] += 1
+        self._per_tenant[tenant_id] += 1
         try:
             return await task
         finally:
             del self._open[stream]
-            self._per_session[session_id] -= 1
-            if not self._per_session[session_id]:
-                del self._per_session[session_id]
+            _count_down(self._per_session, session_id)
+            _count_down(self._per_tenant, tenant_id)
 
     def end_session(self, session_id: str, code: int, reason: str) -> int:
         """Ask all streams of the session to end; return how many there were."""
@@ -84,10 +85,18 @@ class Streams:
             await asyncio.wait(list(self._open.values()))
         await self.users.settle(SETTLING_SECONDS)
 
-    def _refuse_if_full(self, session_id: str) -> None:
-        if len(self._open) >= self._settings.max_streams:
-            raise StreamRefused(f"this relay carries its {self._settings.max_streams} streams already")
-        if self._per_session[session_id] >= self._settings.max_streams_per_session:
-            raise StreamRefused(
-                f"this session has its {self._settings.max_streams_per_session} streams already"
-            )
+    def _refuse_if_full(self, grant: Grant) -> None:
+        limits = self._settings
+        for whose, has, most in (
+            ("this relay carries its", len(self._open), limits.max_streams),
+            ("this session has its", self._per_session[grant.session_id], limits.max_streams_per_session),
+            ("this tenant has its", self._per_tenant[grant.tenant_id], limits.max_streams_per_tenant),
+        ):
+            if has >= most:
+                raise StreamRefused(f"{whose} {most} streams already")
+
+
+def _count_down(counter: Counter[str], key: str) -> None:
+    counter[key] -= 1
+    if not counter[key]:
+        del counter[key]
