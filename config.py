@@ -89,13 +89,10 @@ def _forget_secrets(made: Inventory) -> None:
     """What runs on this machine inherits the environment; a supervisor started by it would pass it on to
     people's desktops."""
     from inventory.models import HostConfig
-    from inventory.secrets import VARIABLE
+    from inventory.secrets import take_out
 
-    os.environ.pop(VARIABLE, None)
-    for host in made:
-        config = host.data.get("deskfleet")
-        for name in config.secrets.given if isinstance(config, HostConfig) else ():
-            os.environ.pop(name, None)
+    configs = [host.data.get("deskfleet") for host in made]
+    take_out(os.environ, [config.secrets for config in configs if isinstance(config, HostConfig)])
 
 
 def _checked_matches(inventory: Inventory, patterns: Iterable[str], option_name: str) -> list[Any]:

@@ -14,7 +14,7 @@ import os
 import secrets as random
 import string
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -124,6 +124,12 @@ def place_of(site: Site, site_file: Path) -> Place:
             f" there: the site's secrets are kept encrypted to it (or set {VARIABLE})"
         )
     return _PlainFile(plain, site)
+
+
+def take_out(environment: MutableMapping[str, str], secrets: Iterable[Secrets]) -> dict[str, str]:
+    """Remove what holds secrets from `environment`, so that no program inherits it; return what it was."""
+    hidden = {VARIABLE, *(name for some in secrets for name in some.given)}
+    return {name: environment.pop(name) for name in sorted(hidden & set(environment))}
 
 
 def key_hash(key: ApiKey) -> str:
@@ -338,7 +344,8 @@ def _given(known: Mapping[str, SecretStr], site: Site, site_file: Path) -> dict[
 def _filled(
     known: Mapping[str, SecretStr], wanted: Iterable[str], make: Callable[[], SecretStr]
 ) -> dict[str, SecretStr]:
-    return {**known, **{name: make() for name in wanted if name not in known}}
+    """A key for each, and for nobody else: who leaves the site and comes back gets a new one."""
+    return {name: known[name] if name in known else make() for name in wanted}
 
 
 def _missing(known: Secrets, complete: Secrets) -> list[str]:

@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 from inventory.models import Secrets, Settings
-from inventory.secrets import SecretsUnreadable, load_secrets
+from inventory.secrets import SecretsUnreadable, load_secrets, take_out
 from inventory.site_file import SiteRefused, load_site, site_path
 from roles.progress import Progress, follow
 from roles.wheel import WheelNotBuilt, wheel
@@ -29,7 +29,7 @@ def main() -> int:
         site = load_site(path)
         secrets = load_secrets(site, site_file=path)
         print(f"Rolling out {os.path.relpath(path)}", flush=True)
-        _build()
+        _build(secrets)
     except (SiteRefused, SecretsUnreadable, WheelNotBuilt) as error:
         print(error, file=sys.stderr)
         return 1
@@ -112,9 +112,14 @@ def summary(settings: Settings, *, link: str | None, changes: int) -> str:
     return "\n".join(lines)
 
 
-def _build() -> None:
+def _build(secrets: Secrets) -> None:
     started = time.monotonic()
-    wheel()
+    # A build runs programs of others, which have no business with the secrets; the roll-out needs them.
+    taken = take_out(os.environ, [secrets])
+    try:
+        wheel()
+    finally:
+        os.environ.update(taken)
     print(f"  {time.monotonic() - started:6.1f} s  Build the viewer: done", flush=True)
 
 

@@ -11,11 +11,12 @@ from typing import Any
 import pyrage
 import pytest
 import yaml
+from pydantic import SecretStr
 from pyrage.x25519 import Identity, Recipient
 
 from inventory import keys, operator
 from inventory.models import Secrets, Site
-from inventory.secrets import SecretsUnreadable, load_secrets, rotate, text_of
+from inventory.secrets import SecretsUnreadable, load_secrets, rotate, take_out, text_of
 from tests.sites import fleet_secrets, fleet_site, secret_words, secrets, site
 
 OTHER = Identity.generate()
@@ -133,6 +134,29 @@ def test_new_tenant_host_and_desktop_get_keys_and_the_others_keep_theirs() -> No
     assert after.certificates is not None
     assert {**after.certificates.hosts, **before.certificates.hosts} == after.certificates.hosts
     assert (after.viewer_key, after.fleet_id) == (before.viewer_key, before.fleet_id)
+
+
+def test_host_or_desktop_that_left_and_came_back_has_new_keys() -> None:
+    before = load(operated())
+    data = operated().model_dump()
+    del data["hosts"]["box1"], data["desktops"]["drawing"]
+    without = load(Site.model_validate(data))
+    assert set(without.opensandbox_keys) == {"box2"}
+    assert set(without.relay_keys) == {"box2", "studio1"}
+    assert set(without.desktop_keys) == {"plotting"}
+    after = load(operated())
+    assert after.opensandbox_keys["box1"] != before.opensandbox_keys["box1"]
+    assert after.relay_keys["box1"] != before.relay_keys["box1"]
+    assert after.desktop_keys["drawing"] != before.desktop_keys["drawing"]
+    assert after.relay_keys["box2"] == before.relay_keys["box2"]
+
+
+def test_what_holds_secrets_is_taken_out_of_the_environment_and_can_be_put_back() -> None:
+    made = secrets().model_copy(update={"given": {"GANDIV5_API_KEY": SecretStr("given")}})
+    environment = {"DESKFLEET_SECRETS": "all of them", "GANDIV5_API_KEY": "given", "PATH": "/bin"}
+    taken = take_out(environment, [made])
+    assert environment == {"PATH": "/bin"}
+    assert taken == {"DESKFLEET_SECRETS": "all of them", "GANDIV5_API_KEY": "given"}
 
 
 def test_certificates_are_renewed_and_nothing_else_is() -> None:

@@ -8,9 +8,14 @@ import stat
 import sys
 from pathlib import Path
 
+import pytest
+from pydantic import SecretStr
+
+from roles import up
 from roles.down import forget
 from roles.progress import Progress, follow
 from roles.up import failure, summary, write_environment
+from roles.wheel import WheelNotBuilt
 from tests.sites import SECRET_WORDS, secrets, site
 
 SAID = """\
@@ -82,6 +87,27 @@ def test_exit_code_of_the_command_is_kept() -> None:
     script = "import sys; print('--> Starting operation: One', flush=True); sys.exit(3)"
     assert follow([sys.executable, "-c", script], progress, env=dict(os.environ)) == 3
     assert [step.name for step in progress.steps] == ["One"]
+
+
+def test_build_inherits_no_secret_and_the_roll_out_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DESKFLEET_SECRETS", "all of them")
+    monkeypatch.setenv("GANDIV5_API_KEY", "given-by-hand")
+    made = secrets().model_copy(update={"given": {"GANDIV5_API_KEY": SecretStr("given-by-hand")}})
+    seen: list[dict[str, str]] = []
+
+    def failing_build() -> Path:
+        seen.append(dict(os.environ))
+        raise WheelNotBuilt("no network")
+
+    monkeypatch.setattr(up, "wheel", failing_build)
+    with pytest.raises(WheelNotBuilt):
+        up._build(made)
+    assert not {"DESKFLEET_SECRETS", "GANDIV5_API_KEY"} & set(seen[0])
+    assert "PATH" in seen[0]
+    assert (os.environ["DESKFLEET_SECRETS"], os.environ["GANDIV5_API_KEY"]) == (
+        "all of them",
+        "given-by-hand",
+    )
 
 
 def test_environment_file_is_private_and_complete(tmp_path: Path) -> None:
