@@ -1,5 +1,6 @@
 """The roll-out: one line per role, in order, a barrier between phases. `--data deskfleet_state=absent` undoes
-it; `--data deskfleet_roles=caddy,viewer` runs these roles alone."""
+it; `--data deskfleet_roles=caddy,viewer` runs these roles alone; `--data deskfleet_drop=box1` lets sandboxes
+end whose host has left the site file."""
 
 from datetime import UTC, datetime
 
@@ -21,6 +22,7 @@ from roles.desktops import unit as desktop_unit
 from roles.docker import NETWORK, docker, no_docker
 from roles.files import barrier
 from roles.firewall import firewall, no_firewall
+from roles.former import former
 from roles.foundation import foundation, no_foundation
 from roles.images import EXECD_IMAGE, HOST_PACKAGES, images
 from roles.kasmvnc import kasmvnc
@@ -64,7 +66,7 @@ if host.data.get("deskfleet_state") == "absent":
     no_packages(name="Purge our packages")
     no_foundation()
 else:
-    preflight(config=config)
+    preflight(config=config, drop=host.data.get("deskfleet_drop"))
     for sentence in warnings(secrets.certificates, datetime.now(UTC)):
         REPORT.note(sentence)
     barrier(name="Phase: every host can take the roll-out")
@@ -112,6 +114,7 @@ else:
             REPORT.note(f"desktop {name} on {config.name} runs {runs.backend}: {runs.reason}")
     if not on_desktops and "desktops" in chosen:
         former_desktops()
+    former(config=config, chosen=chosen)
     barrier(name="Phase: sandboxes and desktops are ready")
 
     if on_control and "viewer" in chosen:

@@ -6,7 +6,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import io
-from collections.abc import Generator, Iterable
+from collections.abc import Collection, Generator, Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -108,13 +108,18 @@ class Directory(NamedTuple):
 
 
 @operation()
-def directories(wanted: Iterable[Directory]) -> Commands:
-    """Make directories, with mode and owner; one look for all of them."""
+def directories(wanted: Iterable[Directory], whole: Collection[str] = ()) -> Commands:
+    """Make directories, with mode and owner; one look for all of them.
+
+    `whole`: paths of those that change their owner with all that is in them.
+    """
     wanted = tuple(wanted)
     found = host.get_fact(Paths, paths=[directory.path for directory in wanted])
     for path, mode, user, group in wanted:
         if found.get(path) != PathState("", mode, user, group):
             yield StringCommand("install", "-d", "-m", mode, "-o", user, "-g", group, QuoteString(path))
+        if path in whole and path in found and found[path].user != user:
+            yield StringCommand("chown", "-R", "-h", f"{user}:{group}", QuoteString(path))
 
 
 @operation()

@@ -3,15 +3,18 @@ each."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
-from pyinfra.api.exceptions import PyinfraError
+from pydantic import Field
+from pyinfra.api.exceptions import ConnectError, PyinfraError
 from pyinfra.api.facts import FactBase
-from pyinfra.context import host
+from pyinfra.context import host, state
 
 from inventory.models import Group, HostConfig, Section
+from roles import viewer, wheel
 from roles.backends import problems_of_desktops
+from roles.report import site_name
 
 _SUPPORTED = {("debian", "12")}
 _UNKNOWN = "an unknown process"
@@ -79,17 +82,54 @@ class HostSituation(FactBase[Situation | None]):
         )
 
 
+class Database(Section):
+    """The control plane's database on a host."""
+
+    exists: bool = False
+    live: dict[str, int] = Field(default={})
+    """Host -> how many live sandboxes are placed on it."""
+    trouble: str | None = None
+    """Why it can't be read."""
+
+
+_ASK = Path(__file__).resolve().parent.parent / "templates" / "preflight" / "database.sh"
+
+
+class DatabaseState(FactBase[Database]):
+    """Whether a host has a database of ours, and which hosts it has live sandboxes on."""
+
+    def command(self, file: str = viewer.DATABASE) -> str:
+        return f"DATABASE={file} PYTHON={wheel.PYTHON}\n{_ASK.read_text()}"
+
+    @staticmethod
+    def default() -> Database:
+        return Database()
+
+    def process(self, output: list[str]) -> Database:
+        pairs = [line.partition(" ")[::2] for line in output]
+        live = [value.rsplit(" ", 1) for key, value in pairs if key == "live"]
+        return Database(
+            exists=("database", "yes") in pairs,
+            live={name: int(number) for name, number in live},
+            trouble=next((value for key, value in pairs if key == "trouble"), None),
+        )
+
+
 class PreflightFailed(PyinfraError):
     """The host cannot take the roll-out; nothing was changed."""
 
 
-def preflight(*, config: HostConfig) -> None:
+def preflight(*, config: HostConfig, drop: str | None = None) -> None:
     """Raise PreflightFailed with every problem of this host. Called while pyinfra prepares: no host is
-    changed yet."""
+    changed yet. `drop`: the hosts, joined by commas, whose sandboxes may be ended by leaving them out."""
     situation = host.get_fact(HostSituation, ports=tuple(_ports(config)))
     if situation is None:
         raise PreflightFailed(f"nothing was changed:\n{config.name}: could not be examined")
     found = [*problems(situation, config), *problems_of_desktops(config)]
+    if Group.CONTROL in config.host.groups:
+        database = host.get_fact(DatabaseState)
+        elsewhere = _database_elsewhere() if config.site.spreads and not database.exists else None
+        found += problems_of_database(database, config, drop=_names(drop), elsewhere=elsewhere)
     if found:
         raise PreflightFailed(
             "nothing was changed:\n" + "\n".join(f"{config.name}: {problem}" for problem in found)
@@ -133,6 +173,46 @@ def problems(situation: Situation, config: HostConfig) -> Iterator[str]:
                 f"port {listener.port} is taken by {listener.process}; stop it or choose another port with"
                 f" settings.{setting} in the site file"
             )
+
+
+def problems_of_database(
+    database: Database, config: HostConfig, *, drop: Collection[str], elsewhere: str | None
+) -> Iterator[str]:
+    """What the control host's database says against the roll-out; pure. `elsewhere`: another host that has
+    one."""
+    if elsewhere is not None and not database.exists:
+        yield (
+            f"the control plane's database is on {elsewhere}, not here; stop deskfleet-viewer and"
+            f" deskfleet-worker on {elsewhere} and move its {viewer.DATA} to this host, or move it"
+            " aside there to begin with an empty one"
+        )
+    if database.trouble is not None:
+        why = database.trouble
+        yield f"{viewer.DATABASE} can't be read ({why}); restore it from a backup or move it aside"
+    for name, number in database.live.items():
+        if name not in config.site.hosts_in(Group.SANDBOXES) and name not in drop:
+            yield (
+                f"{number} sandbox{'' if number == 1 else 'es'} of {name} would end, which is no longer"
+                " a sandbox host of the site file; end them first, put the host back, or let them end with"
+                f" --data deskfleet_drop={name}"
+            )
+
+
+def _database_elsewhere() -> str | None:
+    """The first other host that has a database; one that is away can't be asked."""
+    for other in state.inventory:
+        if other.name == host.name or other in state.failed_hosts:
+            continue
+        try:
+            if other.get_fact(DatabaseState).exists:
+                return site_name(other)
+        except ConnectError:
+            continue
+    return None
+
+
+def _names(text: str | None) -> list[str]:
+    return [name.strip() for name in (text or "").split(",") if name.strip()]
 
 
 def _needed_mb(situation: Situation, config: HostConfig) -> int:

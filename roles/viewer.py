@@ -34,6 +34,7 @@ USER = "deskfleet-viewer"
 CONFIG = "/etc/deskfleet/viewer.toml"
 SECRETS = "/etc/deskfleet/secrets/viewer"
 DATA = "/var/lib/deskfleet/viewer"
+DATABASE = f"{DATA}/deskfleet.db"
 
 _TLS_FILES = {
     "tls_certificate_file": f"{certificates.VIEWER}/host.pem",
@@ -96,6 +97,8 @@ def viewer(*, config: HostConfig) -> None:
     directories(
         name="Make its directories",
         wanted=(Directory(SECRETS, "750", "root", USER), Directory(DATA, "750", USER, USER)),
+        # It may have been moved here from another host, where the user's number is another one.
+        whole=(DATA,),
     )
     for file, value in keys.items():
         place(name=f"Write {file}", path=f"{SECRETS}/{file}", content=value, mode="640", group=USER)
@@ -129,7 +132,7 @@ def viewer_toml(config: HostConfig) -> str:
         "fleet_id": config.secrets.fleet_id,
         "origins": settings.origins,
         "listen": f"127.0.0.1:{settings.ports.viewer}",
-        "database": f"{DATA}/deskfleet.db",
+        "database": DATABASE,
         "secret_key_file": f"{SECRETS}/viewer.key",
         "default_image": settings.default_image,
         "default_resolution": settings.default_resolution,

@@ -5,12 +5,27 @@ from __future__ import annotations
 import os
 import socket
 import subprocess
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from roles.preflight import HostSituation, Listener, PreflightFailed, Situation, _ports, preflight, problems
+from roles.preflight import (
+    Database,
+    DatabaseState,
+    HostSituation,
+    Listener,
+    PreflightFailed,
+    Situation,
+    _ports,
+    preflight,
+    problems,
+    problems_of_database,
+)
 from tests.sites import FLEET, fleet_config, host_config
+from viewer.migrations import upgrade
+from viewer.model import Status
+from viewer.store import NewSession, Store
 
 GOOD = Situation(
     os="debian", version="12", architecture="x86_64", uid=0, free_mb=50_000, installed=False, listeners=()
@@ -65,7 +80,10 @@ def test_installed_host_needs_less_room() -> None:
 
 def test_all_obstacles_are_said_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     bad = GOOD.model_copy(update={"uid": 1000, "free_mb": 10})
-    monkeypatch.setattr("roles.preflight.host", type("H", (), {"get_fact": lambda *a, **k: bad})())
+    facts = {HostSituation: bad, DatabaseState: Database()}
+    monkeypatch.setattr(
+        "roles.preflight.host", type("H", (), {"get_fact": lambda _, fact, **k: facts[fact]})()
+    )
     monkeypatch.setattr("roles.preflight.problems_of_desktops", lambda config: iter(()))
     with pytest.raises(PreflightFailed) as error:
         preflight(config=CONFIG)
@@ -116,6 +134,58 @@ def test_host_of_a_fleet_needs_the_ports_of_its_groups(host: str, ports: set[int
 
 def _ports_of(host: str) -> list[int]:
     return list(_ports(fleet_config(host)))
+
+
+def database(tmp_path: Path, *hosts: str) -> Database:
+    """What the look says of a real database with a live sandbox on each of these hosts, and an ended one."""
+    file = tmp_path / "deskfleet.db"
+    upgrade(file)
+    store = Store(file)
+    store.accounts.add_tenant("main")
+    for name in (*hosts, "ended"):
+        row = store.tenant("main").create(
+            NewSession(image="desktop", resolution="1280x800", ttl_seconds=600, created_by="key:1")
+        )
+        store.fleet.update(row.id, host=name)
+        if name == "ended":
+            store.fleet.transition(row.id, Status.ERROR, error_message="it is over")
+    script = DatabaseState().command(file=str(file))
+    done = subprocess.run(["sh", "-c", script], capture_output=True, text=True, check=True)
+    store.close()
+    return DatabaseState().process(done.stdout.splitlines())
+
+
+def test_sandboxes_of_a_host_that_leaves_stop_the_roll_out_unless_they_may_end(tmp_path: Path) -> None:
+    seen = database(tmp_path, "box1", "old", "old", "studio1")
+    assert seen == Database(exists=True, live={"box1": 1, "old": 2, "studio1": 1})
+    config = fleet_config("control1")
+    assert list(problems_of_database(seen, config, drop=["studio1"], elsewhere=None)) == [
+        "2 sandboxes of old would end, which is no longer a sandbox host of the site file; end them first,"
+        " put the host back, or let them end with --data deskfleet_drop=old"
+    ]
+    assert list(problems_of_database(seen, config, drop=["old", "studio1"], elsewhere=None)) == []
+
+
+def test_missing_and_new_databases_say_nothing_and_a_damaged_one_why(tmp_path: Path) -> None:
+    def look() -> Database:
+        script = DatabaseState().command(file=str(tmp_path / "one.db"))
+        done = subprocess.run(["sh", "-c", script], capture_output=True, text=True, check=True)
+        return DatabaseState().process(done.stdout.splitlines())
+
+    assert look() == Database()
+    (tmp_path / "one.db").touch()
+    assert look() == Database(exists=True)
+    (tmp_path / "one.db").write_bytes(b"no database" * 200)
+    (said,) = problems_of_database(look(), fleet_config("control1"), drop=[], elsewhere=None)
+    assert "can't be read (file is not a database)" in said
+
+
+def test_control_host_never_begins_anew_while_another_host_has_the_database() -> None:
+    config = fleet_config("control1")
+    (said,) = problems_of_database(Database(), config, drop=[], elsewhere="box1")
+    assert said.startswith("the control plane's database is on box1, not here; stop deskfleet-viewer and")
+    assert "/var/lib/deskfleet/viewer" in said
+    assert list(problems_of_database(Database(exists=True), config, drop=[], elsewhere="box1")) == []
 
 
 def test_own_service_may_have_the_node_port_on_loopback() -> None:
