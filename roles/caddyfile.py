@@ -21,6 +21,9 @@ EDGE_CERTIFICATE, EDGE_KEY = f"{TLS}/edge.pem", f"{TLS}/edge.key"
 
 _RELAY_API = ("/probe/*", "/streams", "/streams/*", "/healthz")
 _OPENSANDBOX_API = ("/v1/*", "/health", "/version")
+# Asked for once, a WebSocket goes on, whatever becomes of its maker: it has to come back and be asked for
+# again. Caddy joins one with any service, `websocket` or not.
+_SERVICE = ("stream_timeout 1h",)
 # The edge has set these itself, whatever the browser sent; Caddy would put the edge in their place.
 _PUBLIC = (
     "header_up Host {http.request.header.X-Forwarded-Host}",
@@ -102,6 +105,7 @@ def caddyfile(config: HostConfig, *, ipv6: bool = True) -> str:
         suffix="" if settings.port == 443 else f":{settings.port}",
         content_lines=_content_lines(settings),
         public_lines=_PUBLIC,
+        service_lines=_SERVICE,
     )
 
 

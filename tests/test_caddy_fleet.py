@@ -135,6 +135,12 @@ def test_client_cannot_ask_the_authoriser_itself(fleet: CaddyFleet, name: str) -
     assert fleet.viewer.asked == []
 
 
+@pytest.mark.parametrize("name", [CONTENT, CODE_SERVER])
+def test_client_cannot_ask_the_authoriser_by_the_way_of_entries(fleet: CaddyFleet, name: str) -> None:
+    for path in ("/.deskfleet/authz/content", "/.deskfleet//authz/service"):
+        assert fleet.get(path, name=name).status == 404
+
+
 def test_opensandbox_site_goes_to_the_viewer_with_the_treatment_of_streams(fleet: CaddyFleet) -> None:
     seen = asyncio.run(
         echo_once(fleet, fleet.url("/v1/x", name=OPENSANDBOX, scheme="wss"), origin="https://a")

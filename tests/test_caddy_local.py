@@ -19,7 +19,7 @@ from ipaddress import IPv4Address
 from pathlib import Path
 
 import pytest
-from aiohttp import ClientSession
+from aiohttp import ClientSession, WSMsgType, WSServerHandshakeError
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -68,10 +68,12 @@ class LocalSite:
 
 @contextmanager
 def running_caddy(config: HostConfig, *, port: int, more: str = "") -> Iterator[Path]:
-    """The rendered file, with paths of this machine and `more` global options; yields Caddy's log."""
+    """The rendered file, with paths of this machine, hours as seconds, and `more` global options; yields
+    Caddy's log."""
     with tempfile.TemporaryDirectory(prefix="df-") as folder:
         text = caddyfile(config, ipv6=False).replace("/run/deskfleet/caddy", folder)
         text = text.replace("/var/lib/deskfleet/caddy", f"{folder}/data").replace("{\n", f"{{\n{more}", 1)
+        text = text.replace("stream_timeout 1h", "stream_timeout 1s")
         file, log = Path(folder, "Caddyfile"), Path(folder, "log")
         file.write_text(text)
         with log.open("wb") as output:
@@ -136,6 +138,33 @@ def test_stream_echoes_on_loopback(local: LocalSite) -> None:
                 assert await stream.receive_bytes(timeout=5) == b"\x01\x02"
 
     asyncio.run(scenario())
+
+
+def test_websocket_of_a_service_ends_and_is_asked_for_again(local: LocalSite) -> None:
+    async def scenario() -> None:
+        async with ClientSession() as session:
+            url, headers = f"ws://127.0.0.1:{local.port}/ws", {"Host": f"notebook.{DOMAIN}:{local.port}"}
+            async with session.ws_connect(url, headers=headers, protocols=("binary",)) as channel:
+                assert (await first_words(channel))["upstream"] == "notebook"
+                assert (await channel.receive(timeout=5)).type in (WSMsgType.CLOSE, WSMsgType.CLOSED)
+            local.viewer.says = (403, {})
+            with pytest.raises(WSServerHandshakeError):
+                await session.ws_connect(url, headers=headers)
+
+    try:
+        asyncio.run(scenario())
+    finally:
+        local.viewer.says = (200, {"X-Df-Upstream": "here", "X-Df-Grant": "grant"})
+
+
+@pytest.mark.parametrize(
+    "host", [DOMAIN, f"0b9c.content.{DOMAIN}", f"notebook.{DOMAIN}", f"opensandbox.{DOMAIN}"]
+)
+def test_name_of_a_servers_own_variable_ends_at_the_edge(local: LocalSite, host: str) -> None:
+    forged = dict.fromkeys(("SCRIPT_NAME", "Script-Name", "PATH_INFO", "Path-Info"), "/forged")
+    for path in ("/.deskfleet/enter", "/page"):
+        assert "forged" not in str(local.get(path, host=host, headers=forged).seen)
+    assert "forged" not in str(local.viewer.asked)
 
 
 def test_what_caddy_answers_by_itself_is_a_problem_in_words(local: LocalSite) -> None:

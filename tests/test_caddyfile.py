@@ -72,12 +72,9 @@ STREAMS = [
 def test_websocket_flag_changes_exactly_its_block() -> None:
     plain = with_services(LOCAL, TERMINAL.model_copy(update={"websocket": False}))
     assert changed_lines(plain, with_services(LOCAL, TERMINAL)) == [
-        "-reverse_proxy 127.0.0.1:7681",
-        "+reverse_proxy 127.0.0.1:7681 {",
         *STREAMS,
         "+transport http {",
         "+versions 1.1",
-        "+}",
         "+}",
     ]
 
@@ -139,9 +136,17 @@ def test_every_stream_of_the_fleet_has_the_treatment_in_both_caddys() -> None:
 def test_plain_service_gets_no_treatment_of_streams() -> None:
     config = with_services(LOCAL, OwnService(name="grafana", host="here", port=3000))
     block = site_blocks(caddyfile(config))["http://grafana.deskfleet.localhost:8088"]
-    assert "reverse_proxy 127.0.0.1:3000\n" in block
+    assert "reverse_proxy 127.0.0.1:3000 {\n" in block
     assert "flush_interval" not in block
     assert "stream_close_delay" not in block
+
+
+def test_every_service_behind_the_edges_question_has_to_be_asked_for_again() -> None:
+    """A WebSocket is asked for once, and would go on when its maker is long out; not so those of relays,
+    which are closed."""
+    for config in (FILES["own-service"], FILES["edge1"]):
+        for name, block in site_blocks(caddyfile(config)).items():
+            assert block.count("stream_timeout 1h") == ("/authz/service" in block), name
 
 
 def test_opensandbox_itself_has_no_way_in_from_the_edge() -> None:

@@ -15,7 +15,7 @@ import httpx
 import pytest
 
 from tests.relay_process import free_port
-from tests.viewer_fixtures import ORIGIN, settings_values, write_settings
+from tests.viewer_fixtures import ORIGIN, UNKNOWN_ID, settings_values, write_settings
 from viewer.credentials import hash_of, new_key
 from viewer.model import Status
 from viewer.store import Store
@@ -43,6 +43,7 @@ class Server:
             **settings_values(directory),
             "listen": f"127.0.0.1:{port}",
             "tenants": [{"name": "main", "keys": [declared]}],
+            "content_domain": "content.deskfleet.localhost",
         }
         self.database = directory / "deskfleet.db"
         self.process = start(write_settings(values, directory / "viewer.toml"))
@@ -119,6 +120,19 @@ def test_underscore_form_of_a_header_is_not_taken_for_ours(server: Server) -> No
     headers = {"X_Forwarded_Host": "localhost:8088", "X_Forwarded_Proto": "http", "Origin": ORIGIN}
     session = server.client.post("/api/v1/sessions", json={"wait": False}, headers=headers).json()
     assert session["page_url"].startswith(ORIGIN)
+
+
+@pytest.mark.parametrize("name", ["SCRIPT_NAME", "PATH_INFO", "Script-Name"])
+def test_client_cannot_choose_another_route_than_that_of_its_path(server: Server, name: str) -> None:
+    """Only the edge asks /authz/…; what a client's headers say, makes no such question of its own path."""
+    here = {
+        "X-Forwarded-Host": f"{UNKNOWN_ID}.content.deskfleet.localhost:8088",
+        "X-Forwarded-Proto": "http",
+        "X-Forwarded-Method": "GET",
+    }
+    assert server.client.get("/authz/content", headers=here).status_code == 401
+    forged = {**here, name: "/.deskfleet"}
+    assert server.client.get("/.deskfleet/authz/content", headers=forged).status_code == 404
 
 
 def test_server_that_stops_ends_open_streams_properly(server: Server) -> None:

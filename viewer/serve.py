@@ -55,6 +55,10 @@ def options(settings: Settings) -> dict[str, Any]:
         "loglevel": "warning",
         "proc_name": "deskfleet-viewer",
         "control_socket_disable": True,
+        # Caddy is on loopback, which gunicorn would trust to set SCRIPT_NAME, and so the route, with a header
+        # that in truth is the client's. What Caddy tells of the client, the viewer reads itself.
+        "forwarded_allow_ips": "",
+        "forwarder_headers": "",
         "post_worker_init": end_streams_on_stop,
     }
 
