@@ -78,6 +78,16 @@ def test_rules_are_the_golden_file(name: str) -> None:
     assert text_for(CONFIGS[name]) == (GOLDEN / f"firewall.{name}.nft").read_text()
 
 
+def test_azures_own_address_is_a_name_server_to_sandboxes_and_nothing_else() -> None:
+    found = Surroundings(resolvers=("168.63.129.16",))
+    config = fleet_config("box2", firewall={"reach": ["168.63.129.16/32"]})
+    lines = [line.strip() for line in text_for(config, found).splitlines()]
+    assert "ip daddr 168.63.129.16 meta l4proto { tcp, udp } th dport 53 accept" in lines
+    own = lines[lines.index("chain from_sandbox {") :]
+    refused = own.index("ip daddr { 169.254.0.0/16, 168.63.129.16 } goto refuse")
+    assert own.index("jump name_servers") < refused < own.index("ip daddr @reach accept")
+
+
 def test_only_the_edge_opens_its_ports() -> None:
     assert "\t\ttcp dport { 22, 80, 443 } accept\n" in text_for(CONFIGS["edge"])
     assert "\t\ttcp dport { 22, 9100 } accept\n" in text_for(CONFIGS["sandboxes"])

@@ -45,7 +45,8 @@ PUBLISHED = 5432
 """By somebody else's container, to everybody, through Docker's own rules."""
 INTERNET, METADATA, PRIVATE, REACHABLE = "203.0.113.7", "169.254.169.254", "10.8.0.5", "10.9.0.5"
 NAME_SERVER = "10.8.0.53"
-ELSEWHERE = (INTERNET, METADATA, PRIVATE, REACHABLE, NAME_SERVER)
+AZURE = "168.63.129.16"
+ELSEWHERE = (INTERNET, METADATA, AZURE, PRIVATE, REACHABLE, NAME_SERVER)
 
 LISTEN = r"""
 import socket, struct, sys, threading
