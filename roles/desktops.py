@@ -7,6 +7,8 @@ backend changes.
 
 from __future__ import annotations
 
+import json
+
 from pydantic import SecretStr
 from pyinfra.api.command import QuoteString, StringCommand
 from pyinfra.api.deploy import deploy
@@ -35,6 +37,7 @@ from roles.units import Unit, no_unit, run
 
 HOME = "/opt/deskfleet/desktops"
 DATA = "/var/lib/deskfleet/desktops"
+ACCESS = Directory(relay.DESKTOP_SECRETS, "750", "root", relay.USER)
 
 PACKAGES = (
     "openbox",
@@ -101,7 +104,7 @@ def desktops(*, config: HostConfig) -> None:
     """Exactly the desktops that the site file gives this host. The role kasmvnc comes before."""
     wanted, chosen = config.desktops, backends_of(config)
     packages(name="Install what desktops are made of", names=_packages(chosen))
-    directories(name="Make their directories", wanted=_directories(chosen))
+    directories(name="Make their directories", wanted=(Directory(HOME), Directory(DATA), ACCESS))
     note(name="Note what kasmvnc-or-tigervnc means here", wanted=wanted, chosen=chosen)
     unwanted = [name for name in host.get_fact(MadeDesktops) if name not in wanted]
     for name in host.loop(unwanted):  # type: ignore[no-untyped-call]
@@ -120,13 +123,36 @@ def desktops(*, config: HostConfig) -> None:
         )
         place(name=f"Write the session of {name}", path=f"{HOME}/{name}", content=script, mode="755")
         reads = [script, desktop.tenant]
-        if backend == Backend.KASMVNC:
-            _keys(name, config.secrets.desktop_keys[name])
+        password = config.secrets.desktop_keys[name] if backend == Backend.KASMVNC else None
+        if password is not None:
+            kasmvnc.owner(
+                name=f"Set the owner of {name}", desktop=name, user=user, home=home, password=password
+            )
             reads.append(package)
         else:
-            absent(name=f"Take back the key of {name}", paths=_key_files(name))
+            absent(name=f"Forget the owner of {name}", paths=(kasmvnc.noted_owner(name),))
+        # Once nothing of the former tenant runs and before anything of the new one does: until the control
+        # host is rolled out as well, only this keeps him away from it.
+        place(
+            name=f"Tell the relay whose {name} is", path=access_path(name), content=access(desktop, password),
+            mode="640", group=relay.USER,
+        )  # fmt: skip
         # A restart ends the streams that the former tenant still watches.
         run(name=f"Run {name}", unit=unit(name), restart_on=sha256(*reads))
+
+
+def access_path(name: str) -> str:
+    """The relay's file about a desktop, read anew for each stream; without it nobody watches the desktop."""
+    return f"{ACCESS.path}/{name}.json"
+
+
+def access(desktop: Desktop, password: SecretStr | None) -> SecretStr:
+    """Content of that file. `password`: of the owner of a KasmVNC; None: it runs TigerVNC."""
+    found = {"backend": Backend.TIGERVNC, "tenant": desktop.tenant}
+    if password is not None:
+        signs_in = {"owner": kasmvnc.OWNER, "password": password.get_secret_value()}
+        found |= {"backend": Backend.KASMVNC, **signs_in}
+    return SecretStr(json.dumps(found))
 
 
 def session(name: str, desktop: Desktop, backend: Backend) -> str:
@@ -150,11 +176,6 @@ def _packages(chosen: dict[str, Chosen]) -> tuple[str, ...]:
     return (*PACKAGES, TIGERVNC) if _some(chosen, Backend.TIGERVNC) else PACKAGES
 
 
-def _directories(chosen: dict[str, Chosen]) -> tuple[Directory, ...]:
-    shared = (Directory(HOME), Directory(DATA))
-    return (*shared, kasmvnc.SECRETS) if _some(chosen, Backend.KASMVNC) else shared
-
-
 @operation()
 def note(wanted: dict[str, Desktop], chosen: dict[str, Chosen]) -> Commands:
     """The choice that was left to the first roll-out is made once; it is forgotten when no desktop asks for
@@ -165,25 +186,6 @@ def note(wanted: dict[str, Desktop], chosen: dict[str, Chosen]) -> Commands:
             yield from place._inner(path=DECISION, content=text)
             return
     yield from absent._inner(paths=(DECISION,))
-
-
-def _keys(name: str, password: SecretStr) -> None:
-    """The owner's password, to both who need it: the desktop's KasmVNC as a hash, and the relay."""
-    kasmvnc.owner(
-        name=f"Set the owner of {name}", desktop=name, user=user_of(name), home=f"{DATA}/{name}",
-        password=password,
-    )  # fmt: skip
-    place(
-        name=f"Give the relay the key of {name}",
-        path=kasmvnc.credentials_path(name),
-        content=kasmvnc.credentials(password),
-        mode="640",
-        group=relay.USER,
-    )
-
-
-def _key_files(name: str) -> tuple[str, ...]:
-    return (kasmvnc.credentials_path(name), kasmvnc.noted_owner(name))
 
 
 @operation()
@@ -221,7 +223,10 @@ def _away(name: str) -> None:
     stays beside it.
     """
     no_unit(name=f"Stop {name}", unit=unit(name).name)
-    absent(name=f"Remove the socket of {name}", paths=(runtime_of(name).path, *_key_files(name)))
+    absent(
+        name=f"Remove the socket of {name}",
+        paths=(runtime_of(name).path, access_path(name), kasmvnc.noted_owner(name)),
+    )
     no_user(name=f"Remove the user of {name}", user=user_of(name))
     lock(name=f"Keep the home of {name} for root", home=f"{DATA}/{name}")
     # Last, as the script is what tells that the desktop was made.

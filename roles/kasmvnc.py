@@ -4,7 +4,6 @@ way in."""
 from __future__ import annotations
 
 import io
-import json
 import shlex
 from pathlib import Path
 
@@ -16,7 +15,6 @@ from pyinfra.api.operation import operation
 from pyinfra.context import host
 
 from inventory.models import Backend, HostConfig
-from roles import relay
 from roles.backends import HOME, KasmvncHolding, Package, backends_of, get_package
 from roles.facts import STATE
 from roles.files import Commands, Directory, directories, sha256
@@ -29,8 +27,9 @@ NEEDS = (
     "x11-utils", "hostname",
     # Joins the relay's socket to its port, and makes the owner's password hash.
     "socat", "openssl",
+    # Root's hand in a home.
+    "python3-minimal",
 )  # fmt: skip
-SECRETS = Directory(f"{relay.SECRETS}/desktops", "750", "root", relay.USER)
 
 _SCRIPTS = Path(__file__).resolve().parent.parent / "templates" / "kasmvnc"
 
@@ -77,26 +76,15 @@ def _script(name: str, **environment: str) -> StringCommand:
     return StringCommand(f"{settings}\n{(_SCRIPTS / name).read_text()}")
 
 
-def credentials_path(desktop: str) -> str:
-    return f"{SECRETS.path}/{desktop}.json"
-
-
-def credentials(password: SecretStr) -> SecretStr:
-    """The relay's file about a desktop, read anew for each stream; a desktop without one is TigerVNC's."""
-    found = {"backend": Backend.KASMVNC, "owner": OWNER, "password": password.get_secret_value()}
-    return SecretStr(json.dumps(found))
-
-
 class OwnerState(FactBase[str]):
-    """Which owner was set and which there is, as two hashes; "" where there is none.
-
-    Read as the desktop's user, as the home is his and may hold anything, a pipe without end too."""
+    """Hash of the password that the owner was given, if the desktop's own file still says so; else ""."""
 
     def command(self, user: str, home: str, noted: str) -> str:
-        owners = f"sed -n '/^{OWNER}:/p' .kasmpasswd"
+        program = shlex.quote(_owner_program())
+        look = f"OWNER={OWNER} USER={user} HOME_OF={home} timeout 5 python3 -I -c {program} look 2>/dev/null"
         return (
-            f"if [ -f {noted} ] && getent passwd {user} >/dev/null; then cut -d' ' -f1 {noted}; cd {home} && "
-            f"there=$(timeout 5 runuser -u {user} -- {owners} 2>/dev/null | sha256sum | cut -d' ' -f1); "
+            f"if [ -f {noted} ] && getent passwd {user} >/dev/null; then cut -d' ' -f1 {noted}; "
+            f"there=$({look} | sha256sum | cut -d' ' -f1); "
             f'[ "$there" = "$(cut -d\' \' -f2 {noted})" ] && echo there || echo gone; fi'
         )
 
@@ -124,4 +112,11 @@ def owner(desktop: str, user: str, home: str, password: SecretStr) -> Commands:
     key = f"{noted}.key"
     yield StringCommand(f"install -m 600 /dev/null {key}")
     yield FileUploadCommand(io.BytesIO(password.get_secret_value().encode() + b"\n"), key)
-    yield _script("owner.sh", OWNER=OWNER, USER=user, HOME_OF=home, KEY=key, STAMP=stamp, NOTED=noted)
+    yield _script(
+        "owner.sh", PROGRAM=_owner_program(), OWNER=OWNER, USER=user, HOME_OF=home, KEY=key, STAMP=stamp,
+        NOTED=noted,
+    )  # fmt: skip
+
+
+def _owner_program() -> str:
+    return (_SCRIPTS / "owner.py").read_text()

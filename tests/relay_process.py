@@ -100,6 +100,12 @@ class RelayProcess:
         )
         return {GRANT_HEADER: seal_grant(grant, key or self.key)}
 
+    def give(self, desktop: str, *, tenant: str = "t1") -> None:
+        """As the deploy does: from now on that desktop is this tenant's, and TigerVNC's."""
+        file = self.desktops_dir.parent / "secrets" / f"{desktop}.json"
+        file.parent.mkdir(exist_ok=True)
+        file.write_text(json.dumps({"backend": "tigervnc", "tenant": tenant}))
+
     def resident_bytes(self) -> int:
         pages = int(Path(f"/proc/{self.process.pid}/statm").read_text().split()[1])
         return pages * os.sysconf("SC_PAGE_SIZE")
@@ -118,6 +124,7 @@ def running_relay(
         "key_file": str(directory / "relay.key"),
         "publish_address": PUBLISH_ADDRESS,
         "desktops_dir": str(directory / "desktops"),
+        "desktop_secrets_dir": str(directory / "secrets"),
         **settings,
     }
     path = directory / "relay.toml"

@@ -419,13 +419,52 @@ def test_a_desktop_that_cannot_be_used_ends_the_stream_with_the_reason(
 
 
 def test_a_closed_port_and_a_missing_socket_are_unreachable(relay: RelayProcess) -> None:
+    relay.give("silent")
+
     async def body(http: aiohttp.ClientSession) -> None:
-        for target in (free_port(PUBLISH_ADDRESS), DesktopSocket(name="nobody")):
+        for target in (free_port(PUBLISH_ADDRESS), DesktopSocket(name="silent")):
             code, reason = await (await open_viewer(http, relay, target=target)).ending()
             assert code == CloseCode.UNREACHABLE
             assert "cannot be reached" in reason
 
     with_http(body)
+
+
+def test_a_desktop_that_was_given_away_is_closed_to_its_former_tenant(relay: RelayProcess) -> None:
+    """Whatever the control plane still thinks. A desktop that the deploy says nothing of is nobody's."""
+    relay.give("given", tenant="t2")
+
+    async def body(http: aiohttp.ClientSession) -> None:
+        for name in ("given", "unheard-of"):
+            with pytest.raises(aiohttp.WSServerHandshakeError) as caught:
+                await open_viewer(http, relay, target=DesktopSocket(name=name))
+            assert caught.value.status == 403
+        code, _ = await (
+            await open_viewer(http, relay, target=DesktopSocket(name="given"), tenant_id="t2")
+        ).ending()
+        assert code == CloseCode.UNREACHABLE
+
+    with_http(body)
+
+
+def test_a_desktop_that_is_given_away_while_its_stream_opens_ends_it(relay: RelayProcess) -> None:
+    """Its listener is too busy at first; once it answers, the desktop is the new tenant's already."""
+    place = relay.desktops_dir / "passing"
+    place.mkdir(parents=True)
+    relay.give("passing")
+    with socket.socket(socket.AF_UNIX) as listener, socket.socket(socket.AF_UNIX) as queued:
+        listener.bind(str(place / "rfb.sock"))
+        listener.listen(0)
+        queued.connect(str(place / "rfb.sock"))
+
+        async def body(http: aiohttp.ClientSession) -> None:
+            viewer = await open_viewer(http, relay, target=DesktopSocket(name="passing"))
+            relay.give("passing", tenant="t2")
+            listener.accept()[0].close()
+            code, reason = await viewer.ending()
+            assert (code, "another tenant" in reason) == (CloseCode.REVOKED, True)
+
+        with_http(body)
 
 
 def test_what_the_desktop_said_last_arrives_before_it_is_gone(relay: RelayProcess) -> None:

@@ -121,6 +121,7 @@ def test_a_probe_that_waits_sees_the_first_thing_that_is_drawn(relay: RelayProce
 def test_a_persistent_desktop_is_reached_on_its_unix_socket(relay: RelayProcess, tmp_path: Path) -> None:
     place = relay.desktops_dir / "studio"
     place.mkdir(parents=True)
+    relay.give("studio")
 
     async def body(http: aiohttp.ClientSession) -> None:
         viewer = await open_viewer(http, relay, target=DesktopSocket(name="studio"))
@@ -139,6 +140,7 @@ def test_a_desktop_cannot_lead_the_relay_to_another_ones_socket(relay: RelayProc
         place.mkdir(parents=True)
     (owned / "rfb.sock").symlink_to(other / "rfb.sock")
     os.chown(owned, 65534, 65534)
+    relay.give("owned")
 
     async def body(http: aiohttp.ClientSession) -> None:
         code, reason = await (await open_viewer(http, relay, target=DesktopSocket(name="owned"))).ending()

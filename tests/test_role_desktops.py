@@ -131,7 +131,8 @@ def test_desktop_of_another_tenant_starts_with_an_empty_home(run_role: RunRole) 
     facts = after(run_role(role, facts=fresh(), **arguments))
     steps = away_of(run_role(role, facts=facts, config=with_studio(tenant="guests")), "studio")
     assert list(steps) == [
-        "Part with the former tenant of studio", "Note the tenant of studio", "Run studio"
+        "Part with the former tenant of studio", "Note the tenant of studio",
+        "Tell the relay whose studio is", "Run studio",
     ]  # fmt: skip
     parting = steps["Part with the former tenant of studio"]
     assert "OWNER=desk-studio" in parting
@@ -185,19 +186,38 @@ def test_owner_is_set_before_the_relay_is_given_his_password(run_role: RunRole) 
     config = with_studio(backend="kasmvnc")
     steps = run_role(desktops_role.desktops, facts=kasmvnc_host(), config=config)
     names = [name.partition(" | ")[2] for name, _ in steps]
-    assert names.index("Set the owner of studio") < names.index("Give the relay the key of studio")
-    assert names.index("Give the relay the key of studio") < names.index("Run studio")
+    assert names.index("Set the owner of studio") < names.index("Tell the relay whose studio is")
+    assert names.index("Tell the relay whose studio is") < names.index("Run studio")
     key = put(steps, "/etc/deskfleet/secrets/relay/desktops/studio.json")
-    assert json.loads(key) == {"backend": "kasmvnc", "owner": "owner", "password": PASSWORD}
-    given = dict(steps)["Desktops | Give the relay the key of studio"]
+    assert json.loads(key) == {
+        "backend": "kasmvnc", "tenant": "main", "owner": "owner", "password": PASSWORD
+    }  # fmt: skip
+    given = dict(steps)["Desktops | Tell the relay whose studio is"]
     assert "root:deskfleet-relay" in given[2]
     assert "chmod 640" in given[2]
+
+
+@pytest.mark.parametrize("backend", ["tigervnc", "kasmvnc"])
+def test_relay_learns_of_another_tenant_between_the_former_ones_end_and_the_new_ones_begin(
+    run_role: RunRole, backend: str
+) -> None:
+    """The control host learns of it later, if the roll-out gets so far."""
+    first = run_role(desktops_role.desktops, facts=kasmvnc_host(), config=with_studio(backend=backend))
+    assert json.loads(put(first, desktops_role.access_path("studio")))["tenant"] == "main"
+    facts = {**kasmvnc_host(), **after(first), kasmvnc.OwnerState: stamp(PASSWORD)}
+    given = with_studio(tenant="guests", backend=backend)
+    steps = changes(run_role(desktops_role.desktops, facts=facts, config=given))
+    names = [name.partition(" | ")[2] for name, _ in steps]
+    told = names.index("Tell the relay whose studio is")
+    assert names.index("Part with the former tenant of studio") < told < names.index("Run studio")
+    found = json.loads(put(steps, desktops_role.access_path("studio")))
+    assert (found["tenant"], found["backend"]) == ("guests", backend)
 
 
 def test_relay_reads_the_file_that_the_deploy_writes(run_role: RunRole, tmp_path: Path) -> None:
     config = with_studio(backend="kasmvnc")
     steps = run_role(desktops_role.desktops, facts=kasmvnc_host(), config=config)
-    (tmp_path / "studio.json").write_text(put(steps, kasmvnc.credentials_path("studio")))
+    (tmp_path / "studio.json").write_text(put(steps, desktops_role.access_path("studio")))
     settings = RelaySettings(
         listen="127.0.0.1:8070",
         key_file=tmp_path / "relay.key",
@@ -238,7 +258,7 @@ def test_new_password_changes_the_owner_and_the_relays_file_only(run_role: RunRo
         run_role(desktops_role.desktops, facts=facts, config=config.model_copy(update={"secrets": keys}))
     )
     assert [name.partition(" | ")[2] for name, _ in changed] == [
-        "Set the owner of studio", "Give the relay the key of studio"
+        "Set the owner of studio", "Tell the relay whose studio is"
     ]  # fmt: skip
 
 
@@ -248,14 +268,14 @@ def test_change_of_backend_keeps_home_and_user(run_role: RunRole) -> None:
     facts = {**kasmvnc_host(), **after(tiger), kasmvnc.OwnerState: ""}
     to_kasmvnc = run_role(role, facts=facts, config=with_studio(backend="kasmvnc"))
     assert list(away_of(to_kasmvnc, "studio")) == [
-        "Write the session of studio", "Set the owner of studio", "Give the relay the key of studio",
+        "Write the session of studio", "Set the owner of studio", "Tell the relay whose studio is",
         "Run studio",
     ]  # fmt: skip
 
     kasm = run_role(role, facts=kasmvnc_host(), config=with_studio(backend="kasmvnc"))
     back = away_of(run_role(role, facts=after(kasm), **arguments), "studio")
-    assert list(back) == ["Write the session of studio", "Take back the key of studio", "Run studio"]
-    assert back["Take back the key of studio"] == "rm -rf /etc/deskfleet/secrets/relay/desktops/studio.json"
+    assert list(back) == ["Write the session of studio", "Tell the relay whose studio is", "Run studio"]
+    assert PASSWORD not in back["Tell the relay whose studio is"]
 
 
 def test_another_package_restarts_the_desktop(run_role: RunRole) -> None:

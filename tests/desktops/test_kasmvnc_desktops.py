@@ -4,6 +4,7 @@ is our wiring of it, not KasmVNC."""
 from __future__ import annotations
 
 import dataclasses
+import json
 import re
 import time
 from pathlib import Path
@@ -17,6 +18,7 @@ from tests.hosts.bare_host import Variant
 
 pytestmark = [pytest.mark.host, pytest.mark.timeout(600)]
 PASSWORDS = f"{HOME}/.kasmpasswd"
+ACCESS = "/etc/deskfleet/secrets/relay/desktops/studio.json"
 PLAIN_ONLY = pytest.mark.parametrize("bare", [Variant.PLAIN], indirect=True)
 """For what no supervisor has a part in."""
 WATCHER = f"s-0123456789:{hash_password('of-a-stream')}:r"
@@ -74,7 +76,7 @@ def test_new_password_of_the_owner_disturbs_no_stream(desktop: DesktopHost) -> N
     rotated = dataclasses.replace(desktop, password="another-password")
     changed = rotated.roll_out().changed
     assert [name.partition(" | ")[2] for name in changed] == [
-        "Set the owner of studio", "Give the relay the key of studio"
+        "Set the owner of studio", "Tell the relay whose studio is"
     ]  # fmt: skip
     assert desktop.host.read(PASSWORDS).splitlines()[1:] == [WATCHER]
     assert (rotated.ask()[0], desktop.ask()[0]) == (200, 401)
@@ -86,10 +88,9 @@ def test_new_password_of_the_owner_disturbs_no_stream(desktop: DesktopHost) -> N
 
 @PLAIN_ONLY
 def test_relays_file_is_for_the_relay_only(desktop: DesktopHost) -> None:
-    path = "/etc/deskfleet/secrets/relay/desktops/studio.json"
-    assert desktop.host.run(f"stat -c '%a %U %G' {path}").out.strip() == "640 root deskfleet-relay"
-    assert desktop.host.run(f"runuser -u desk-studio -- cat {path}", check=False).code != 0
-    assert desktop.host.run(f"runuser -u deskfleet-relay -- cat {path}").code == 0
+    assert desktop.host.run(f"stat -c '%a %U %G' {ACCESS}").out.strip() == "640 root deskfleet-relay"
+    assert desktop.host.run(f"runuser -u desk-studio -- cat {ACCESS}", check=False).code != 0
+    assert desktop.host.run(f"runuser -u deskfleet-relay -- cat {ACCESS}").code == 0
 
 
 def test_terminal_in_the_desktop_reaches_nothing_of_the_host(desktop: DesktopHost) -> None:
@@ -102,6 +103,44 @@ def test_terminal_in_the_desktop_reaches_nothing_of_the_host(desktop: DesktopHos
         desktop.in_the_desktop("bash -c 'exec 3<>/dev/tcp/127.0.0.1/6901' && echo its own").strip()
         == "its own"
     )
+
+
+def test_terminal_in_the_desktop_sees_no_socket_of_the_host(desktop: DesktopHost) -> None:
+    """Neither the system's bus nor a supervisor's."""
+    # The second is where mount(8) takes its notes.
+    assert set(desktop.in_the_desktop("ls -A /run").split()) <= {"deskfleet", "mount"}
+    assert desktop.in_the_desktop("find /run/ -type s").split() == [SOCKET]
+    assert desktop.in_the_desktop("ls -A /dev/shm") == ""
+    assert len(desktop.host.run("find /run/ -type s").out.split()) > 1
+
+
+_LOOK_FOR_A_WAY_OUT = f"""
+own=$(readlink /proc/self/ns/net)
+while :; do
+    for process in /proc/[0-9]*; do
+        # Told to those alone who may attach to it.
+        if there=$(readlink $process/ns/net 2>/dev/null) && [ "$there" != "$own" ]; then
+            cat $process/cmdline >> {HOME}/way-out
+        fi
+    done
+done
+"""
+
+
+@PLAIN_ONLY
+def test_roll_out_lends_the_desktop_no_program_outside_of_it(desktop: DesktopHost) -> None:
+    """One that ran as its user where the host's network is would be its programs' way there; a pipe in the
+    place of a file that it reads would hold it long enough."""
+    desktop.in_the_desktop(f"rm {PASSWORDS}; mkfifo {PASSWORDS}")
+    desktop.host.write("/opt/look.sh", _LOOK_FOR_A_WAY_OUT, "755")
+    desktop.in_the_desktop("setsid -f sh /opt/look.sh >/dev/null 2>&1")
+    try:
+        done = desktop.roll_out()
+        assert [name.partition(" | ")[2] for name in done.changed] == ["Set the owner of studio"], done.out
+    finally:
+        desktop.host.run("pkill -f '^sh /opt/look.sh'; rm /opt/look.sh")
+    assert desktop.host.run(f"cat {HOME}/way-out", check=False).code != 0
+    assert desktop.ask()[0] == 200
 
 
 def test_crashed_server_returns_and_the_home_is_as_it_was(desktop: DesktopHost) -> None:
@@ -189,7 +228,7 @@ def test_choice_is_made_once_and_again_only_when_told(desktop: DesktopHost) -> N
     assert desktop.host.run("ls /run/deskfleet/desktops/studio").out.split() == ["rfb.sock"]
     assert "Xkasmvnc" not in desktop.processes()
     assert "Xtigervnc" in desktop.processes()
-    assert desktop.host.run("ls /etc/deskfleet/secrets/relay/desktops").out == ""
+    assert json.loads(desktop.host.read(ACCESS)) == {"backend": "tigervnc", "tenant": "main"}
     assert nowhere.roll_out(studio=open_choice).changed == []
     assert desktop.roll_out(studio=open_choice).changed == [], "it could be had by now, but nobody asked"
 
@@ -198,6 +237,18 @@ def test_choice_is_made_once_and_again_only_when_told(desktop: DesktopHost) -> N
     assert "Xtigervnc" not in desktop.processes()
     assert desktop.ask()[0] == 200
     assert desktop.host.read(f"{HOME}/notes.txt") == "mine\n"
+
+
+@PLAIN_ONLY
+def test_desktop_of_another_tenant_begins_anew_and_the_relay_knows_whose_it_is(desktop: DesktopHost) -> None:
+    desktop.host.run(f"runuser -u desk-studio -- sh -c 'echo mine > {HOME}/notes.txt'")
+    for tenant in ("guests", "main"):
+        done = desktop.roll_out(studio=STUDIO | {"tenant": tenant})
+        assert done.code == 0, done.out
+        assert json.loads(desktop.host.read(ACCESS))["tenant"] == tenant
+        assert desktop.ask()[0] == 200
+        assert desktop.host.run(f"ls {HOME}/notes.txt", check=False).code != 0
+    assert desktop.roll_out().changed == []
 
 
 def test_taking_it_away_leaves_nothing(desktop: DesktopHost) -> None:

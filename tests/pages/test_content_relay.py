@@ -23,7 +23,7 @@ def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def studio(directory: Path) -> Iterator[Studio]:
-    with studio_at(directory) as running:
+    with studio_at(directory, tenant="acme") as running:
         yield running
 
 

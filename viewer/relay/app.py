@@ -10,6 +10,7 @@ from viewer.model import utcnow
 from viewer.relay.answers import CloseCode, StreamList
 from viewer.relay.content_files import ContentFiles
 from viewer.relay.content_paths import content_path
+from viewer.relay.desktop_access import check_tenant
 from viewer.relay.probing import probe
 from viewer.relay.problems import problem
 from viewer.relay.settings import Settings
@@ -45,6 +46,7 @@ class Relay:
     async def stream(self, request: web.Request) -> web.StreamResponse:
         try:
             grant, target = self._grant_for_target(request, purpose="stream")
+            check_tenant(grant, self._settings)
         except GrantRefused as refusal:
             return problem(403, "Stream refused", str(refusal))
         if not web.WebSocketResponse(protocols=("binary",)).can_prepare(request):
@@ -122,6 +124,7 @@ class Relay:
         grant = self._grant(request, purpose="content")
         if not isinstance(grant.target, DesktopSocket):
             raise GrantRefused("the grant names no desktop")
+        check_tenant(grant, self._settings)
         return grant, grant.target
 
     def _grant_for_target(self, request: web.Request, *, purpose: str) -> tuple[Grant, Target]:

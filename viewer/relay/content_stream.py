@@ -13,14 +13,15 @@ from contextlib import suppress
 from aiohttp import hdrs, web
 from aiohttp.abc import AbstractStreamWriter
 
-from viewer.grants import DesktopSocket, Grant
+from viewer.grants import DesktopSocket, Grant, GrantRefused
 from viewer.relay.answers import CloseCode
+from viewer.relay.desktop_access import check_tenant
 from viewer.relay.desktops import READ_BYTES, DesktopUnreachable
 from viewer.relay.downstream import BufferPool
 from viewer.relay.framing import close_frame
 from viewer.relay.kasmvnc import accept_of, open_stream
 from viewer.relay.settings import Settings
-from viewer.relay.splicing import Pipe
+from viewer.relay.splicing import FrameEdges, Pipe
 from viewer.relay.stream import CLOSING_SECONDS, Ending, Stream, log, own_handle
 from viewer.relay.stream_users import StreamUsers
 
@@ -44,6 +45,8 @@ class ContentStream(Stream):
         self._users = users
         self._has_user = False
         self._desktop: socket.socket | None = None
+        self._edges = FrameEdges()
+        """Of what the browser gets."""
         self._to_browser: Pipe | None = None
         self._to_desktop: Pipe | None = None
 
@@ -91,8 +94,12 @@ class ContentStream(Stream):
             user = await self._users.make(name, self.stream_id, may_write=self.grant.may_control)
             self._has_user = True
             self._desktop, early = await open_stream(name, user, self._settings)
+            # Once more: it may have been given away just now, and then this is the new tenant's already.
+            check_tenant(self.grant, self._settings)
         except DesktopUnreachable as error:
             self.end(CloseCode.UNREACHABLE, str(error))
+        except GrantRefused as error:
+            self.end(CloseCode.REVOKED, str(error))
         except OSError as error:
             self.end(CloseCode.OK, f"the browser has gone ({error.strerror})")
         except Exception:
@@ -106,6 +113,7 @@ class ContentStream(Stream):
             desktop,
             browser,
             self._pool,
+            edges=self._edges,
             on_source_gone=self._desktop_gone,
             on_sink_gone=self._browser_gone,
         )
@@ -120,7 +128,7 @@ class ContentStream(Stream):
         self._to_desktop.start(b"")
 
     def _desktop_gone(self, why: str | None) -> None:
-        if self._to_browser is not None and self._to_browser.edges.closed:
+        if self._edges.closed:
             self.end(CloseCode.OK, "the desktop closed the stream")
         else:
             self.end(CloseCode.GONE, f"the desktop has gone ({why})" if why else "the desktop has gone")
@@ -135,7 +143,7 @@ class ContentStream(Stream):
         if self._to_browser is not None and not await _to_end_of_frame(self._to_browser):
             return
         with suppress(OSError):
-            if self._to_browser is None or not self._to_browser.edges.closed:
+            if not self._edges.closed:
                 browser.send(close_frame(ending.code, ending.reason))
             browser.shutdown(socket.SHUT_WR)
             # What it still sends must be read, or the kernel throws the close frame away with a reset.

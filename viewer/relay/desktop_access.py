@@ -1,5 +1,6 @@
-"""What a persistent desktop runs, and how its relay signs in to it: one file per desktop, written by the
-deploy and read anew each time, so that a change needs no restart."""
+"""Whose a persistent desktop is, what it runs, and how its relay signs in to it: one file per desktop,
+written by the deploy before the desktop starts, and read anew each time, so that a change needs no restart.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +9,7 @@ from typing import Annotated, NamedTuple
 
 from pydantic import SecretStr, StringConstraints, ValidationError, model_validator
 
+from viewer.grants import DesktopSocket, Grant, GrantRefused
 from viewer.model import DesktopBackend, Frozen
 from viewer.relay.desktops import DesktopUnreachable
 from viewer.relay.settings import Settings
@@ -28,6 +30,8 @@ class DesktopAccess(Frozen):
     """Content of `<desktop_secrets_dir>/<name>.json`."""
 
     backend: DesktopBackend
+    tenant: str | None = None
+    """Whose data it shows; None: nobody's, so that nobody watches it."""
     owner: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.-]{1,64}$")] | None = None
     password: SecretStr | None = None
 
@@ -46,7 +50,8 @@ class DesktopAccess(Frozen):
 
 
 def read_access(desktop: str, settings: Settings) -> DesktopAccess:
-    """A desktop without a file runs TigerVNC. Raises DesktopUnreachable with a sentence for the operator."""
+    """A desktop without a file is nobody's, and taken for TigerVNC's. Raises DesktopUnreachable with a
+    sentence for the operator."""
     file = settings.desktop_secrets_dir / f"{desktop}.json"
     try:
         return DesktopAccess.model_validate_json(file.read_bytes())
@@ -60,6 +65,23 @@ def read_access(desktop: str, settings: Settings) -> DesktopAccess:
         # Without the input: it holds the password.
         problem = error.errors(include_url=False, include_input=False)[0]["msg"]
         raise DesktopUnreachable(f"{file} is not right ({problem}); roll out the desktops again") from error
+
+
+def check_tenant(grant: Grant, settings: Settings) -> None:
+    """Raise GrantRefused unless the grant's desktop is its tenant's here and now.
+
+    The control plane may still take it for its former tenant's: it learns of a change last, or not at all if
+    the roll-out ends before. A sandbox's port is its session's alone, so there is nothing to compare."""
+    if not isinstance(grant.target, DesktopSocket):
+        return
+    try:
+        tenant = read_access(grant.target.name, settings).tenant
+    except DesktopUnreachable as error:
+        raise GrantRefused(str(error)) from error
+    if tenant is None:
+        raise GrantRefused("this host knows no tenant of the desktop; roll out the desktops again")
+    if tenant != grant.tenant_id:
+        raise GrantRefused("the desktop was given to another tenant; roll out the viewer")
 
 
 def owner_of(desktop: str, settings: Settings) -> Credentials:

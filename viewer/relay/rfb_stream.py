@@ -8,8 +8,9 @@ from contextlib import suppress
 
 from aiohttp import WSMsgType, web
 
-from viewer.grants import Grant, Target
+from viewer.grants import Grant, GrantRefused, Target
 from viewer.relay.answers import CloseCode
+from viewer.relay.desktop_access import check_tenant
 from viewer.relay.desktops import DesktopUnreachable, connect, converse
 from viewer.relay.downstream import BufferPool, Downstream
 from viewer.relay.framing import close_reason
@@ -88,6 +89,8 @@ class RfbStream(Stream):
                 await self._to_desktop(desktop, self._admit(await _next_bytes(browser, downstream)))
         except (DesktopUnreachable, Refused) as error:
             self.end(CloseCode.UNREACHABLE, str(error))
+        except GrantRefused as error:
+            self.end(CloseCode.REVOKED, str(error))
         except ProtocolError as error:
             self.end(CloseCode.PROTOCOL_ERROR, str(error))
         except _BrowserLeft:
@@ -108,6 +111,8 @@ class RfbStream(Stream):
         try:
             async with asyncio.timeout(self._settings.handshake_seconds):
                 desktop = await connect(self._target, self._settings)
+                # Once more: it may have been given away just now, and then this is the new tenant's already.
+                check_tenant(self.grant, self._settings)
                 await converse(desktop, Conversation(client_handshake(password)))
         except BaseException as error:
             if desktop is not None:
