@@ -29,9 +29,12 @@ from viewer.relay.settings import Settings
 STREAM_USER = re.compile(r"s-[0-9a-f]{12}")
 """Names of the users that relays make, and of no others."""
 LONGEST_HEAD = 16 * 1024
-LONGEST_ANSWER = 16 << 20
+LONGEST_ANSWER = 256 << 10
+"""Bytes of the owner API's answers, but for the screenshot; enough for 3,000 users."""
+LONGEST_SCREENSHOT = 16 << 20
 _READ_BYTES = 1 << 16
 _ACCEPT_SALT = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
+_LENGTH = re.compile(r"[0-9]{1,15}")
 _LISTED = re.compile(rf'"user": "({STREAM_USER.pattern})"')
 
 
@@ -168,12 +171,16 @@ class OwnerApi:
 
     async def screenshot(self) -> bytes:
         """A JPEG of the whole screen; raises BadRequest before anything was painted."""
-        return await self._call("GET", "/api/get_screenshot?width=4096&height=4096")
+        return await self._call(
+            "GET", "/api/get_screenshot?width=4096&height=4096", longest=LONGEST_SCREENSHOT
+        )
 
     async def _post(self, name: str, users: Sequence[Mapping[str, str | bool]]) -> None:
         await self._call("POST", f"/api/{name}", json.dumps(users).encode())
 
-    async def _call(self, method: str, path: str, body: bytes = b"") -> bytes:
+    async def _call(
+        self, method: str, path: str, body: bytes = b"", *, longest: int = LONGEST_ANSWER
+    ) -> bytes:
         async with _in_time(self._settings):
             sock = await connect_web(self._desktop, self._settings)
             try:
@@ -182,21 +189,23 @@ class OwnerApi:
                     raise BadRequest(path)
                 if head.status != 200:
                     raise DesktopUnreachable(f"the desktop's API answers HTTP {head.status}")
-                return await _rest(sock, head)
+                return await _rest(sock, head, longest)
             finally:
                 sock.close()
 
 
-async def _rest(sock: socket.socket, head: Head) -> bytes:
-    """The whole body; it ends with the connection or at its stated length."""
+async def _rest(sock: socket.socket, head: Head, longest: int) -> bytes:
+    """The whole body; it ends with the connection or at its stated length. One above `longest` is none."""
     loop = asyncio.get_running_loop()
-    length = int(head.headers.get("content-length", str(LONGEST_ANSWER)))
+    length = int(head.headers.get("content-length", str(longest + 1)))
     body = bytearray(head.early)
     try:
-        while len(body) < min(length, LONGEST_ANSWER) and (part := await loop.sock_recv(sock, _READ_BYTES)):
+        while len(body) < min(length, longest + 1) and (part := await loop.sock_recv(sock, _READ_BYTES)):
             body += part
     except OSError as error:
         raise DesktopUnreachable(f"the desktop hung up ({error.strerror})") from error
+    if len(body) > longest:
+        raise DesktopUnreachable(f"the desktop's answer is longer than {longest} bytes")
     return bytes(body)
 
 
@@ -209,7 +218,7 @@ def _parse(received: bytes) -> Head:
     headers = {
         name.strip().lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)
     }
-    if not headers.get("content-length", "0").isdecimal():
+    if not _LENGTH.fullmatch(headers.get("content-length", "0")):
         raise DesktopUnreachable("the desktop states a length that is no number")
     return Head(int(found.group(1)), headers, early)
 

@@ -39,7 +39,7 @@ class Settings(Frozen):
     probe_seconds: float = Field(default=20, gt=0)
     max_streams: int = Field(default=400, ge=1)
     max_tenant_share: float = Field(default=0.5, gt=0, le=1)
-    """What part of `max_streams` the streams of one tenant may take, so that it cannot shut out the others."""
+    """What part of `max_streams` one tenant may take, so that it cannot shut out the others."""
     max_streams_per_session: int = Field(default=16, ge=1)
     max_message_bytes: int = Field(default=1 << 20, ge=1024)
     """A WebSocket message from a browser must be smaller than this."""

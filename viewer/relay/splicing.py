@@ -2,8 +2,9 @@
 
 For streams whose messages are none of the relay's business. The same way as in `downstream`: one large
 `recv_into`, one `send`, no copy and no task in between; what the sink does not take stays where it is, and
-the source is not read until it is gone. Only the edges of WebSocket frames are noticed, because a close frame
-of our own may stand between two frames and never inside one.
+the source is not read until it is gone. Towards a browser the edges of WebSocket frames are noticed, because
+a close frame of our own may stand between two frames and never inside one. Whoever sends the frames chooses
+how many there are, and noticing one takes a microsecond: after `FRAMES_AT_ONCE` all other streams have a turn.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from collections.abc import Callable
 
 from viewer.relay.downstream import BUFFER_BYTES, BufferPool
 
+FRAMES_AT_ONCE = 1000
 _CLOSE = 0x8
 _MASKED = 0x80
 _LONGEST_HEADER = 14
@@ -35,15 +37,19 @@ class FrameEdges:
             return _header_size(self._header) - len(self._header)
         return self._payload_left
 
-    def feed(self, data: memoryview) -> None:
-        at, end = self._skip_payload(0, len(data)), len(data)
-        while at < end:
+    def feed(self, data: memoryview) -> int:
+        """Return how many bytes were looked at: all, or those of so many frames that it is time for a pause.
+        Feed the rest next."""
+        at, end, frames = self._skip_payload(0, len(data)), len(data), 0
+        while at < end and frames < FRAMES_AT_ONCE:
+            frames += 1
             if self._header or end - at < _LONGEST_HEADER:
                 at = self._add_to_header(data, at, end)
             else:
                 # Nearly always: whole headers are read where they lie.
                 at += self._begin(data[at : at + _LONGEST_HEADER])
             at = self._skip_payload(at, end)
+        return at
 
     def _skip_payload(self, at: int, end: int) -> int:
         step = min(self._payload_left, end - at)
@@ -82,7 +88,7 @@ def _header_size(header: bytearray | memoryview) -> int:
 
 class Pipe:
     """One direction. Owns neither socket. `on_source_gone` and `on_sink_gone` are called at most once each,
-    with the reason, or None where the other side ended in order."""
+    with the reason, or None where the other side ended in order. `edges`: None if nobody asks for them."""
 
     def __init__(
         self,
@@ -90,6 +96,7 @@ class Pipe:
         sink: socket.socket,
         pool: BufferPool,
         *,
+        edges: FrameEdges | None = None,
         on_source_gone: Callable[[str | None], None],
         on_sink_gone: Callable[[str | None], None],
     ) -> None:
@@ -97,14 +104,16 @@ class Pipe:
         self._source = source
         self._sink = sink
         self._pool = pool
+        self._edges = edges
         self._on_source_gone = on_source_gone
         self._on_sink_gone = on_sink_gone
         self._reading = False
         self._rest: memoryview | None = None
+        self._looked_at = 0
+        """Bytes of `_rest` whose edges are known; no others go out."""
         self._held: memoryview | None = None
         self._drained = asyncio.Event()
         self._drained.set()
-        self.edges = FrameEdges()
         self.bytes_passed = 0
         """Taken from the source, frame headers included."""
 
@@ -125,12 +134,12 @@ class Pipe:
         """After `stop`: go on to the end of the frame under way. Whether it came; the caller sets the
         time limit."""
         await self._drained.wait()
-        while missing := self.edges.missing:
+        while self._edges is not None and (missing := self._edges.missing):
             data = await self._loop.sock_recv(self._source, min(missing, BUFFER_BYTES))
             if not data:
                 return False
             await self._loop.sock_sendall(self._sink, data)
-            self.edges.feed(memoryview(data))
+            self._edges.feed(memoryview(data))
             self.bytes_passed += len(data)
         return self._rest is None
 
@@ -158,7 +167,6 @@ class Pipe:
 
     def _pass_on(self, data: memoryview) -> None:
         self.bytes_passed += len(data)
-        self.edges.feed(data)
         self._rest = data
         self._write()
         if self._rest is not None:
@@ -175,18 +183,21 @@ class Pipe:
                 self._loop.add_reader(self._source, self._readable)
 
     def _write(self) -> None:
-        """Hand to the kernel what it takes now; the rest stays."""
+        """Hand to the kernel what it takes now, of as many frames as may be looked at; the rest stays."""
         rest = self._rest
         if rest is None:
             return
+        if not self._looked_at:
+            self._looked_at = self._edges.feed(rest) if self._edges is not None else len(rest)
         try:
-            taken = self._sink.send(rest)
+            taken = self._sink.send(rest[: self._looked_at])
         except (BlockingIOError, InterruptedError):
             return
         except OSError as error:
             self.close()
             self._on_sink_gone(error.strerror)
             return
+        self._looked_at -= taken
         if taken < len(rest):
             self._rest = rest[taken:]
             return
@@ -196,7 +207,7 @@ class Pipe:
     def _let_go(self) -> None:
         if self._rest is not None:
             self._loop.remove_writer(self._sink)
-            self._rest = None
+            self._rest, self._looked_at = None, 0
         self._drained.set()
         self._give_back()
 

@@ -22,6 +22,8 @@ FIRST_PAUSE, LONGEST_PAUSE = 0.5, 30.0
 """Seconds between attempts while a desktop does not answer."""
 REFUSED_PAUSE = 60.0
 """Seconds after a 401: asking again at once would not help, the deploy must write a new password first."""
+MOST_AT_ONCE = 64
+"""Users that one sweep removes; more than a desktop has sessions' streams are the work of its own user."""
 
 log = logging.getLogger(__name__)
 
@@ -100,26 +102,36 @@ class StreamUsers:
             try:
                 if read_access(desktop, self._settings).credentials is None:
                     return
-                await self._sweep(desktop, state)
+                if not await self._sweep(desktop, state):
+                    pause = await _rest_for(pause)
             except OwnerRefused as error:
                 log.warning("desktop %s: users of ended streams stay for now: %s", desktop, error)
                 await asyncio.sleep(REFUSED_PAUSE)
             except (DesktopUnreachable, BadRequest):
-                await asyncio.sleep(pause)
-                pause = min(2 * pause, LONGEST_PAUSE)
+                pause = await _rest_for(pause)
             except Exception:
                 log.exception("desktop %s: users of ended streams stay", desktop)
                 return
 
-    async def _sweep(self, desktop: str, state: _Desktop) -> None:
-        """One sweep serves all who asked for one before it began."""
+    async def _sweep(self, desktop: str, state: _Desktop) -> bool:
+        """Whether all strays are gone, and not only the first. One sweep serves all who asked for one before
+        it began."""
         asked = state.wanted
         async with state.lock:
             if state.done >= asked:
-                return
+                return True
             current = state.wanted
             api = OwnerApi(desktop, owner_of(desktop, self._settings), self._settings)
             strays = await api.stream_users() - state.in_use
             if strays:
-                await api.remove_users(strays)
+                await api.remove_users(list(strays)[:MOST_AT_ONCE])
+            if len(strays) > MOST_AT_ONCE:
+                return False
             state.done = current
+            return True
+
+
+async def _rest_for(pause: float) -> float:
+    """Return the next pause."""
+    await asyncio.sleep(pause)
+    return min(2 * pause, LONGEST_PAUSE)
