@@ -66,6 +66,18 @@ def tab(context: BrowserContext, content_site: ContentSite) -> Page:
     return page
 
 
+@pytest.mark.parametrize(("role", "shared"), [(Role.WATCHER, False), (Role.OPERATOR, True)])
+def test_desktops_page_is_offered_the_clipboard_of_those_who_control_it(
+    context: BrowserContext, content_site: ContentSite, role: Role, shared: bool
+) -> None:
+    page = context.new_page()
+    sign_in(page, content_site.origin, content_site.key(role))
+    shown(page, content_site, content_site.desktop("studio"))
+    offered = page.locator(FRAME).get_attribute("allow") or ""
+    assert f"fullscreen {content_site.content_origin(content_site.desktop('studio'))}" in offered
+    assert ("clipboard-read" in offered, "clipboard-write" in offered) == (shared, shared)
+
+
 def shown(page: Page, site: ContentSite, session: Session) -> Frame:
     """The desktop's own page, once it has loaded in its frame."""
     page.goto(f"{site.origin}/sandboxes/{session.id}")

@@ -4,7 +4,9 @@ import { ticketFrom, goThrough } from "./entering.js";
 
 // What it may do is what such a client needs. It stays in its frame: no top navigation, no windows of its own.
 const SANDBOX = "allow-scripts allow-same-origin allow-forms allow-downloads allow-pointer-lock";
-const FEATURES = ["clipboard-read", "clipboard-write", "fullscreen", "autoplay"];
+const FEATURES = ["fullscreen", "autoplay"];
+// A watcher's clipboard is none of the desktop's business, whatever its page asks for.
+const CONTROL_FEATURES = ["clipboard-read", "clipboard-write"];
 const PATIENCE_MS = 20_000;
 let frames = 0;
 
@@ -63,18 +65,19 @@ export class ContentFrame extends EventTarget {
     }
     if (this.#ended) return;
     this.#origin = new URL(entry.url).origin;
-    this.#frame = this.#newFrame(name);
+    this.#frame = this.#newFrame(name, viewOnly);
     this.#stage.replaceChildren(this.#frame);
     goThrough(entry, { next: clientAddress(viewOnly), target: this.#frame.name });
   }
 
-  #newFrame(name) {
+  #newFrame(name, viewOnly) {
     const frame = document.createElement("iframe");
     frame.name = `desktop-${++frames}`;
     frame.title = `Screen of ${name}`;
     frame.setAttribute("sandbox", SANDBOX);
     // By name: a frame that a form leads on has no address of its own that "its origin" could mean.
-    frame.allow = FEATURES.map((feature) => `${feature} ${this.#origin}`).join("; ");
+    const features = viewOnly ? FEATURES : [...FEATURES, ...CONTROL_FEATURES];
+    frame.allow = features.map((feature) => `${feature} ${this.#origin}`).join("; ");
     return frame;
   }
 
