@@ -15,6 +15,7 @@ import tempfile
 import time
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -62,13 +63,20 @@ class Part:
     budget_seconds: int
     verbose: bool
     side_by_side: bool = False
+    """Its tests may run beside each other in one network and file system."""
+    daemon: str = "hosts"
+    """Name of the dockerd that carries its hosts: parts that run at once need their own."""
 
 
-PARTS = (
-    Part("fast tests", "not real and not host and not browser", 120, verbose=False, side_by_side=True),
-    Part("real parts and Chromium on this machine", "(real or browser) and not host", 360, verbose=False),
-    Part("the whole product on bare hosts", "host", 1320, verbose=True),
+PARTS: tuple[tuple[Part, ...], ...] = (
+    (Part("fast tests", "not real and not host and not browser", 120, verbose=False, side_by_side=True),),
+    (Part("real parts and Chromium on this machine", "(real or browser) and not host", 420, verbose=False),),
+    (
+        Part("one host", "host and not fleet", 1200, verbose=True),
+        Part("a fleet", "host and fleet", 1200, verbose=True, daemon="fleets"),
+    ),
 )
+"""One after the other; those of one line at once, because they wait for packages more than they compute."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +94,7 @@ def main() -> int:
         return subprocess.run(command, cwd=ROOT, check=False).returncode
     started = time.monotonic()
     install_what_is_missing()
-    outcomes = [run_part(part, sys.argv[1:]) for part in PARTS]
+    outcomes = [outcome for parts in PARTS for outcome in run_at_once(parts, sys.argv[1:])]
     print_summary(outcomes, time.monotonic() - started)
     return 1 if any(outcome.code for outcome in outcomes) else 0
 
@@ -152,7 +160,13 @@ def services_stay_off() -> Iterator[None]:
 # --- running ---
 
 
-def run_part(part: Part, more: Sequence[str]) -> Outcome:
+def run_at_once(parts: Sequence[Part], more: Sequence[str]) -> list[Outcome]:
+    labels = [f"[{part.name}]" if len(parts) > 1 else "" for part in parts]
+    with ThreadPoolExecutor(len(parts)) as pool:
+        return list(pool.map(lambda part, label: run_part(part, more, label), parts, labels))
+
+
+def run_part(part: Part, more: Sequence[str], label: str) -> Outcome:
     print(f"\n=== {part.name} (budget {minutes(part.budget_seconds)})", flush=True)
     started = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
@@ -162,13 +176,28 @@ def run_part(part: Part, more: Sequence[str]) -> Outcome:
         manner += ["-n", "auto"] if part.side_by_side else []
         command = [sys.executable, "-m", "pytest", "-m", part.markers, f"--junitxml={report}", "-rs",
                    "--durations=5", *manner, *more]  # fmt: skip
-        code = subprocess.run(command, cwd=ROOT, env=test_environment(), check=False).returncode
+        code = run_shown(command, test_environment(part), label)
         return Outcome(part, code, time.monotonic() - started, counts_of(report))
 
 
-def test_environment() -> dict[str, str]:
+def run_shown(command: Sequence[str], env: dict[str, str], label: str) -> int:
+    """Run `command`, its lines shown as they come; after `label`, where others show theirs in between."""
+    if not label:
+        return subprocess.run(command, cwd=ROOT, env=env, check=False).returncode
+    with subprocess.Popen(
+        command, cwd=ROOT, env=env, text=True, errors="replace",
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+    ) as process:  # fmt: skip
+        assert process.stdout is not None
+        for line in process.stdout:
+            print(f"{label} {line.rstrip()}", flush=True)
+    return process.returncode
+
+
+def test_environment(part: Part) -> dict[str, str]:
     """/usr/sbin is not on everybody's path, and dockerd and iptables lie there."""
-    return {**os.environ, "PATH": f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"}
+    path = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
+    return {**os.environ, "PATH": path, "DESKFLEET_TEST_DAEMON": part.daemon}
 
 
 def counts_of(report: Path) -> str:

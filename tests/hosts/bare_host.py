@@ -12,6 +12,7 @@ By hand: `python -m tests.hosts.bare_host up plain|systemd`, `… run plain COMM
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import hashlib
 import json
 import os
@@ -252,16 +253,26 @@ def _ensure_base(daemon: OwnDocker, tag: str) -> str:
     base = f"deskfleet-test-base:{tag}"
     if has_image(daemon, base):
         return base
-    say("making a bare Debian 12 from this machine's package servers (half a minute)")
-    CACHE.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=CACHE) as folder:
-        root = Path(folder) / "root"
-        _bootstrap(root)
-        _lay_network_settings(root)
-        archive = Path(folder) / "base.tar"
-        subprocess.run(["tar", "--numeric-owner", "-C", str(root), "-cf", str(archive), "."], check=True)
-        daemon.docker("import", str(archive), base)
+    daemon.docker("import", str(_base_archive(tag)), base)
     return base
+
+
+def _base_archive(tag: str) -> Path:
+    """A bare Debian 12 as a tar, made once for all daemons, also for those that ask at the same time."""
+    archive = CACHE / f"base-{tag}.tar"
+    CACHE.mkdir(parents=True, exist_ok=True)
+    with (CACHE / "base.lock").open("w") as lock, tempfile.TemporaryDirectory(dir=CACHE) as folder:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not archive.exists():
+            say("making a bare Debian 12 from this machine's package servers (half a minute)")
+            root, made = Path(folder) / "root", Path(folder) / "base.tar"
+            _bootstrap(root)
+            _lay_network_settings(root)
+            subprocess.run(["tar", "--numeric-owner", "-C", str(root), "-cf", str(made), "."], check=True)
+            for former in CACHE.glob("base-*.tar"):
+                former.unlink()
+            made.rename(archive)
+    return archive
 
 
 def _bootstrap(root: Path) -> None:
