@@ -1,8 +1,8 @@
 """Bench group "rollout": the same forty tasks on 1, 3 and 6 hosts over SSH, by our operations and by Ansible.
 
 Both run in the same minute on the same hosts, both with pipelining of their kind, Ansible with at least as
-many forks as hosts and without gathering facts. First runs find the package downloaded. One host also at a
-round trip of 50 ms, through a userspace proxy.
+many forks as hosts and without gathering facts. First runs find the package downloaded. All of it again at a
+round trip of 50 ms, through userspace proxies.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -135,9 +135,8 @@ def rows() -> list[BenchRow]:
 
 
 def _measure(lan: Lan, folder: Path, machines: Sequence[BareHost]) -> list[BenchRow]:
-    pins = known_hosts(machines)
-    slow = f"[127.0.0.1]:{PROXY_PORT} {' '.join(pins.splitlines()[0].split()[1:])}\n"
-    (folder / "known_hosts").write_text(pins + slow)
+    slow = [Address("127.0.0.1", PROXY_PORT + number) for number in range(len(machines))]
+    (folder / "known_hosts").write_text(_pins(machines, slow))
     for machine in machines:
         machine.run("apt-get update -qq && apt-get install -qq -y python3-apt", timeout=300)
     found: list[BenchRow] = []
@@ -145,13 +144,29 @@ def _measure(lan: Lan, folder: Path, machines: Sequence[BareHost]) -> list[Bench
     for size in SIZES:
         some = machines[:size]
         controller = Controller(lan, folder, {one.name: Address(one.address) for one in some})
-        more, noop_cpu[size] = _compare(controller, some, f"{size} host{'s' if size > 1 else ''}")
+        more, noop_cpu[size] = _compare(controller, some, _hosts(size))
         found += more
     found.append(_cpu_row(noop_cpu))
-    with _slow_link(lan, f"{machines[0].address}:22"):
-        controller = Controller(lan, folder, {machines[0].name: Address("127.0.0.1", PROXY_PORT)})
-        found += _compare(controller, machines[:1], f"1 host at {ROUND_TRIP_MS} ms")[0]
+    with ExitStack() as links:
+        for machine, address in zip(machines, slow, strict=True):
+            links.enter_context(_slow_link(lan, address.port, f"{machine.address}:22"))
+        for size in SIZES:
+            some = dict(zip((one.name for one in machines[:size]), slow, strict=False))
+            controller = Controller(lan, folder, some)
+            found += _compare(controller, machines[:size], f"{_hosts(size)} at {ROUND_TRIP_MS} ms")[0]
     return found
+
+
+def _hosts(size: int) -> str:
+    return f"{size} host{'s' if size > 1 else ''}"
+
+
+def _pins(machines: Sequence[BareHost], slow: Sequence[Address]) -> str:
+    """The hosts' keys, under their own addresses and under those of the slow way to them."""
+    direct = known_hosts(machines)
+    keys = {line.split()[0]: line.split(maxsplit=1)[1] for line in direct.splitlines()}
+    ways = zip(machines, slow, strict=True)
+    return direct + "".join(f"[{way.host}]:{way.port} {keys[one.address]}\n" for one, way in ways)
 
 
 def _compare(
@@ -210,8 +225,8 @@ def _install_ansible() -> None:
 
 
 @contextmanager
-def _slow_link(lan: Lan, target: str) -> Iterator[None]:
-    command = [sys.executable, "-m", "tests.slow_link", str(PROXY_PORT), target, str(ROUND_TRIP_MS)]
+def _slow_link(lan: Lan, port: int, target: str) -> Iterator[None]:
+    command = [sys.executable, "-m", "tests.slow_link", str(port), target, str(ROUND_TRIP_MS)]
     with subprocess.Popen(lan.operator(*command), cwd=CHECKOUT) as proxy:
         time.sleep(1)
         try:
