@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
+from tests.sites import FLEET as FLEET_HOSTS
 from tests.sites import fleet_site
 from tests.test_config_cli import FLEET, lay_out, pyinfra
 
@@ -79,3 +80,17 @@ def test_former_control_host_stops_before_the_new_one_starts(tmp_path: Path) -> 
     assert by_name["Former viewer | Stop the worker"] == {"@fake/box1"}
     assert order.index("Former viewer | Stop the worker") < order.index("Viewer | Run the worker")
     assert not [name for name in order if name.startswith("Former OpenSandbox")]
+
+
+def test_removal_takes_every_role_away_from_every_host_whatever_its_groups(tmp_path: Path) -> None:
+    done = roll_out(tmp_path, {}, "--json", "--data", "deskfleet_state=absent")
+    assert done.returncode == 0, done.stderr[-3000:]
+    operations = json.loads(done.stdout)["results"]["operations"]
+    everywhere = {f"@fake/{name}" for name in FLEET_HOSTS}
+    reached: dict[str, set[str]] = {}
+    for operation in operations:
+        role = operation["name"].partition(" | ")[0]
+        reached.setdefault(role, set()).update(operation["success"], operation["no_change"])
+    roles = {role for role, hosts in reached.items() if hosts == everywhere}
+    assert {f"{role} away" for role in ("Caddy", "Certificates", "Viewer", "Relay", "OpenSandbox", "Docker",
+                                        "Desktops", "Foundation")} <= roles  # fmt: skip
