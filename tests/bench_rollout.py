@@ -151,8 +151,8 @@ def _measure(lan: Lan, folder: Path, machines: Sequence[BareHost]) -> list[Bench
         for machine, address in zip(machines, slow, strict=True):
             links.enter_context(_slow_link(lan, address.port, f"{machine.address}:22"))
         for size in SIZES:
-            some = dict(zip((one.name for one in machines[:size]), slow, strict=False))
-            controller = Controller(lan, folder, some)
+            ways = {one.name: way for one, way in zip(machines[:size], slow[:size], strict=True)}
+            controller = Controller(lan, folder, ways)
             found += _compare(controller, machines[:size], f"{_hosts(size)} at {ROUND_TRIP_MS} ms")[0]
     return found
 
