@@ -1,4 +1,4 @@
-"""A desktop whose web server its user has put there: its answers cost the relay little, and others nothing."""
+"""A desktop whose web server its user has put there: its answers cost little, and others nothing."""
 
 from __future__ import annotations
 

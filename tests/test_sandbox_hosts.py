@@ -6,19 +6,24 @@ real one gives only when something is broken. What a healthy one does is tested 
 
 from __future__ import annotations
 
+import gzip
 import json
 import socket
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
 
 import pytest
+from cryptography.fernet import Fernet
 from pydantic import SecretStr
 
 from viewer import sandbox_hosts
+from viewer.nodes import LONGEST_ANSWER
+from viewer.relay_client import RelayClient, RelayUnreachable
 from viewer.sandbox_hosts import (
     KEY_HEADER,
     AnswerLost,
@@ -48,6 +53,8 @@ class Asked:
     path: str
     body: object
     key: str | None
+    accepts: str | None = None
+    """Encodings of the answer."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +66,8 @@ class Answer:
     text: str | None = None
     delay: float = 0.0
     hang_up: bool = False
+    packed: bytes | None = None
+    """Sent as gzip."""
 
 
 @dataclass
@@ -98,17 +107,22 @@ class FaultyHost:
             def _respond(self) -> None:
                 data = self.rfile.read(int(self.headers.get("Content-Length", 0)))
                 body = json.loads(data) if data else None
-                here.asked.append(Asked(self.command, self.path, body, self.headers.get(KEY_HEADER)))
+                key, accepts = self.headers.get(KEY_HEADER), self.headers.get("Accept-Encoding")
+                here.asked.append(Asked(self.command, self.path, body, key, accepts))
                 answer = here.next_answer()
                 time.sleep(answer.delay)
                 if answer.hang_up:
                     self.close_connection = True
                     return
                 text = answer.text if answer.text is not None else json.dumps(answer.body)
+                content = text.encode() if answer.packed is None else answer.packed
                 self.send_response(answer.status)
-                self.send_header("Content-Length", str(len(text)))
+                self.send_header("Content-Length", str(len(content)))
+                if answer.packed is not None:
+                    self.send_header("Content-Encoding", "gzip")
                 self.end_headers()
-                self.wfile.write(text.encode())
+                with suppress(ConnectionError):
+                    self.wfile.write(content)
 
             do_GET = do_POST = do_DELETE = _respond
 
@@ -310,3 +324,61 @@ def test_no_message_holds_the_key_or_the_password(faulty: FaultyHost, host: Sand
         host.create(ORDER)
     assert "the-key" not in str(caught.value)
     assert "secret99" not in repr(ORDER)
+
+
+# --- a host that somebody has broken into
+
+
+def test_list_that_never_ends_is_given_up(faulty: FaultyHost, host: SandboxHost) -> None:
+    faulty.answers = [page(listed(1), more=True)]
+    with pytest.raises(HostUnreachable, match=r"unreachable: http://127.* lists more than 10000 sandboxes$"):
+        host.everything()
+    assert len(faulty.asked) == 50
+
+
+def test_page_with_more_than_was_asked_for_is_none(faulty: FaultyHost, host: SandboxHost) -> None:
+    faulty.answers = [page(*(listed(number) for number in range(201)))]
+    with pytest.raises(HostUnreachable, match="does not answer like OpenSandbox"):
+        host.everything()
+
+
+def test_answer_without_end_is_not_read(faulty: FaultyHost, host: SandboxHost) -> None:
+    """By the client of the relay on the same host neither."""
+    faulty.answers = [Answer(text=" " * (64 << 20))]
+    relay = RelayClient("here", url=faulty.url, key=Fernet.generate_key())
+    with pytest.raises(AnswerLost, match=f"its answer is longer than {LONGEST_ANSWER} bytes"):
+        host.everything()
+    with pytest.raises(RelayUnreachable, match=f"its answer is longer than {LONGEST_ANSWER} bytes"):
+        relay.streams()
+    assert [one.method for one in faulty.asked] == ["GET", "GET"]
+    relay.close()
+
+
+def test_packed_answer_is_neither_asked_for_nor_unpacked(faulty: FaultyHost, host: SandboxHost) -> None:
+    faulty.answers = [Answer(packed=gzip.compress(json.dumps(page(listed(1)).body).encode()))]
+    relay = RelayClient("here", url=faulty.url, key=Fernet.generate_key())
+    with pytest.raises(AnswerLost, match="its answer is packed"):
+        host.everything()
+    with pytest.raises(RelayUnreachable, match="its answer is packed"):
+        relay.streams()
+    assert [one.accepts for one in faulty.asked] == ["identity", "identity"]
+    # And the way to the host is as good as before.
+    faulty.answers = [page(listed(1))]
+    assert len(host.everything()) == 1
+    relay.close()
+
+
+def test_of_a_sandboxs_metadata_only_what_may_be_ours_is_kept(faulty: FaultyHost, host: SandboxHost) -> None:
+    more = {f"key{number}": "x" for number in range(1000)} | {"deskfleet.tenant": "x" * 64}
+    faulty.answers = [page({**listed(1), "metadata": ORDER.stamp.as_metadata() | more})]
+    (sandbox,) = host.everything()
+    assert set(sandbox.metadata) == {"deskfleet.fleet", "deskfleet.request", "deskfleet.session"}
+
+
+def test_refusal_made_to_keep_us_busy_is_read_at_once(faulty: FaultyHost, host: SandboxHost) -> None:
+    message = "400 Client Error for http+docker://" * 20_000
+    faulty.answers = [Answer(400, {"code": "DOCKER::X", "message": message})]
+    started = time.process_time()
+    with pytest.raises(HostRefused):
+        host.get("sb-1")
+    assert time.process_time() - started < 0.5

@@ -3,16 +3,27 @@
 Another host is reached at its private address, where its Caddy lets in only who shows a certificate of the
 fleet's own authority. The name in that host's certificate exists in no DNS: TLS asks for it (SNI), and the
 Host header must say the same, or Caddy answers 421.
+
+What answers may be a host that someone has broken into, so no answer is read beyond LONGEST_ANSWER, and none
+that is packed: a few kilobytes of gzip unpack to gigabytes.
 """
 
 from __future__ import annotations
 
 import ssl
+from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
 
 from viewer.model import Frozen
+
+LONGEST_ANSWER = 2 << 20
+"""Bytes. A page of 200 sandboxes has some 200 KB; a sandbox's log may have more, and then has none for us."""
+
+
+class AnswerRefused(httpx.TransportError):
+    """The answer is not read to its end; the text is one sentence."""
 
 
 class NodeFilesUnusable(Exception):
@@ -64,6 +75,47 @@ class _NodeTransport(httpx.HTTPTransport):
         return super().handle_request(request)
 
 
+class _BoundedTransport(httpx.BaseTransport):
+    """Hands on what `inner` gets, up to LONGEST_ANSWER."""
+
+    def __init__(self, inner: httpx.HTTPTransport) -> None:
+        self._inner = inner
+
+    def handle_request(self, request: httpx.Request) -> httpx.Response:
+        answer = self._inner.handle_request(request)
+        if answer.headers.get("Content-Encoding", "identity").lower() != "identity":
+            answer.close()
+            raise AnswerRefused("its answer is packed, which was not asked for")
+        if not isinstance(answer.stream, httpx.SyncByteStream):
+            answer.close()
+            raise AnswerRefused("its answer cannot be read")
+        return httpx.Response(
+            answer.status_code,
+            headers=answer.headers,
+            stream=_BoundedStream(answer.stream),
+            extensions=answer.extensions,
+        )
+
+    def close(self) -> None:
+        self._inner.close()
+
+
+class _BoundedStream(httpx.SyncByteStream):
+    def __init__(self, inner: httpx.SyncByteStream) -> None:
+        self._inner = inner
+
+    def __iter__(self) -> Iterator[bytes]:
+        left = LONGEST_ANSWER
+        for part in self._inner:
+            left -= len(part)
+            if left < 0:
+                raise AnswerRefused(f"its answer is longer than {LONGEST_ANSWER} bytes")
+            yield part
+
+    def close(self) -> None:
+        self._inner.close()
+
+
 def client_of(
     url: str,
     node: Node | None,
@@ -80,7 +132,11 @@ def client_of(
         httpx.HTTPTransport(limits=limits, trust_env=False) if node is None else _NodeTransport(node, limits)
     )
     return httpx.Client(
-        base_url=url, transport=transport, timeout=timeout, headers=headers or {}, trust_env=False
+        base_url=url,
+        transport=_BoundedTransport(transport),
+        timeout=timeout,
+        headers={**(headers or {}), "Accept-Encoding": "identity"},
+        trust_env=False,
     )
 
 

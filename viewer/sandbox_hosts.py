@@ -23,12 +23,17 @@ KEY_HEADER = "OPEN-SANDBOX-API-KEY"
 SHORTEST_TIMEOUT_SECONDS = 60
 """OpenSandbox refuses a create with less."""
 PAGE_SIZE = 200
+MOST_PAGES = 50
+"""A host that says there are more has been broken into, or is broken."""
 
 # Kubernetes label syntax: values of 63 characters at most, [A-Za-z0-9._-].
 FLEET_KEY = "deskfleet.fleet"
 REQUEST_KEY = "deskfleet.request"
 TENANT_KEY = "deskfleet.tenant"
 SESSION_KEY = "deskfleet.session"
+
+_OUR_KEYS = frozenset({FLEET_KEY, REQUEST_KEY, TENANT_KEY, SESSION_KEY})
+LONGEST_VALUE = 63
 
 LOG_TIME = re.compile(r"^\d{4}-\d\d-\d\dT[\d:.]+Z ")
 
@@ -120,8 +125,14 @@ class Sandbox(Reply):
     id: str
     status: SandboxStatus
     metadata: dict[str, str] = Field(default_factory=dict)
+    """Only what may be ours: sandboxes of others carry what they like."""
     created_at: datetime = Field(alias="createdAt")
     expires_at: datetime | None = Field(default=None, alias="expiresAt")
+
+    @field_validator("metadata")
+    @classmethod
+    def of_our_keys(cls, value: dict[str, str]) -> dict[str, str]:
+        return {key: text for key, text in value.items() if key in _OUR_KEYS and len(text) <= LONGEST_VALUE}
 
     @property
     def state(self) -> SandboxState:
@@ -175,7 +186,7 @@ class _Pagination(Reply):
 
 
 class _SandboxPage(Reply):
-    items: list[Sandbox]
+    items: list[Sandbox] = Field(max_length=PAGE_SIZE)
     pagination: _Pagination
 
 
@@ -302,9 +313,8 @@ class SandboxHost:
 
     def _list(self, metadata: dict[str, str]) -> list[Sandbox]:
         found: dict[str, Sandbox] = {}
-        page, more = 1, True
         timeout = httpx.Timeout(LIST_READ_SECONDS, connect=CONNECT_SECONDS)
-        while more:
+        for page in range(1, MOST_PAGES + 1):
             params: dict[str, str | int] = {"page": page, "pageSize": PAGE_SIZE}
             if metadata:
                 params["metadata"] = urlencode(metadata)
@@ -313,8 +323,11 @@ class SandboxHost:
             )
             # Newest first, so a create between two pages shows one sandbox twice.
             found.update((sandbox.id, sandbox) for sandbox in answer.items)
-            page, more = page + 1, answer.pagination.has_next_page
-        return list(found.values())
+            if not answer.pagination.has_next_page:
+                return list(found.values())
+        raise HostUnreachable(
+            self.name, f"{self._http.base_url} lists more than {MOST_PAGES * PAGE_SIZE} sandboxes"
+        )
 
     def _call(self, method: str, path: str, *, fine: tuple[int, ...] = (), **request: Any) -> httpx.Response:
         try:
@@ -407,5 +420,6 @@ def _problem_of(answer: httpx.Response) -> tuple[str, str]:
 
 def _one_line(text: str) -> str:
     """The message without line breaks and without the docker client's own noise (its URL and HTTP status)."""
-    plain = re.sub(r"\d{3} (Client|Server) Error for http\+docker://\S+: [A-Z][A-Za-z ]+", "", text)
+    # The pattern takes time that grows with the square of the length, and the length is the host's to choose.
+    plain = re.sub(r"\d{3} (Client|Server) Error for http\+docker://\S+: [A-Z][A-Za-z ]+", "", text[:2000])
     return " ".join(plain.split())[:300]

@@ -4,7 +4,7 @@ For streams whose messages are none of the relay's business. The same way as in 
 `recv_into`, one `send`, no copy and no task in between; what the sink does not take stays where it is, and
 the source is not read until it is gone. Towards a browser the edges of WebSocket frames are noticed, because
 a close frame of our own may stand between two frames and never inside one. Whoever sends the frames chooses
-how many there are, and noticing one takes a microsecond: after `FRAMES_AT_ONCE` all other streams have a turn.
+how many there are, and noticing one takes a microsecond: after `FRAMES_AT_ONCE` all others have a turn.
 """
 
 from __future__ import annotations
