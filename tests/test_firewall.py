@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 import subprocess
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -174,6 +176,49 @@ def test_port_by_which_one_came_in_is_found_although_sudo_took_the_variable(tmp_
         env=environment, capture_output=True, text=True, check=True,
     )  # fmt: skip
     assert "ssh_port 2204" in done.stdout.splitlines()
+
+
+LISTENER, SESSION = "sshd: /usr/sbin/sshd -D [listener] 0 of 10-100 startups", "sshd: root@pts/0"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root starts programs of several accounts")
+@pytest.mark.parametrize(
+    ("user", "title", "local", "opens"),
+    [
+        (0, LISTENER, "0.0.0.0", True),
+        (0, LISTENER, "[::]", True),
+        (0, LISTENER, "127.0.0.1", False),
+        (0, LISTENER, "[::1]", False),
+        (0, SESSION, "0.0.0.0", False),
+        (1500, LISTENER, "0.0.0.0", False),
+    ],
+)
+def test_ssh_port_is_of_a_server_that_root_started_and_not_of_a_session(
+    user: int, title: str, local: str, opens: bool
+) -> None:
+    # pytest's own directory is closed to other accounts.
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)
+        found = ssh_ports_with(Path(folder), user, title, local)
+    assert found == ({2297} if opens else set())
+
+
+def ssh_ports_with(folder: Path, user: int, title: str, local: str) -> set[int]:
+    """What a host says where such a program `sshd` listens on port 2297; without the machine's own SSH."""
+    program = Path(shutil.copy("/bin/sleep", folder / "sshd"))
+    with subprocess.Popen([title, "60"], executable=program, user=user) as named:
+        (folder / "ss").write_text(
+            "#!/bin/sh\n[ $1 = -Hltnp ] || exit 0\n"
+            f"echo 'LISTEN 0 128 {local}:2297 *:* users:((\"sshd\",pid={named.pid},fd=3))'\n"
+        )
+        (folder / "systemctl").write_text("#!/bin/sh\nexit 1\n")
+        for name in ("ss", "systemctl"):
+            (folder / name).chmod(0o755)
+        environment = {"PATH": f"{folder}:/usr/sbin:/usr/bin:/sbin:/bin"}
+        look = FirewallSurroundings().command(address="") + "\n:"
+        out = subprocess.run(["sh", "-c", look], env=environment, capture_output=True, text=True, check=True)
+        named.terminate()
+    return set(FirewallSurroundings().process(out.stdout.splitlines()).ssh_ports)
 
 
 def test_fresh_host_gets_the_rules_on_trial_and_confirms_them_by_a_new_connection(run_role: RunRole) -> None:

@@ -24,7 +24,7 @@ import pytest
 from inventory.models import Backend, Desktop
 from roles.desktops import session, user_of
 from roles.docker import _NETWORK_OPTIONS, BRIDGE, NETWORK
-from roles.firewall import RULES, SCRIPT
+from roles.firewall import RULES, SCRIPT, FirewallSurroundings
 from tests.hosts.bare_host import CHECKOUT, BareHost, BareHosts, Variant
 from tests.hosts.own_docker import own_dockerd
 
@@ -449,6 +449,56 @@ def test_second_roll_out_changes_nothing(walled: Wall) -> None:
     assert code == 0, out
     assert "[wall] Success" not in out
     assert "[wall] No changes" in out
+
+
+def test_only_servers_of_root_open_a_port_for_everybody(walled: Wall) -> None:
+    """Not what an account names so, runs itself, or listens on through its session."""
+    host = walled.host
+    host.run("id guest 2>/dev/null || useradd --uid 1500 --create-home guest; mkdir -p /run/sshd")
+    host.run("cp $(readlink -f /usr/bin/python3) /home/guest/sshd; cp /home/guest/sshd /home/guest/openvpn")
+    kept = "s.bind(('', int(sys.argv[1]))); {} time.sleep(600)"
+    for name, kind, listen, port in (
+        ("sshd", "SOCK_STREAM", "s.listen();", 2290),
+        ("openvpn", "SOCK_DGRAM", "", 2291),
+    ):
+        script = f"import socket, sys, time; s = socket.socket(type=socket.{kind}); {kept.format(listen)}"
+        start = f"setsid -f setpriv --reuid 1500 --clear-groups /home/guest/{name}"
+        host.run(f'{start} -c "{script}" {port} >/dev/null 2>&1')
+    host.run("setpriv --reuid 1500 --clear-groups ssh-keygen -q -t ed25519 -N '' -f /home/guest/key")
+    own = "-p 2292 -h /home/guest/key -o PidFile=none -o UsePAM=no"
+    host.run(f"setpriv --reuid 1500 --clear-groups /usr/sbin/sshd {own}")
+    host.run("/usr/sbin/sshd -p 2293 -o GatewayPorts=yes -o PidFile=none")
+    look = FirewallSurroundings().command(address=host.address)
+    through = host.run("nft insert rule inet deskfleet outside_to_host tcp dport 2293 accept; echo").out
+    assert through == "\n"
+    session = subprocess.Popen(
+        ["ssh", "-i", str(walled.key), "-p", "2293", "-o", "StrictHostKeyChecking=no", "-o", "BatchMode=yes",
+         "-o", "UserKnownHostsFile=/dev/null", "-R", "2294:127.0.0.1:22", f"root@{host.address}",
+         "sleep 600"],
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    try:
+        wanted = {2290, 2292, 2293, 2294}
+        heard = "ss -Hltn | awk '{n = split($4, a, \":\"); print a[n]}'"
+        wait_until(lambda: wanted <= set(map(int, host.run(heard).out.split())), seconds=20)
+        found = FirewallSurroundings().process(host.run(["sh", "-c", look + "\n:"]).out.splitlines())
+    finally:
+        session.terminate()
+        session.wait()
+        host.run("pkill -u 1500; pkill -f '[ ]-p 2293'; :")
+    assert found.ssh_ports == (SSH, 2293)
+    assert found.tunnel_ports == ()
+    walled.roll_out()
+
+
+def test_table_is_back_whenever_the_machines_own_rules_are_loaded_again(walled: Wall) -> None:
+    if walled.host.variant is not Variant.SYSTEMD:
+        pytest.skip("there is no nftables.service")
+    whole = walled.table()
+    for verbs in (["restart"], ["reload"], ["stop", "start"]):
+        for verb in verbs:
+            walled.host.run(f"systemctl {verb} nftables")
+        wait_until(lambda: walled.table() == whole, seconds=10)
 
 
 @pytest.mark.parametrize(

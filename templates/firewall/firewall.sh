@@ -1,6 +1,6 @@
 #!/bin/sh
 # Deskfleet's firewall: loads rules so that there is always a way back.
-#   load                boot: the rules that a roll-out confirmed, if any
+#   load                boot, and after nftables.service: the rules that a roll-out confirmed, if any
 #   try RULES SECONDS   load RULES; what was before comes back after SECONDS, unless `confirm`
 #   confirm RULES       the roll-out came in by a new connection: RULES stay, also after a reboot
 #   back                what was before comes back now
@@ -27,7 +27,8 @@ detached() {
 }
 
 case "$1" in
-load) # Nothing else runs that early.
+load) # What is on trial goes on being so; else nothing else runs that early.
+    [ ! -e $TRIAL/turn ] || [ ! -e $TRIAL/rules.nft ] || exec nft -f $TRIAL/rules.nft
     [ ! -e $KEPT/confirmed.nft ] || exec nft -f $KEPT/confirmed.nft
     exit 0
     ;;
