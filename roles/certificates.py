@@ -15,7 +15,7 @@ from inventory.models import HostConfig
 from roles.files import Directory, absent, directories, place, sha256
 
 CADDY = "/etc/deskfleet/tls"
-"""ca.pem, host.pem and host.key of a host's Caddy."""
+"""ca.pem and host.pem of a host's Caddy."""
 VIEWER = "/etc/deskfleet/secrets/viewer"
 """The same for viewer and worker, on the control host. The directory is theirs."""
 
@@ -63,6 +63,7 @@ def _files(config: HostConfig) -> dict[str, str | SecretStr]:
     own = certificates.hosts[config.name]
     return {
         "ca.pem": certificates.authority.certificate,
-        "host.pem": own.certificate,
-        "host.key": SecretStr(own.key.get_secret_value().rstrip("\n")),  # `place` ends a secret's line
+        # Both in one file, which takes the old one's place in one step: no program that reads them starts with
+        # a certificate and the key of another. `place` ends a secret's line.
+        "host.pem": SecretStr(f"{own.certificate.rstrip()}\n{own.key.get_secret_value().rstrip()}"),
     }

@@ -38,7 +38,7 @@ DATABASE = f"{DATA}/deskfleet.db"
 
 _TLS_FILES = {
     "tls_certificate_file": f"{certificates.VIEWER}/host.pem",
-    "tls_key_file": f"{certificates.VIEWER}/host.key",
+    "tls_key_file": f"{certificates.VIEWER}/host.pem",
     "tls_authority_file": f"{certificates.VIEWER}/ca.pem",
 }
 

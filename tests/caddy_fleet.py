@@ -262,8 +262,7 @@ class CaddyFleet:
     def write_certificates(self, host: str, certificates: Certificates) -> None:
         folder, own = self.folder / host, certificates.hosts[host]
         (folder / "ca.pem").write_text(certificates.authority.certificate)
-        (folder / "host.pem").write_text(own.certificate)
-        (folder / "host.key").write_text(own.key.get_secret_value())
+        (folder / "host.pem").write_text(own.certificate + own.key.get_secret_value())
 
     def reload(self, host: str, *options: str) -> None:
         folder = self.folder / host

@@ -42,19 +42,19 @@ def as_wanted(config: HostConfig) -> dict[str, PathState]:
     return {
         "/etc/deskfleet/tls": PathState("", "755", "root", "root"),
         "/etc/deskfleet/tls/ca.pem": state(made.authority.certificate, "644", "root"),
-        "/etc/deskfleet/tls/host.pem": state(own.certificate, "644", "root"),
-        "/etc/deskfleet/tls/host.key": state(own.key.get_secret_value(), "640", "deskfleet-caddy"),
+        "/etc/deskfleet/tls/host.pem": state(
+            own.certificate + own.key.get_secret_value(), "640", "deskfleet-caddy"
+        ),
     }
 
 
-def test_fresh_host_gets_its_own_certificate_and_key(run_role: RunRole) -> None:
+def test_fresh_host_gets_its_own_certificate_and_key_in_one_step(run_role: RunRole) -> None:
     config = fleet_config("box1")
     steps = dict(run_role(caddy, facts={Paths: {}}, config=config))
     own = certificates(config).hosts["box1"]
-    assert steps["Caddy | Write host.pem"][1][2] == own.certificate
-    install, put, swap = steps["Caddy | Write host.key"]
+    install, put, swap = steps["Caddy | Write host.pem"]
     assert install.startswith("install -m 600 ")
-    assert put == ("put", "/etc/deskfleet/tls/host.key.new", own.key.get_secret_value())
+    assert put == ("put", "/etc/deskfleet/tls/host.pem.new", own.certificate + own.key.get_secret_value())
     assert "chown root:deskfleet-caddy" in swap
     assert "chmod 640" in swap
 
@@ -71,9 +71,9 @@ def test_second_run_changes_nothing(run_role: RunRole) -> None:
 
 def test_viewer_has_a_copy_of_its_own(run_role: RunRole) -> None:
     steps = dict(run_role(viewer, facts={Paths: {}}, config=fleet_config("control1")))
-    assert list(steps) == [f"Viewer | Write {file}" for file in ("ca.pem", "host.pem", "host.key")]
-    assert "chown root:deskfleet-viewer /etc/deskfleet/secrets/viewer/host.key.new" in steps[
-        "Viewer | Write host.key"
+    assert list(steps) == [f"Viewer | Write {file}" for file in ("ca.pem", "host.pem")]
+    assert "chown root:deskfleet-viewer /etc/deskfleet/secrets/viewer/host.pem.new" in steps[
+        "Viewer | Write host.pem"
     ][-1].replace("'", "")
 
 

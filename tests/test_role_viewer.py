@@ -110,14 +110,14 @@ def test_control_host_gets_a_key_for_each_host_and_its_certificate_before_the_ch
     ]
     assert {
         "relay-box1.key", "relay-box2.key", "relay-studio1.key", "opensandbox-box1.key",
-        "opensandbox-box2.key", "ca.pem", "host.pem", "host.key",
+        "opensandbox-box2.key", "ca.pem", "host.pem",
     } < set(placed)  # fmt: skip
-    assert placed.index("host.key") < placed.index("viewer.toml")
+    assert placed.index("host.pem") < placed.index("viewer.toml")
     assert "opensandbox-studio1.key" not in placed
 
 
 def test_keys_of_a_host_that_left_are_forgotten_and_nothing_else(run_role: RunRole) -> None:
-    listed = ["ca.pem", "host.key", "opensandbox-box1.key", "opensandbox-gone.key", "relay-box1.key",
+    listed = ["ca.pem", "host.pem", "opensandbox-box1.key", "opensandbox-gone.key", "relay-box1.key",
               "relay-gone.key", "relay.key", "viewer.key"]  # fmt: skip
     held = viewer_role.HeldKeys().process(listed)
     steps = dict(run_role(viewer_role.viewer, facts={**fresh(), viewer_role.HeldKeys: held}, config=fleet()))
