@@ -49,6 +49,8 @@ class Situation(Section):
     listeners: tuple[Listener, ...]
     addresses: tuple[str, ...] = ()
     """IPv4 addresses that are the host's own."""
+    had_sandboxes: bool = False
+    """An earlier roll-out made it a sandbox host."""
 
 
 _LOOK = Path(__file__).resolve().parent.parent / "templates" / "preflight" / "look.sh"
@@ -79,6 +81,7 @@ class HostSituation(FactBase[Situation | None]):
             installed=values.get("installed") == "yes",
             listeners=tuple(listeners),
             addresses=tuple(values.get("addresses", "").split()),
+            had_sandboxes=values.get("had_sandboxes") == "yes",
         )
 
 
@@ -130,6 +133,9 @@ def preflight(*, config: HostConfig, drop: str | None = None) -> None:
         database = host.get_fact(DatabaseState)
         elsewhere = _database_elsewhere() if config.site.spreads and not database.exists else None
         found += problems_of_database(database, config, drop=_names(drop), elsewhere=elsewhere)
+    elif situation.had_sandboxes and Group.SANDBOXES not in config.host.groups:
+        # Asked from here too: `--limit` may leave the control host out of the run.
+        found += problems_of_database(_own_sandboxes(config), config, drop=_names(drop), elsewhere=None)
     if found:
         raise PreflightFailed(
             "nothing was changed:\n" + "\n".join(f"{config.name}: {problem}" for problem in found)
@@ -200,15 +206,25 @@ def problems_of_database(
 
 def _database_elsewhere() -> str | None:
     """The first other host that has a database; one that is away can't be asked."""
+    return next((name for name, database in _other_databases() if database.exists), None)
+
+
+def _own_sandboxes(config: HostConfig) -> Database:
+    """What the control host's database has of this host alone."""
+    live = next((seen.live for name, seen in _other_databases(config.site.control)), {})
+    return Database(live={name: number for name, number in live.items() if name == config.name})
+
+
+def _other_databases(*wanted: str) -> Iterator[tuple[str, Database]]:
+    """Of the other hosts, or of those that are wanted; one that is away is left out."""
     for other in state.inventory:
-        if other.name == host.name or other in state.failed_hosts:
+        name = site_name(other)
+        if other.name == host.name or other in state.failed_hosts or (wanted and name not in wanted):
             continue
         try:
-            if other.get_fact(DatabaseState).exists:
-                return site_name(other)
+            yield name, other.get_fact(DatabaseState)
         except ConnectError:
             continue
-    return None
 
 
 def _names(text: str | None) -> list[str]:

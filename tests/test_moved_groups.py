@@ -20,6 +20,7 @@ for _members in (edge, control, sandboxes, desktops):
         _more = {answers}.get(_host.removeprefix("@fake/"), {{}})
         _data["fake_responses"] = {{**_FAKE["fake_responses"], **_more}}
 """
+LOOK = ["os debian", "version 12", "architecture x86_64", "uid 0", "free_mb 90000", "addresses 10.77.0.15"]
 HAS_DATABASE = {"DATABASE=": ["database yes"]}
 
 
@@ -60,6 +61,18 @@ def test_host_with_live_sandboxes_is_left_out_only_when_that_is_said(
     assert (done.returncode == 1) is is_refused
     assert (sentence in done.stderr) is is_refused
     assert ("Starting operation" in done.stderr) is not is_refused
+
+
+def test_host_that_leaves_its_sandboxes_is_refused_even_when_it_is_rolled_out_alone(tmp_path: Path) -> None:
+    answers = {
+        "studio1": {"os-release": [*LOOK, "had_sandboxes yes"]},
+        "control1": {"DATABASE=": ["database yes", "live studio1 2", "live former 1"]},
+    }
+    done = roll_out(tmp_path, answers, "--limit", "@fake/studio1")
+    assert done.returncode == 1
+    assert "nothing was changed:\nstudio1: 2 sandboxes of studio1 would end" in done.stderr
+    assert "of former" not in done.stderr
+    assert "Starting operation" not in done.stderr
 
 
 def test_former_control_host_stops_before_the_new_one_starts(tmp_path: Path) -> None:

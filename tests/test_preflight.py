@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from roles import opensandbox
 from roles.preflight import (
     Database,
     DatabaseState,
@@ -186,6 +187,13 @@ def test_control_host_never_begins_anew_while_another_host_has_the_database() ->
     assert said.startswith("the control plane's database is on box1, not here; stop deskfleet-viewer and")
     assert "/var/lib/deskfleet/viewer" in said
     assert list(problems_of_database(Database(exists=True), config, drop=[], elsewhere="box1")) == []
+
+
+def test_look_tells_a_former_sandbox_host_by_the_settings_of_its_server() -> None:
+    assert f"[ -e {opensandbox.CONFIG} ] && echo " in HostSituation().command(ports=())
+    seen = HostSituation().process(["uid 0", "had_sandboxes yes"])
+    assert seen is not None
+    assert seen.had_sandboxes
 
 
 def test_own_service_may_have_the_node_port_on_loopback() -> None:
