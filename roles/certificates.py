@@ -63,7 +63,7 @@ def _files(config: HostConfig) -> dict[str, str | SecretStr]:
     own = certificates.hosts[config.name]
     return {
         "ca.pem": certificates.authority.certificate,
-        # Both in one file, which takes the old one's place in one step: no program that reads them starts with
-        # a certificate and the key of another. `place` ends a secret's line.
+        # Both in one file, which takes the old one's place in one step: no program that reads them starts on
+        # a certificate with the key of another. `place` ends a secret's line.
         "host.pem": SecretStr(f"{own.certificate.rstrip()}\n{own.key.get_secret_value().rstrip()}"),
     }
