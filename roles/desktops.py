@@ -31,6 +31,7 @@ from roles.files import (
     render,
     sha256,
     system_user,
+    tell,
 )
 from roles.packages import packages
 from roles.units import Unit, no_unit, run
@@ -195,10 +196,12 @@ def part(desktop: str, tenant: str) -> Commands:
     former = host.get_fact(Text, path=tenant_of(desktop))
     if former in ("", tenant):
         return
+    home = f"{DATA}/{desktop}"
+    tell(home, "is put aside with all that is in it")
+    tell(f"{home}.of-{former}", "is made of it")
     yield from no_unit._inner(unit=unit(desktop).name)
     # With it end the programs that left the unit. The next step makes the user anew.
     yield from no_user._inner(user=user_of(desktop))
-    home = f"{DATA}/{desktop}"
     if host.get_fact(Paths, paths=[home]):
         # Not over the data of an earlier change of tenants.
         yield StringCommand(
@@ -213,6 +216,7 @@ def hand_over(home: str, user: str) -> Commands:
     """A home that outlived its user belongs to the new one of that name, whose number may be another."""
     found = host.get_fact(Paths, paths=[home]).get(home)
     if found is not None and found.user != user:
+        tell(home, f"goes to {user} with all that is in it")
         yield StringCommand("chown -R -h", f"{user}:{user}", QuoteString(home))
 
 

@@ -21,6 +21,9 @@ from roles.facts import Paths, PathState, Text, User
 
 Commands = Generator[PyinfraCommand, None, None]
 
+ACCOUNTS = ("/etc/passwd", "/etc/group", "/etc/shadow", "/etc/gshadow")
+"""What adding, changing or removing a user changes."""
+
 _TEMPLATES = jinja2.Environment(  # noqa: S701 (configuration files, not HTML)
     loader=jinja2.FileSystemLoader(Path(__file__).resolve().parent.parent / "templates"),
     undefined=jinja2.StrictUndefined,
@@ -43,6 +46,13 @@ def sha256(*parts: str | bytes | SecretStr) -> str:
         data = plain.encode() if isinstance(plain, str) else plain
         digest.update(len(data).to_bytes(8, "big") + data)
     return digest.hexdigest()
+
+
+def tell(path: str, what: str = "changes") -> None:
+    """For `--diff`: an operation names a file that it is going to change, before its first command; a
+    preview reads no further than that."""
+    if state.config.DIFF:
+        logger.info(f"{host.print_prefix}{path} {what}")
 
 
 @operation()
@@ -69,8 +79,7 @@ def place(
         return
     new = f"{path}.new"
     if found is None or found.sha256 != wanted.sha256:
-        if state.config.DIFF:
-            _show_difference(path, data, readable=mode.endswith("4") or mode.endswith("5"))
+        _tell_difference(path, data, readable=mode.endswith("4") or mode.endswith("5"))
         yield StringCommand("install", "-m", "600", "/dev/null", QuoteString(new))
         yield FileUploadCommand(io.BytesIO(data), new)
         if check:
@@ -80,15 +89,16 @@ def place(
             "&& mv -fT", QuoteString(new), QuoteString(path),
         )  # fmt: skip
     else:
+        tell(path, f"goes to {user}:{group} with mode {mode}")
         yield StringCommand(
             "chown", f"{user}:{group}", QuoteString(path), "&& chmod", mode, QuoteString(path)
         )
 
 
-def _show_difference(path: str, data: bytes, *, readable: bool) -> None:
+def _tell_difference(path: str, data: bytes, *, readable: bool) -> None:
     """For `--diff`. What others may not read on the host is not shown here either."""
-    logger.info(f"{host.print_prefix}{path} changes{'' if readable else ' (its content is not shown)'}")
-    if readable:
+    tell(path, f"changes{'' if readable else ' (its content is not shown)'}")
+    if readable and state.config.DIFF:
         before = host.get_fact(Text, path=path).splitlines()
         for line in difflib.unified_diff(before, data.decode().rstrip().splitlines(), lineterm="", n=1):
             logger.info(f"    {line}")
@@ -115,6 +125,9 @@ def directories(wanted: Iterable[Directory], whole: Collection[str] = ()) -> Com
     """
     wanted = tuple(wanted)
     found = host.get_fact(Paths, paths=[directory.path for directory in wanted])
+    different = [one for one in wanted if found.get(one.path) != PathState("", one.mode, one.user, one.group)]
+    for path, mode, user, group in different:
+        tell(path, f"{'goes to' if path in found else 'is made, of'} {user}:{group} with mode {mode}")
     for path, mode, user, group in wanted:
         if found.get(path) != PathState("", mode, user, group):
             yield StringCommand("install", "-d", "-m", mode, "-o", user, "-g", group, QuoteString(path))
@@ -130,6 +143,7 @@ def system_user(
     found = host.get_fact(User, user=user)
     further = ",".join(groups)
     if found is None:
+        _tell_of_account(user)
         more = ["--groups", further] if groups else []
         yield StringCommand(
             "useradd",
@@ -144,15 +158,22 @@ def system_user(
             user,
         )
     elif set(found.groups) != {user, *groups} or (found.home, found.shell) != (home, login_shell):
+        _tell_of_account(user)
         yield StringCommand(
             "usermod", "--home", home, "--shell", login_shell, "--groups", f"'{further}'", user
         )
+
+
+def _tell_of_account(user: str) -> None:
+    for path in ACCOUNTS:
+        tell(path, f"changes (the account {user})")
 
 
 @operation()
 def no_user(user: str) -> Commands:
     """Take a user of ours away, with whatever still runs as it."""
     if host.get_fact(User, user=user) is not None:
+        _tell_of_account(user)
         script = Path(__file__).resolve().parent.parent / "templates" / "users" / "remove.sh"
         yield StringCommand(f"OWNER={user}\n{script.read_text()}")
 
@@ -161,6 +182,8 @@ def no_user(user: str) -> Commands:
 def absent(paths: Iterable[str]) -> Commands:
     """Remove files and directories of ours."""
     found = host.get_fact(Paths, paths=tuple(paths))
+    for path, was in found.items():
+        tell(path, "goes" if was.sha256 else "goes with all that is in it")
     if found:
         yield StringCommand("rm", "-rf", *(QuoteString(path) for path in found))
 

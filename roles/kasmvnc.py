@@ -17,7 +17,7 @@ from pyinfra.context import host
 from inventory.models import Backend, HostConfig
 from roles.backends import HOME, KasmvncHolding, Package, backends_of, get_package
 from roles.facts import STATE
-from roles.files import Commands, Directory, directories, sha256
+from roles.files import Commands, Directory, directories, sha256, tell
 from roles.packages import package_file, packages
 
 PORT = 6901
@@ -51,7 +51,9 @@ def installed(package: Package) -> Commands:
     if holding.installed == package.sha256:
         host.noop("KasmVNC is as it should be")
         return
+    tell(f"{HOME}/installed")
     if package.sha256 not in holding.kept:
+        tell(str(package.path))
         yield from _kept(package)
     yield package_file(package.path)
     yield StringCommand(
@@ -109,6 +111,8 @@ def owner(desktop: str, user: str, home: str, password: SecretStr) -> Commands:
     if host.get_fact(OwnerState, user=user, home=home, noted=noted) == stamp:
         host.noop("the owner is as he should be")
         return
+    tell(noted)
+    tell(f"{home}/.kasmpasswd", "changes (its content is not shown)")
     key = f"{noted}.key"
     yield StringCommand(f"install -m 600 /dev/null {key}")
     yield FileUploadCommand(io.BytesIO(password.get_secret_value().encode() + b"\n"), key)

@@ -12,7 +12,7 @@ from pyinfra.api.operation import operation
 from pyinfra.context import host
 
 from roles.facts import Paths, Text
-from roles.files import Commands, absent, sha256
+from roles.files import Commands, absent, sha256, tell
 from roles.packages import packages
 
 # The distribution's own: what else is first on the PATH may lie in a home that our users can't read.
@@ -56,6 +56,8 @@ def environment(home: str, requirements: str, *, wheel: Path | None = None, sour
         host.noop(f"{home} is up to date")
         return
     new = f"{home}/{name}"
+    tell(new, "is made with all that is in it")
+    tell(f"{home}/current")
     yield StringCommand(f"rm -rf {new} && mkdir -p {home} && {PYTHON} -m venv --without-pip {new}")
     yield FileUploadCommand(io.BytesIO(requirements.encode()), f"{new}/requirements.txt")
     yield StringCommand(f"{PIP} --python {new}/bin/python install --require-hashes -r {new}/requirements.txt")

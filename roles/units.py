@@ -17,7 +17,7 @@ from pyinfra.context import host
 from inventory.models import Section
 from roles.facts import STATE, SUPERVISORCTL, HasSystemd, Paths, StoppedUnits, SupervisordRuns
 from roles.facts import Unit as UnitFact
-from roles.files import Commands, Directory, absent, directories, place, render
+from roles.files import Commands, Directory, absent, directories, place, render, tell
 from roles.packages import packages
 
 SUPERVISORD_CONF = "/etc/deskfleet/supervisord.conf"
@@ -218,6 +218,7 @@ def no_unit(unit: str) -> Commands:
     systemd = host.get_fact(HasSystemd)
     path = path_of(unit, systemd=systemd)
     if host.get_fact(Paths, paths=[path]):
+        tell(path, "goes")
         if systemd:
             yield StringCommand(
                 f"systemctl disable --now --quiet {unit}; rm -f {path}; systemctl daemon-reload"

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from pydantic import SecretStr
+from pyinfra.api.config import config_defaults
 
 from roles.facts import Account, HasSystemd, MissingPackages, Paths, PathState, User
 from roles.files import Directory, absent, directories, no_user, place, system_user
@@ -259,3 +260,47 @@ def test_purge_takes_exactly_what_came_and_nothing_that_others_need(tmp_path: Pa
 def test_unstated_fact_is_an_error(run_role: RunRole) -> None:
     with pytest.raises(LookupError, match="place asked for Paths; state it in facts="):
         run_role(place, path="/etc/a", content=TEXT, facts={})
+
+
+def said(caplog: pytest.LogCaptureFixture) -> list[str]:
+    lines = [record.getMessage().rpartition("] ")[2] for record in caplog.records]
+    return [line for line in lines if line.startswith("/")]
+
+
+@pytest.fixture
+def difference(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
+    """What `--diff` says."""
+    monkeypatch.setattr("pyinfra.api.config.config_defaults", {**config_defaults, "DIFF": True})
+    caplog.set_level("INFO", logger="pyinfra")
+    return caplog
+
+
+def test_preview_names_what_goes(run_role: RunRole, difference: pytest.LogCaptureFixture) -> None:
+    facts = those(a=PathState(HASH, "644", "root", "root"), b=PathState("", "755", "root", "root"))
+    run_role(absent, paths=("/etc/a", "/etc/b", "/etc/c"), facts=facts)
+    assert said(difference) == ["/etc/a goes", "/etc/b goes with all that is in it"]
+
+
+def test_preview_names_what_gets_another_owner_or_mode(
+    run_role: RunRole, difference: pytest.LogCaptureFixture
+) -> None:
+    facts = those(a=PathState(HASH, "644", "root", "root"), b=PathState("", "755", "root", "root"))
+    run_role(place, path="/etc/a", content=TEXT, mode="640", group="edge", facts=facts)
+    run_role(directories, wanted=(Directory("/etc/b", "700"), Directory("/etc/c")), facts=facts)
+    assert said(difference) == [
+        "/etc/a goes to root:edge with mode 640",
+        "/etc/b goes to root:root with mode 700",
+        "/etc/c is made, of root:root with mode 755",
+    ]
+
+
+def test_preview_names_the_books_of_accounts(run_role: RunRole, difference: pytest.LogCaptureFixture) -> None:
+    run_role(system_user, user="edge", home="/var/lib/edge", facts={User: None})
+    assert said(difference)[0] == "/etc/passwd changes (the account edge)"
+    assert len(said(difference)) == 4
+
+
+def test_without_a_preview_nothing_is_said(run_role: RunRole, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", logger="pyinfra")
+    run_role(absent, paths=("/etc/b",), facts=those(b=PathState(HASH, "644", "root", "root")))
+    assert said(caplog) == []
