@@ -34,7 +34,7 @@ from roles.backends import (
 )
 from roles.facts import HasSystemd, MissingPackages, Paths
 from roles.files import directories
-from roles.preflight import HostSituation, PreflightFailed, Situation, preflight
+from roles.preflight import Database, DatabaseState, HostSituation, PreflightFailed, Situation, preflight
 from tests.fake_kasmvnc import hash_password
 from tests.role_runner import RunRole, changes
 from tests.test_role_desktops import OWN, with_studio
@@ -197,7 +197,7 @@ def test_preflight_stops_the_roll_out_with_it(asking: Any) -> None:
     situation = Situation(
         os="debian", version="12", architecture="x86_64", uid=0, free_mb=50_000, installed=False, listeners=()
     )
-    facts = kasmvnc_facts(BOOKWORM, obstacle=NOWHERE) | {HostSituation: situation}
+    facts = kasmvnc_facts(BOOKWORM, obstacle=NOWHERE) | {HostSituation: situation, DatabaseState: Database()}
 
     def checked(config: Any) -> list[str]:
         preflight(config=config)
