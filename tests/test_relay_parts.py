@@ -14,9 +14,13 @@ from contextlib import suppress
 import pytest
 from PIL import Image
 
+from viewer.grants import Grant, PublishedPort
+from viewer.model import utcnow
 from viewer.relay.downstream import BUFFER_BYTES, BufferPool
 from viewer.relay.framing import binary_header, close_frame, pong
 from viewer.relay.jpeg import Look, NotAJpeg, look_at
+from viewer.relay.rfb_stream import RfbStream
+from viewer.relay.settings import Settings
 from viewer.relay.splicing import FRAMES_AT_ONCE, FrameEdges, Pipe
 
 COLOURS = [(0, 0, 0), (255, 255, 255), (1, 200, 77), (128, 128, 128)]
@@ -274,3 +278,25 @@ def test_a_pipe_that_nobody_asks_for_edges_does_not_look_for_them() -> None:
             one.close()
 
     asyncio.run(body())
+
+
+def test_a_watchers_messages_are_sifted_in_portions() -> None:
+    """A message of a WebSocket may hold 262,144 of RFB's shortest."""
+    request, act = b"\x03\0" + bytes(8), b"\xfa\0\x01\x02"
+    sent = act * 20_000 + request
+
+    async def body() -> tuple[int, bytes]:
+        grant = Grant(purpose="stream", may_control=False, expires_at=utcnow())
+        settings = Settings.model_validate(
+            {"listen": "127.0.0.1:1", "key_file": "k", "publish_address": "127.0.0.1", "desktops_dir": "d"}
+        )
+        stream = RfbStream(grant, PublishedPort(port=1), settings, BufferPool())
+        sifting, turns = asyncio.ensure_future(stream.admit(sent)), 0
+        while not sifting.done():
+            await asyncio.sleep(0)
+            turns += 1
+        return turns, await sifting
+
+    turns, passed = asyncio.run(body())
+    assert passed == request
+    assert turns >= len(sent) // 4096

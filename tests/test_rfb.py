@@ -19,7 +19,16 @@ from viewer.rfb.client_messages import (
     ViewOnlyFilter,
     message_length,
 )
-from viewer.rfb.conversation import Conversation, ProtocolError, Read, Refused, RfbError, Script, Write
+from viewer.rfb.conversation import (
+    STEPS_AT_ONCE,
+    Conversation,
+    ProtocolError,
+    Read,
+    Refused,
+    RfbError,
+    Script,
+    Write,
+)
 from viewer.rfb.handshake import client_handshake, server_handshake
 from viewer.rfb.probe import Screen, probe_first_frame
 from viewer.rfb.vncauth import vnc_auth_response
@@ -270,3 +279,31 @@ def test_a_watchers_messages_pass_only_as_far_as_they_ask_for_pictures(
 def test_a_message_of_unknown_or_excessive_length_ends_the_stream(start: bytes) -> None:
     with pytest.raises(ProtocolError):
         message_length(start)
+
+
+# --- whoever sends the bytes chooses how many steps they make
+
+
+def test_a_conversation_pauses_after_a_thousand_steps_and_goes_on_from_there() -> None:
+    taken: list[bytes] = []
+
+    def take() -> Script[None]:
+        while len(taken) < 4500:
+            taken.append((yield Read(1)))
+
+    conversation = Conversation(take())
+    conversation.feed(bytes(4500))
+    assert (len(taken), conversation.behind) == (STEPS_AT_ONCE, True)
+    for _ in range(4):
+        conversation.feed(b"")
+    assert (len(taken), conversation.done, conversation.behind) == (4500, True, False)
+    assert STEPS_AT_ONCE <= 2000
+
+
+def test_rows_of_no_pixels_are_no_steps() -> None:
+    """In 12 bytes a desktop names 65,535 of them."""
+    conversation = Conversation(probe_first_frame(None, Screen()))
+    conversation.feed(b"RFB 003.008\n\x01\x01" + bytes(4))
+    conversation.feed(pack(">HH16xI", 8, 8, 0))
+    conversation.feed(pack(">BxH", 0, 0xFFFF) + pack(">HHHHi", 0, 0, 0, 65535, 0) * 500)
+    assert not conversation.behind

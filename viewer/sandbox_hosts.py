@@ -420,6 +420,5 @@ def _problem_of(answer: httpx.Response) -> tuple[str, str]:
 
 def _one_line(text: str) -> str:
     """The message without line breaks and without the docker client's own noise (its URL and HTTP status)."""
-    # The pattern takes time that grows with the square of the length, and the length is the host's to choose.
-    plain = re.sub(r"\d{3} (Client|Server) Error for http\+docker://\S+: [A-Z][A-Za-z ]+", "", text[:2000])
+    plain = re.sub(r"\d{3} (Client|Server) Error for http\+docker://\S+: [A-Z][A-Za-z ]+", "", text)
     return " ".join(plain.split())[:300]

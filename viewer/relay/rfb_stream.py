@@ -20,6 +20,9 @@ from viewer.rfb.client_messages import ViewOnlyFilter
 from viewer.rfb.conversation import Conversation, ProtocolError, Refused
 from viewer.rfb.handshake import CLIENT_INIT_SHARED, client_handshake, server_handshake
 
+ADMIT_BYTES = 4096
+"""Of a watcher's messages at once: a thousand of the shortest, then the other streams have a turn."""
+
 
 class RfbStream(Stream):
     """Both handshakes are the relay's own; then a watcher's messages are parsed, and dropped if they act."""
@@ -83,10 +86,10 @@ class RfbStream(Stream):
         try:
             desktop = await self._log_in()
             early = await self._greet(browser, downstream)
-            await self._to_desktop(desktop, CLIENT_INIT_SHARED + self._admit(early))
+            await self._to_desktop(desktop, CLIENT_INIT_SHARED + await self.admit(early))
             downstream.join(desktop)
             while True:
-                await self._to_desktop(desktop, self._admit(await _next_bytes(browser, downstream)))
+                await self._to_desktop(desktop, await self.admit(await _next_bytes(browser, downstream)))
         except (DesktopUnreachable, Refused) as error:
             self.end(CloseCode.UNREACHABLE, str(error))
         except GrantRefused as error:
@@ -137,9 +140,15 @@ class RfbStream(Stream):
             raise _BrowserLeft from None
         return conversation.leftover
 
-    def _admit(self, received: bytes) -> bytes:
+    async def admit(self, received: bytes) -> bytes:
         """What of the browser's bytes may reach the desktop."""
-        return self._view_only.feed(received) if self._view_only else received
+        if self._view_only is None:
+            return received
+        passed = self._view_only.feed(received[:ADMIT_BYTES])
+        for at in range(ADMIT_BYTES, len(received), ADMIT_BYTES):
+            await asyncio.sleep(0)
+            passed += self._view_only.feed(received[at : at + ADMIT_BYTES])
+        return passed
 
     async def _to_desktop(self, desktop: socket.socket, data: bytes) -> None:
         """Returns when the kernel has taken all: until then aiohttp stops reading the browser."""

@@ -12,6 +12,9 @@ from typing import Generic, NamedTuple, TypeVar
 
 Result = TypeVar("Result")
 
+STEPS_AT_ONCE = 1000
+"""Reads that one `feed` serves. The other side chooses how short they are, and meanwhile all others wait."""
+
 
 class Read(NamedTuple):
     size: int
@@ -58,6 +61,11 @@ class Conversation(Generic[Result]):
         return self._result[0]
 
     @property
+    def behind(self) -> bool:
+        """Whether `feed` would go on with what is there already; call it with b"" after a pause."""
+        return not self.done and len(self._buffer) >= self._wanted
+
+    @property
     def leftover(self) -> bytes:
         return bytes(self._buffer)
 
@@ -69,7 +77,9 @@ class Conversation(Generic[Result]):
         """Take received bytes, return bytes to send; raises RfbError."""
         self._buffer += data
         replies = bytearray()
-        while not self.done and len(self._buffer) >= self._wanted:
+        for _ in range(STEPS_AT_ONCE):
+            if not self.behind:
+                break
             replies += self._run(self._take(self._wanted))
         return bytes(replies)
 

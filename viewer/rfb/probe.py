@@ -93,7 +93,8 @@ def _framebuffer_update(screen: Screen) -> Script[None]:
         if encoding == ENCODING_DESKTOP_SIZE:
             _resize(screen, width, height)
         elif encoding == ENCODING_RAW:
-            for _row in range(height):
+            # Rows of no pixels take no bytes, so a desktop could send millions of them in no time.
+            for _row in range(height if width else 0):
                 colours.add((yield Read(width * BYTES_PER_PIXEL)))
                 if colours.seen >= ENOUGH_COLOURS:
                     screen.colours = colours.seen
