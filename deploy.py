@@ -152,3 +152,6 @@ else:
             config=config,
             _if=lambda: is_possible(state, "The check", needs=(site.edge, site.control)),
         )
+    if not on_edge and "check" in chosen:
+        # The host where it runs may be the one that is left out, and then says nothing.
+        is_possible(state, "The check", needs=(site.edge, site.control))

@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+import json
 import random
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import pytest
 
 from inventory.models import Site
+from roles.caddy import BINARY, CADDYFILE
 from tests.online.fleet import eventually
-from tests.online.spread import SpreadFleet, changes_between
+from tests.online.spread import BEHIND_ANOTHER, SpreadFleet, changes_between
 from tests.online.streams import watching
 from tests.online.test_fleet_roll_out import is_alive, plain_service, with_settings
 from tests.soaking import is_soaking
 
 pytestmark = pytest.mark.host
 
-MOMENTS = 10 if is_soaking() else 3
+MOMENTS = 40 if is_soaking() else 10
 SEED = 3
+KILLING_SECONDS = 3600
 LISTENER = "import socket, time; s = socket.create_server(('127.0.0.1', {port})); time.sleep(600)"
 VIEWER_TOML = "/etc/deskfleet/viewer.toml"
 
@@ -56,18 +61,35 @@ def port_taken(spread: SpreadFleet, name: str, port: int) -> Iterator[None]:
         machine.run("pkill -f socket.create_server", check=False)
 
 
-def test_unreachable_host_is_left_out_and_the_next_run_mends_it(spread: SpreadFleet) -> None:
-    """A change for the edge and box2, while nobody gets onto box2."""
-    spread.operator.change(plain_service)
-    with spread.cut_off("box2"):
+@pytest.mark.parametrize(
+    ("cut", "lost", "without"),
+    [
+        ("box2", {"box2"}, ""),
+        ("control1", {"control1"}, "control1"),
+        # The way to the host behind it is lost, too.
+        ("edge1", {"edge1", BEHIND_ANOTHER}, "edge1"),
+    ],
+)
+def test_unreachable_host_is_left_out_and_the_next_run_mends_it(
+    spread: SpreadFleet, cut: str, lost: set[str], without: str
+) -> None:
+    """A change for edge, control host and box2, while nobody gets onto one of them."""
+    spread.operator.change(one_more_second)
+    with spread.cut_off(cut):
         done = spread.roll_out(check=False)
     assert done.code != 0
-    assert "box2" in done.results.failed_hosts or "box2" in said_of_hosts(done.said)
-    assert "left out: it cannot be reached" in said_of_hosts(done.said)["box2"]
-    assert done.changed_hosts == {"edge1"}, done.changes
-    mended = spread.roll_out()
-    assert mended.changed_hosts == {"box2"}, mended.changes
+    said = said_of_hosts(done.said)
+    assert {name for name in said if "left out: it cannot be reached" in said[name]} == lost
+    assert done.changed_hosts == {"edge1", "control1", "box2"} - lost, done.changes
+    note = f"The check was left out, because it needs {without}"
+    assert (note in done.said) == bool(without), done.said[-3000:]
+    assert spread.roll_out().changed_hosts == {cut}
     assert spread.roll_out().changes == {}
+
+
+def one_more_second(site: Site) -> Site:
+    """Something else for the viewer, its worker and two Caddys than now."""
+    return another_state(site, site.settings.ttl.default + 1)
 
 
 def test_host_lost_on_the_way_is_told_and_mended(spread: SpreadFleet) -> None:
@@ -93,33 +115,62 @@ def said_of_hosts(said: str) -> dict[str, str]:
     return {words[0]: words[1] for words in lines if len(words) == 2}
 
 
+# --- kill -9 ---
+
+
+@dataclass(frozen=True)
+class Moment:
+    """`after` these lines, one after the other, and so many seconds more."""
+
+    after: tuple[str, ...]
+    seconds: float
+
+
+RESTARTS_THE_VIEWER = ("Starting operation: Viewer | Run the viewer",)
+RELOADS_THE_EDGE = (
+    "Starting operation: Phase: the hosts let each other in",
+    "Starting operation: Caddy | Run Caddy",
+)
+
+
 @pytest.mark.soak
-def test_killed_roll_out_is_made_whole_by_the_next_one(spread: SpreadFleet) -> None:
-    """kill -9 of the operator's process at seeded moments, each of a roll-out that has three hosts to change
-    and services to restart."""
-    steps = steps_of(spread)
-    moments = random.Random(SEED)
+@pytest.mark.timeout(KILLING_SECONDS)
+def test_killed_roll_out_is_made_whole_by_the_next_one(
+    spread: SpreadFleet, figure: Callable[[str, float], None]
+) -> None:
+    """kill -9 of the operator's process at ten seeded moments, each of a roll-out that has three hosts to
+    change and services to restart."""
+    moments = seeded_moments(spread)
     with spread.api.desktop() as session, watching(spread.api, session.id) as stream:
-        for round_number in range(MOMENTS):
-            moment = moments.choice(steps)
-            site = spread.operator.change(lambda site, n=round_number: another_state(site, n))  # type: ignore[misc]
-            running = spread.checkout.start("inventory", "deploy.py", "-y", "--json")
-            assert running.follow(f"Starting operation: {moment}"), moment
-            running.kill()
-            spread.roll_out()
+        started = time.monotonic()
+        for moment in moments:
+            site = spread.operator.change(one_more_second)
+            kill_at(spread, moment)
+            assert spread.roll_out().code == 0
             assert_in_force(spread, site)
+        figure("one kill and the roll-out after it", (time.monotonic() - started) / len(moments))
         stream.assert_alive()
     assert spread.roll_out().changes == {}
 
 
-def steps_of(spread: SpreadFleet) -> list[str]:
-    """Names of a roll-out's operations, in their order."""
-    return [operation.name for operation in spread.roll_out().results.operations]
+def seeded_moments(spread: SpreadFleet) -> list[Moment]:
+    """Two where something is restarted or reloaded, the others anywhere; the delay leads into operations."""
+    seeded = random.Random(SEED)
+    steps = [operation.name for operation in spread.roll_out().results.operations]
+    others = [(f"Starting operation: {seeded.choice(steps)}",) for _ in range(MOMENTS - 2)]
+    return [Moment(after, seeded.uniform(0, 1)) for after in (RESTARTS_THE_VIEWER, RELOADS_THE_EDGE, *others)]
 
 
-def another_state(site: Site, number: int) -> Site:
-    """Something else for the viewer, its worker and two Caddys than in the round before."""
-    ttl = site.settings.ttl.model_copy(update={"default": 3000 + number})
+def kill_at(spread: SpreadFleet, moment: Moment) -> None:
+    running = spread.checkout.start("inventory", "deploy.py", "-y", "--json")
+    for line in moment.after:
+        assert running.follow(line), moment
+    time.sleep(moment.seconds)
+    running.kill()
+
+
+def another_state(site: Site, seconds: int) -> Site:
+    ttl = site.settings.ttl.model_copy(update={"default": seconds})
     return plain_service(with_settings(site, ttl=ttl))
 
 
@@ -132,6 +183,28 @@ def assert_in_force(spread: SpreadFleet, site: Site) -> None:
         pids = control.pids_of(service)
         assert pids, f"{service} does not run"
         assert started_at(spread, site.control, min(pids)) >= written - 0.1, f"{service} was not restarted"
+    for name in (site.edge, "box2"):
+        assert loaded_by_caddy(spread, name) == written_for_caddy(spread, name), f"{name} was not reloaded"
+
+
+def loaded_by_caddy(spread: SpreadFleet, name: str) -> object:
+    """The configuration that Caddy runs, from its admin socket."""
+    return json.loads(spread.machines[name].run(["python3", "-c", _ADMIN]).out)
+
+
+def written_for_caddy(spread: SpreadFleet, name: str) -> object:
+    """The configuration that Caddy's file means."""
+    argv = [BINARY, "adapt", "--adapter", "caddyfile", "--config", CADDYFILE]
+    return json.loads(spread.machines[name].run(" ".join([*argv, "2>/dev/null"])).out)
+
+
+_ADMIN = """
+import socket, sys
+with socket.socket(socket.AF_UNIX) as admin:
+    admin.connect("/run/deskfleet/caddy/admin.sock")
+    admin.sendall(b"GET /config/ HTTP/1.0\\r\\nHost: 127.0.0.1\\r\\n\\r\\n")
+    print(admin.makefile("rb").read().partition(b"\\r\\n\\r\\n")[2].decode())
+"""
 
 
 def started_at(spread: SpreadFleet, name: str, pid: int) -> float:
