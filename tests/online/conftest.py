@@ -180,8 +180,9 @@ def bare_spread(hosts: BareHosts, figure: Callable[[str, float], None]) -> Itera
     started = time.monotonic()
     fleet = bring_up_spread(hosts)
     figure(f"{len(fleet.machines)} machines with sshd", time.monotonic() - started)
-    if fleet.was_bare:
-        fleet.open_before = fleet.scan_all()
+    started = time.monotonic()
+    fleet.look_at_bare_hosts()
+    figure("a look at them, and a preview", time.monotonic() - started)
     yield fleet
     if not hosts.keeping:
         for host in fleet.machines.values():

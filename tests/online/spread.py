@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import json
 import os
 import shutil
 from collections.abc import Iterable, Iterator
@@ -52,13 +53,16 @@ def example(operator: Operator) -> Site:
 
 @dataclass
 class SpreadFleet:
-    """open_before: which ports answered before the first roll-out, by host; empty where they were kept."""
+    """open_before: which ports answered before the first roll-out, by host; empty where they were kept.
+    before: what lay and ran on each host then. previewed: what a preview changed of it, None if kept."""
 
     hosts: BareHosts
     machines: dict[str, BareHost]
     checkout: Checkout
     was_bare: bool
     open_before: dict[str, list[int]] = field(default_factory=dict)
+    before: dict[str, Listing] = field(default_factory=dict)
+    previewed: list[str] | None = None
 
     @property
     def operator(self) -> Operator:
@@ -131,6 +135,20 @@ class SpreadFleet:
         """What lies and runs on every host now."""
         with ThreadPoolExecutor(2) as pool:
             return dict(zip(self.machines, pool.map(list_host, self.machines.values()), strict=True))
+
+    def look_at_bare_hosts(self) -> None:
+        """What is open and lies there before any roll-out, and that a preview changes nothing of it. Kept for
+        the runs that take these hosts over."""
+        kept = self.operator.folder / "bare.json"
+        if self.was_bare:
+            self.open_before = self.scan_all()
+            self.before = self.listings()
+            self.checkout.dry("--diff")
+            self.previewed = changes_between(self.before, self.listings())
+            kept.write_text(json.dumps({name: found.to_json() for name, found in self.before.items()}))
+        elif kept.exists():
+            read: dict[str, str] = json.loads(kept.read_text())
+            self.before = {name: Listing.from_json(text) for name, text in read.items()}
 
     def logs(self) -> str:
         return "\n".join(f"--- {name}\n{self.on(name).logs()[-2500:]}" for name in self.machines)
