@@ -22,6 +22,17 @@ FLEET = {
     "studio1": ("10.77.0.15", ("desktops",)),
 }
 """Host -> its address and groups."""
+LAYOUTS = {
+    "the tutorial's": {
+        "gate": ("edge", "control"),
+        "box1": ("sandboxes", "desktops"),
+        "box2": ("sandboxes",),
+    },
+    "edge apart": {"gate": ("edge",), "all": ("control", "sandboxes"), "studio": ("desktops",)},
+    "one for all and a box": {"all": ALL_GROUPS, "box1": ("sandboxes",)},
+    "control apart": {"gate": ("edge", "desktops"), "desk": ("control",), "box1": ("sandboxes",)},
+}
+"""Ways to spread the groups: name -> host -> its groups."""
 SECRET_WORDS = ("opensandbox-secret", "df_admin000_secret-of-the-admin", "df_oper0000_secret-of-the-operator")
 
 
@@ -54,6 +65,27 @@ def fleet_site(**settings: Any) -> Site:
                 "opensandbox",
                 "kasmvnc",
                 {"name": "code-server", "host": "box2", "port": 8090, "websocket": True, "tenant": "acme"},
+            ],
+        }
+    )
+
+
+def laid_out(layout: str, **settings: Any) -> Site:
+    """A site of several hosts in one of LAYOUTS; with a desktop and two own services."""
+    groups = LAYOUTS[layout]
+    host_of = {group: name for name, members in groups.items() for group in members}
+    return Site.model_validate(
+        {
+            "hosts": {
+                name: {"groups": members, "connect": f"@fake/{name}", "address": f"10.77.0.{number}"}
+                for number, (name, members) in enumerate(groups.items(), 11)
+            },
+            "settings": {"domain": "desks.example.com", "tls": "internal", **settings},
+            "desktops": {"drawing": {"tenant": "main", "host": host_of["desktops"], "backend": "tigervnc"}},
+            "services": [
+                "opensandbox",
+                {"name": "notes", "host": host_of["control"], "port": 8090},
+                {"name": "code", "host": host_of["sandboxes"], "port": 8091, "websocket": True},
             ],
         }
     )

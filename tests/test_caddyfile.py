@@ -19,7 +19,7 @@ from roles.caddy import UNIT, VERSION, unit_of
 from roles.caddyfile import caddyfile, needs_caddy
 from roles.certificates import CADDY as TLS
 from tests.caddy_fleet import caddy_binary
-from tests.sites import FLEET, fleet_config, fleet_site, host_config, secrets
+from tests.sites import FLEET, LAYOUTS, fleet_config, fleet_site, host_config, laid_out, secrets
 
 GOLDEN = Path(__file__).parent / "golden"
 DOMAIN = "desk.example.com"
@@ -261,6 +261,11 @@ ODD_SITES: dict[str, HostConfig] = {
     ),
     "no content domain": host_config(domain=DOMAIN, tls="acme", content_domain="none"),
     "localhost": host_config(domain="localhost"),
+    **{
+        f"{host} of {layout}": HostConfig(name=host, site=laid_out(layout), secrets=secrets())
+        for layout, hosts in LAYOUTS.items()
+        for host in hosts
+    },
 }
 ACCEPTED = {**FILES, **ODD_SITES}
 

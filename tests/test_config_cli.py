@@ -20,7 +20,7 @@ from pyrage.x25519 import Identity
 
 from inventory.models import Secrets
 from inventory.secrets import text_of
-from tests.sites import ALL_GROUPS, fleet_site, secret_words, secrets
+from tests.sites import ALL_GROUPS, LAYOUTS, fleet_site, laid_out, secret_words, secrets
 from tests.sites import FLEET as SITE_HOSTS
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -232,6 +232,31 @@ def test_all_three_inventories_of_a_fleet_are_the_same(checkout: Path, inventory
     assert done.returncode == 0, done.stderr
     groups = {host["name"]: set(host["groups"]) & set(ALL_GROUPS) for host in json.loads(done.stdout)}
     assert groups == {f"@fake/{name}": set(wanted) for name, (_, wanted) in SITE_HOSTS.items()}
+    assert_no_secret_in(done, made_secrets(checkout, "fleet"))
+
+
+# Operation -> the group of the hosts where it runs; a host's Caddy is everywhere.
+WHERE = {
+    "Viewer | Write viewer.toml": "control",
+    "OpenSandbox | Write config.toml": "sandboxes",
+    "Desktops | Write the session of drawing": "desktops",
+    "Check | Create, see and end a desktop": "edge",
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_groups_may_be_spread_over_hosts_in_any_way(checkout: Path, layout: str) -> None:
+    site = laid_out(layout).model_dump(mode="json", exclude_unset=True)
+    (checkout / "fleet.yml").write_text(yaml.safe_dump(site))
+    done = pyinfra(checkout, "fleet.py", "deploy.py", "-y", "--json")
+    assert done.returncode == 0, done.stderr[-3000:]
+    ran: dict[str, set[str]] = {}
+    for operation in json.loads(done.stdout)["results"]["operations"]:
+        ran.setdefault(operation["name"], set()).update(operation["success"], operation["no_change"])
+    hosts = LAYOUTS[layout]
+    for name, group in WHERE.items():
+        assert ran[name] == {f"@fake/{host}" for host, groups in hosts.items() if group in groups}, name
+    assert ran["Caddy | Run Caddy"] == {f"@fake/{host}" for host in hosts}
     assert_no_secret_in(done, made_secrets(checkout, "fleet"))
 
 

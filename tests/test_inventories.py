@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,9 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
+from pyrage.x25519 import Identity
 
-from inventory.models import Settings
+from inventory.models import Group, Settings
 from inventory.secrets import key_hash
 from inventory.site_file import SiteRefused, load_site, site_path
 from tests.sites import secrets, site
@@ -45,6 +47,15 @@ def refused(text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 @pytest.mark.parametrize("path", SITES, ids=str)
 def test_every_site_in_the_repository_loads(path: Path) -> None:
     assert load_site(path).hosts
+
+
+def test_site_of_the_tutorial_loads(tmp_path: Path) -> None:
+    [block] = re.findall(r"^```yaml\n(.*?)^```$", Path("docs/tutorial.md").read_text(), re.S | re.M)
+    path = tmp_path / "acme.yml"
+    path.write_text(block.replace("age1…", str(Identity.generate().to_public())))
+    found = load_site(path)
+    assert (found.edge, found.control) == ("gate", "gate")
+    assert set(found.hosts_in(Group.SANDBOXES)) == {"box1", "box2"}
 
 
 @pytest.mark.parametrize(
