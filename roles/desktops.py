@@ -32,6 +32,7 @@ from roles.files import (
     sha256,
     system_user,
     tell,
+    tell_of_account,
 )
 from roles.packages import packages
 from roles.units import Unit, no_unit, run
@@ -199,6 +200,7 @@ def part(desktop: str, tenant: str) -> Commands:
     home = f"{DATA}/{desktop}"
     tell(home, "is put aside with all that is in it")
     tell(f"{home}.of-{former}", "is made of it")
+    tell_of_account(user_of(desktop))
     yield from no_unit._inner(unit=unit(desktop).name)
     # With it end the programs that left the unit. The next step makes the user anew.
     yield from no_user._inner(user=user_of(desktop))

@@ -143,7 +143,7 @@ def system_user(
     found = host.get_fact(User, user=user)
     further = ",".join(groups)
     if found is None:
-        _tell_of_account(user)
+        tell_of_account(user)
         more = ["--groups", further] if groups else []
         yield StringCommand(
             "useradd",
@@ -158,13 +158,13 @@ def system_user(
             user,
         )
     elif set(found.groups) != {user, *groups} or (found.home, found.shell) != (home, login_shell):
-        _tell_of_account(user)
+        tell_of_account(user)
         yield StringCommand(
             "usermod", "--home", home, "--shell", login_shell, "--groups", f"'{further}'", user
         )
 
 
-def _tell_of_account(user: str) -> None:
+def tell_of_account(user: str) -> None:
     for path in ACCOUNTS:
         tell(path, f"changes (the account {user})")
 
@@ -173,7 +173,7 @@ def _tell_of_account(user: str) -> None:
 def no_user(user: str) -> Commands:
     """Take a user of ours away, with whatever still runs as it."""
     if host.get_fact(User, user=user) is not None:
-        _tell_of_account(user)
+        tell_of_account(user)
         script = Path(__file__).resolve().parent.parent / "templates" / "users" / "remove.sh"
         yield StringCommand(f"OWNER={user}\n{script.read_text()}")
 

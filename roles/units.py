@@ -148,6 +148,11 @@ def stop_supervisord() -> Commands:
         )
 
 
+def _starts_at_boot(unit: str) -> str:
+    """systemd's link."""
+    return f"/etc/systemd/system/multi-user.target.wants/{unit}.service"
+
+
 def path_of(unit: str, *, systemd: bool) -> str:
     return f"/etc/systemd/system/{unit}.service" if systemd else f"/etc/deskfleet/supervisor/{unit}.conf"
 
@@ -167,6 +172,8 @@ def run(unit: Unit, *, restart_on: str, reload_on: str = "") -> Commands:
     text = systemd_unit(unit, restart_on) if systemd else supervisor_program(unit, restart_on)
     started = hashlib.sha256(text.encode()).hexdigest()
     known = host.get_fact(UnitFact, path=path, unit=unit.name)
+    if systemd and not known.config:
+        tell(_starts_at_boot(unit.name), "is made")
     if known.config != started:
         yield from place._inner(path=path, content=text)
     if known.started != started:
@@ -219,6 +226,8 @@ def no_unit(unit: str) -> Commands:
     path = path_of(unit, systemd=systemd)
     if host.get_fact(Paths, paths=[path]):
         tell(path, "goes")
+        if systemd:
+            tell(_starts_at_boot(unit), "goes")
         if systemd:
             yield StringCommand(
                 f"systemctl disable --now --quiet {unit}; rm -f {path}; systemctl daemon-reload"
