@@ -8,9 +8,19 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from inventory.models import Group, Host, OwnService, Site
+from inventory.secrets import names, rotate
+from roles.desktops import HOME as DESKTOPS
+from roles.relay import KEY as RELAY_KEY
 from tests.fleet.roll_out import RollOut
 from tests.hosts.bare_host import Variant
-from tests.online.spread import BEHIND_ANOTHER, ENTERED_WITH_SUDO, SpreadFleet, changes_between
+from tests.online.fleet import eventually
+from tests.online.spread import (
+    BEHIND_ANOTHER,
+    ENTERED_WITH_SUDO,
+    WITH_A_PAGE,
+    SpreadFleet,
+    changes_between,
+)
 
 pytestmark = pytest.mark.host
 
@@ -144,16 +154,67 @@ def test_changed_value_changes_exactly_its_dependents(
     assert {name.split(" | ")[0] for name in done.changes} == roles
 
 
+def test_preview_of_bare_hosts_changed_nothing(bare_spread: SpreadFleet) -> None:
+    if bare_spread.previewed is None:
+        pytest.skip("the hosts were kept from an earlier run")
+    assert [line for line in bare_spread.previewed if not is_noise(line)] == []
+
+
 def test_preview_changes_nothing_and_names_every_file_that_is_changed_then(spread: SpreadFleet) -> None:
+    """Values, a desktop that goes, one that becomes another tenant's, and a key that is replaced."""
     spread.operator.change(lambda site: shorter_life(another_screen(plain_service(site))))
+    spread.operator.change(lambda site: handed_over(without_a_page(site)))
+    assert RELAY_KEY_OF_BOX2 in names(spread.secrets)
+    rotate(spread.site, RELAY_KEY_OF_BOX2, site_file=spread.operator.site_file)
+    eventually(lambda: no_sandboxes(spread), within=30, what="no sandbox is left")
     before = spread.listings()
     preview = spread.checkout.dry("--diff")
-    assert [line for line in changes_between(before, spread.listings()) if not is_alive(line)] == []
+    assert [line for line in changes_between(before, spread.listings()) if not is_noise(line)] == []
     spread.roll_out()
-    changed = [line for line in changes_between(before, spread.listings()) if not is_alive(line)]
-    files = {line.split()[3] for line in changed if " files " in line}
-    assert {"/etc/deskfleet/viewer.toml"} <= files
-    assert [path for path in files if path not in preview.said and not is_stamp(path)] == []
+    changed = changes_between(before, spread.listings())
+    files = {
+        (name.rstrip(":"), path)
+        for name, _, kind, path, *_ in map(str.split, changed)
+        if kind == "files" and not is_noise(f"{name} {kind} {path}") and not is_stamp(path)
+    }
+    assert {("control1", VIEWER_TOML), ("box2", RELAY_KEY), ("studio1", "/etc/passwd")} <= files
+    assert {path for name, path in files if name == "studio1"} >= {f"{DESKTOPS}/{WITH_A_PAGE}"}
+    named = named_in(preview.said)
+    assert sorted(file for file in files if not is_named(*file, named)) == []
+
+
+VIEWER_TOML = "/etc/deskfleet/viewer.toml"
+RELAY_KEY_OF_BOX2 = "relay_keys.box2"
+
+
+def no_sandboxes(spread: SpreadFleet) -> bool:
+    return not any(spread.on(name).sandbox_containers() for name in spread.site.hosts_in(Group.SANDBOXES))
+
+
+def without_a_page(site: Site) -> Site:
+    left = {name: desktop for name, desktop in site.desktops.items() if name != WITH_A_PAGE}
+    return site.model_copy(update={"desktops": left})
+
+
+def handed_over(site: Site) -> Site:
+    """The other desktop is the first tenant's from now on."""
+    desktops = {
+        name: desktop.model_copy(update={"tenant": site.tenants[0]})
+        for name, desktop in site.desktops.items()
+    }
+    return site.model_copy(update={"desktops": desktops})
+
+
+def named_in(said: str) -> set[tuple[str, str, bool]]:
+    """Of a preview's words: host, path, and whether all that is below it is meant, too."""
+    lines = re.findall(r"\[(\w+)\] (/\S+) (.*)", _COLOURS.sub("", said))
+    return {(name, path, "all that is in it" in rest) for name, path, rest in lines}
+
+
+def is_named(name: str, path: str, named: set[tuple[str, str, bool]]) -> bool:
+    return any(
+        host == name and (path == of or (whole and path.startswith(f"{of}/"))) for host, of, whole in named
+    )
 
 
 def test_chosen_role_on_a_chosen_host_is_all_that_runs(spread: SpreadFleet) -> None:
@@ -190,14 +251,23 @@ def _secret_words(spread: SpreadFleet) -> list[str]:
 
 # --- what changes by itself on a live host ---
 
-_ALIVE = re.compile(
-    r": [+-] (processes|sockets|containers) "
-    r"|/var/log/|/var/lib/deskfleet/viewer/|/var/lib/deskfleet/caddy/|/run/|/home/|/root/\.(ssh|cache)|/tmp/"
+_NOISE = re.compile(
+    r": [+-] (processes|sockets) "
+    r"|/var/log/|/var/lib/deskfleet/(viewer|caddy)/|/run/|/home/|/root/\.(ssh|cache)|/tmp/"
+    r"|/var/lib/deskfleet/desktops/[^ /]+/"
 )
 
 
+_COLOURS = re.compile(r"\x1b\[[0-9;]*m")
+
+
+def is_noise(line: str) -> bool:
+    """Neither a roll-out's doing nor to be told by its preview."""
+    return bool(_NOISE.search(line))
+
+
 def is_alive(line: str) -> bool:
-    return bool(_ALIVE.search(line))
+    return is_noise(line) or ": + containers " in line or ": - containers " in line
 
 
 def is_stamp(path: str) -> bool:
