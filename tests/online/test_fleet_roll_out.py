@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Iterator
 
 import pytest
 
-from inventory.models import Group, Host, OwnService, Site
-from inventory.secrets import names, rotate
+from inventory.models import Group, Host, OwnService, Secrets, Site
+from inventory.secrets import SecretsUnreadable, load_secrets, names, rotate
 from roles.desktops import HOME as DESKTOPS
 from roles.relay import KEY as RELAY_KEY
+from tests.fleet.operator import Operator
 from tests.fleet.roll_out import RollOut
 from tests.hosts.bare_host import Variant
 from tests.online.fleet import eventually
@@ -62,6 +64,29 @@ def test_second_roll_out_changes_nothing_on_any_host(
     assert asked == set(spread.machines)
     assert done.changes == {}
     assert done.seconds < NO_OP_SECONDS
+
+
+def test_roll_out_of_a_second_operator_changes_nothing(spread: SpreadFleet) -> None:
+    """He has the site file, its encrypted secrets, and an identity of his own."""
+    second = Operator(spread.operator.folder / "second")
+    second.prepare()
+    with pytest.raises(SecretsUnreadable):
+        _secrets_as_read_by(second, spread)
+    both = (spread.operator.recipient, second.recipient)
+    site = spread.operator.change(lambda site: site.model_copy(update={"operators": both}))
+    try:
+        assert spread.secrets == _secrets_as_read_by(second, spread)
+        identity = {"DESKFLEET_AGE_IDENTITY": str(second.identity)}
+        done = spread.checkout.start("inventory", "deploy.py", "-y", "--json", env=identity).finish()
+        assert (done.code, done.changes) == (0, {}), done.said[-3000:]
+    finally:
+        spread.operator.write(site.model_copy(update={"operators": both[:1]}))
+        assert spread.secrets
+
+
+def _secrets_as_read_by(operator: Operator, spread: SpreadFleet) -> Secrets:
+    os.environ["DESKFLEET_AGE_IDENTITY"] = str(operator.identity)
+    return load_secrets(spread.site, site_file=spread.operator.site_file)
 
 
 def test_ways_in_are_the_ones_that_the_site_file_names(spread: SpreadFleet) -> None:
