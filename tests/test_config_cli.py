@@ -57,6 +57,9 @@ edge = control = sandboxes = desktops = [("@fake/h1", {{"deskfleet": _sites.host
 """
 FLEET = f"""{ANSWERS}
 from inventory.groups import groups_of
+
+# Each test is a run of pyinfra's own command line.
+pytestmark = pytest.mark.real
 edge, control, sandboxes, desktops = groups_of("fleet.yml")
 for _members in (edge, control, sandboxes, desktops):
     for _, _data in _members:

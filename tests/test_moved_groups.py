@@ -14,6 +14,9 @@ from tests.sites import FLEET as FLEET_HOSTS
 from tests.sites import fleet_site
 from tests.test_config_cli import FLEET, lay_out, pyinfra
 
+# Each test is a run of pyinfra's own command line.
+pytestmark = pytest.mark.real
+
 ANSWERS_OF = """
 for _members in (edge, control, sandboxes, desktops):
     for _host, _data in _members:

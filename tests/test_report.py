@@ -79,6 +79,9 @@ def test_operation_that_raises_fails_its_host_alone(tmp_path: Path) -> None:
     broken = """
 from pyinfra.api.operation import operation
 
+# Each test is a run of pyinfra's own command line.
+pytestmark = pytest.mark.real
+
 @operation()
 def raising():
     if host.name == "@local" and state.is_executing:
