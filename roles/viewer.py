@@ -27,6 +27,7 @@ from roles.files import (
     render,
     sha256,
     system_user,
+    tell,
 )
 from roles.units import Unit, no_unit, run
 
@@ -112,9 +113,11 @@ def viewer(*, config: HostConfig) -> None:
 
 @operation()
 def forget_keys(wanted: tuple[str, ...]) -> Commands:
-    for name in host.get_fact(HeldKeys):
-        if name not in wanted:
-            yield StringCommand("rm", "-f", QuoteString(f"{SECRETS}/{name}"))
+    unwanted = [f"{SECRETS}/{name}" for name in host.get_fact(HeldKeys) if name not in wanted]
+    for path in unwanted:
+        tell(path, "goes")
+    for path in unwanted:
+        yield StringCommand("rm", "-f", QuoteString(path))
 
 
 @deploy("Viewer away")
