@@ -23,6 +23,9 @@ from inventory.secrets import text_of
 from tests.sites import ALL_GROUPS, LAYOUTS, fleet_site, laid_out, secret_words, secrets
 from tests.sites import FLEET as SITE_HOSTS
 
+# Each test is a run of pyinfra's own command line.
+pytestmark = pytest.mark.real
+
 ROOT = Path(__file__).resolve().parent.parent
 PYINFRA = Path(sys.executable).parent / "pyinfra"
 FAKE_SITE = """
@@ -57,9 +60,6 @@ edge = control = sandboxes = desktops = [("@fake/h1", {{"deskfleet": _sites.host
 """
 FLEET = f"""{ANSWERS}
 from inventory.groups import groups_of
-
-# Each test is a run of pyinfra's own command line.
-pytestmark = pytest.mark.real
 edge, control, sandboxes, desktops = groups_of("fleet.yml")
 for _members in (edge, control, sandboxes, desktops):
     for _, _data in _members:

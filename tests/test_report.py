@@ -13,6 +13,9 @@ from pyinfra.api.exceptions import PyinfraError
 
 from roles.choice import ROLES, Chosen
 
+# Each test is a run of pyinfra's own command line.
+pytestmark = pytest.mark.real
+
 CHECKOUT = Path(__file__).parent.parent
 
 # Port 1 of loopback: nothing listens there, so the second host cannot be reached.
@@ -79,8 +82,6 @@ def test_operation_that_raises_fails_its_host_alone(tmp_path: Path) -> None:
     broken = """
 from pyinfra.api.operation import operation
 
-# Each test is a run of pyinfra's own command line.
-pytestmark = pytest.mark.real
 
 @operation()
 def raising():
