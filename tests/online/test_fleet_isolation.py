@@ -216,7 +216,7 @@ def test_node_refuses_who_has_no_certificate_of_edge_or_control(
 ) -> None:
     for host in spread.machines:
         if host != spread.site.edge:
-            assert node_status(spread, host, papers, spread.site.edge, "/health") in (200, 403, 404)
+            assert node_status(spread, host, papers, spread.site.edge, "/health") < 500
             with pytest.raises(OSError):  # noqa: PT011 (ssl.SSLError, a reset or silence, as TLS has it)
                 node_status(spread, host, papers, certificate, "/health")
 

@@ -205,7 +205,7 @@ def test_preview_changes_nothing_and_names_every_file_that_is_changed_then(sprea
     assert {("control1", VIEWER_TOML), ("box2", RELAY_KEY), ("studio1", "/etc/passwd")} <= files
     assert {path for name, path in files if name == "studio1"} >= {f"{DESKTOPS}/{WITH_A_PAGE}"}
     named = named_in(preview.said)
-    assert sorted(file for file in files if not is_named(*file, named)) == []
+    assert "\n".join(sorted(" ".join(file) for file in files if not is_named(*file, named))) == ""
 
 
 VIEWER_TOML = "/etc/deskfleet/viewer.toml"
@@ -232,7 +232,7 @@ def handed_over(site: Site) -> Site:
 
 def named_in(said: str) -> set[tuple[str, str, bool]]:
     """Of a preview's words: host, path, and whether all that is below it is meant, too."""
-    lines = re.findall(r"\[(\w+)\] (/\S+) (.*)", _COLOURS.sub("", said))
+    lines = re.findall(r"\[(\w+)\] +(/\S+) (.*)", _COLOURS.sub("", said))
     return {(name, path, "all that is in it" in rest) for name, path, rest in lines}
 
 

@@ -48,7 +48,7 @@ def service(bare_spread: SpreadFleet) -> Iterator[OwnService]:
     [found] = [service for service in bare_spread.site.services or () if isinstance(service, OwnService)]
     host = bare_spread.machines[str(found.host)]
     program = ECHO.replace("PATH", found.health or "/healthz").replace("PORT", str(found.port))
-    python = f"{HOME}/bin/python"
+    python = f"{HOME}/current/bin/python"
     host.daemon.docker("exec", "--detach", host.name, python, "-c", program)
     eventually(lambda: f":{found.port} " in host.run("ss -Hlnt").out, within=15, what="the service listens")
     yield found
