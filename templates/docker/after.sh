@@ -35,3 +35,5 @@ if [ -n "$OURS" ]; then
     rm -rf /run/docker /run/docker.sock /run/docker.pid
 fi
 exit 0
+# containerd makes them when it starts; where it came with us and they are empty, nobody has a use for them.
+if grep -qsx containerd "$STATE/packages.ours"; then rmdir /etc/cni/net.d /etc/cni 2>/dev/null || true; fi

@@ -19,6 +19,8 @@ OURS = "deskfleet"
 _NOISE = re.compile(
     r": [+-] processes sshd"  # a connection that lingers
     r"|/run/sudo|/var/lib/sudo"  # of the host that is entered with sudo
+    # The resolver of the Docker that these machines themselves run in; one inside takes its rules away.
+    r"|- firewall .*(127\.0\.0\.11|DOCKER_(OUTPUT|POSTROUTING))"
 )
 
 

@@ -237,6 +237,7 @@ def named_in(said: str) -> set[tuple[str, str, bool]]:
 
 
 def is_named(name: str, path: str, named: set[tuple[str, str, bool]]) -> bool:
+    path = re.sub(r"(/desktops/\S+\.of-\w+)-\d+$", r"\1", path)  # a number where the name is taken
     return any(
         host == name and (path == of or (whole and path.startswith(f"{of}/"))) for host, of, whole in named
     )
