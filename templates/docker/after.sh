@@ -34,6 +34,6 @@ if [ -n "$OURS" ]; then
     done
     rm -rf /run/docker /run/docker.sock /run/docker.pid
 fi
-exit 0
 # containerd makes them when it starts; where it came with us and they are empty, nobody has a use for them.
 if grep -qsx containerd "$STATE/packages.ours"; then rmdir /etc/cni/net.d /etc/cni 2>/dev/null || true; fi
+exit 0
