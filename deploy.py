@@ -67,6 +67,7 @@ if host.data.get("deskfleet_state") == "absent":
     no_foundation()
 else:
     preflight(config=config, drop=host.data.get("deskfleet_drop"))
+    REPORT.certificates(secrets.certificates, brought="caddy" in chosen)
     for sentence in warnings(secrets.certificates, datetime.now(UTC)):
         REPORT.note(sentence)
     barrier(name="Phase: every host can take the roll-out")

@@ -7,6 +7,7 @@ control host may also be shown to another host's Caddy.
 from __future__ import annotations
 
 import ipaddress
+from collections.abc import Collection, Mapping
 from datetime import datetime, timedelta
 
 from cryptography import x509
@@ -41,12 +42,31 @@ def renewed(
     if authority is None or ends(authority) - now < left:
         authority = _new_authority(now)
     known = certificates.hosts if certificates else {}
+    former = dict(certificates.former) if certificates else {}
     made = {}
     for name, host in site.hosts.items():
         pair = known.get(name)
         fits = pair is not None and ends(pair) - now >= left and _says(pair, authority, name, host)
         made[name] = pair if pair and fits else _issue(authority, name, host, now)
-    return Certificates(authority=authority, hosts=made)
+        if pair and not fits:
+            former[name] = ends(pair)
+    return Certificates(authority=authority, hosts=made, former=_worth_a_word(former, site, now))
+
+
+def _worth_a_word(former: Mapping[str, datetime], site: Site, now: datetime) -> dict[str, datetime]:
+    """Without those long past: the host has the new certificate by now, or everybody has noticed."""
+    return {name: end for name, end in former.items() if name in site.hosts and now - end < RENEWAL}
+
+
+def left_behind(certificates: Certificates | None, reached: Collection[str]) -> list[str]:
+    """What the end of a roll-out says of hosts that it brought no certificate to. `reached`: those it did."""
+    former = certificates.former if certificates else {}
+    return [
+        f"The certificate of {name} was renewed, and this roll-out did not bring it there; unless an earlier"
+        f" one did, {name} has one that ends on {end:%Y-%m-%d}. Roll out {name}."
+        for name, end in former.items()
+        if name not in reached
+    ]
 
 
 def warnings(certificates: Certificates | None, now: datetime) -> list[str]:

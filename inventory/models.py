@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
+from datetime import datetime
 from enum import StrEnum
 from typing import Annotated, Any, Literal
 
@@ -537,6 +538,9 @@ class Certificates(Section):
 
     authority: KeyPair
     hosts: dict[str, KeyPair] = {}
+    former: dict[str, datetime] = {}
+    """By host: when the certificate ends that it had before its present one. What a host has that no roll-out
+    has reached since."""
 
 
 class Secrets(Section):

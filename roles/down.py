@@ -16,8 +16,10 @@ _MADE_HERE = (Path("viewer/static"), Path("viewer/frontend/node_modules"), Path(
 
 
 def forget(folder: Path, *, site: str) -> None:
-    """Remove `folder`; where it holds the secrets of other sites, which may still run, all else but those."""
+    """Remove `folder`, but not the ways in to other sites, which may still run: their secrets, and all that
+    `make fleet` keeps."""
     others = {path for path in folder.glob("secrets-*.yml") if path.name != f"secrets-{site}.yml"}
+    others |= {path for name in ("fleet", "fleet.env") if (path := folder / name).exists()}
     if not others:
         shutil.rmtree(folder, ignore_errors=True)
         return

@@ -8,6 +8,9 @@ import click
 from pyinfra.api.host import Host
 from pyinfra.api.state import BaseStateCallback, State
 
+from inventory.authority import left_behind
+from inventory.models import Certificates
+
 HEADING = "--> Hosts:"
 """`make up` shows what comes after this line."""
 
@@ -19,10 +22,16 @@ class Report(BaseStateCallback):
         self._left_out: dict[str, str] = {}
         self._failed_at: dict[str, str] = {}
         self._notes: dict[str, None] = {}
+        self._certificates: Certificates | None = None
+        self._brings_certificates = True
 
     def note(self, sentence: str) -> None:
         """Something the operator should know; said once, however many hosts say it."""
         self._notes[sentence] = None
+
+    def certificates(self, certificates: Certificates | None, *, brought: bool) -> None:
+        """Those of the site, and whether this run brings them to its hosts."""
+        self._certificates, self._brings_certificates = certificates, brought
 
     def host_connect_error(self, state: State, host: Host, error: Exception) -> None:  # type: ignore[override]
         self._left_out[host.name] = f"it cannot be reached ({_reason(error)})"
@@ -41,7 +50,14 @@ class Report(BaseStateCallback):
             f"    {site_name(host):{width}}  {self._outcome(state, host)}"
             for host in sorted(hosts, key=site_name)
         ]
-        return [HEADING, *told, *(f"    Note: {note}" for note in self._notes)]
+        notes = [*self._notes, *left_behind(self._certificates, self._reached(state, hosts))]
+        return [HEADING, *told, *(f"    Note: {note}" for note in notes)]
+
+    def _reached(self, state: State, hosts: Iterable[Host]) -> set[str]:
+        """Names of the hosts that have the site's certificates now, for all this run knows."""
+        if not self._brings_certificates:
+            return set()
+        return {site_name(host) for host in hosts if host not in state.failed_hosts}
 
     def show(self, state: State) -> None:
         for line in self.lines(state):

@@ -11,6 +11,7 @@ from functools import cache
 from pathlib import Path
 
 from pyinfra.api.deploy import deploy
+from pyinfra.api.exceptions import PyinfraError
 
 from roles.files import absent, sha256
 from roles.python import environment, environment_of
@@ -24,7 +25,7 @@ _REQUIREMENTS = _ROOT / "templates" / "viewer" / "requirements.txt"
 _NOT_SOURCES = {"node_modules", "__pycache__", "build"}
 
 
-class WheelNotBuilt(Exception):
+class WheelNotBuilt(PyinfraError):
     """The build failed; the text is the end of what it said."""
 
 

@@ -12,7 +12,7 @@ import pytest
 from cryptography import x509
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
-from inventory.authority import ends, renewed, warnings
+from inventory.authority import ends, left_behind, renewed, warnings
 from inventory.models import Certificates, KeyPair, Site
 from tests.sites import FLEET, fleet_site
 
@@ -74,6 +74,22 @@ def test_host_certificates_are_renewed_thirty_days_before_their_end(made: Certif
     later = renewed(made, fleet_site(), NOW + timedelta(days=60, seconds=1))
     assert remade(made, later) == set(FLEET)
     assert later.authority == made.authority
+
+
+def test_host_that_a_roll_out_leaves_out_is_known_to_have_its_former_certificate(made: Certificates) -> None:
+    renewal = NOW + timedelta(days=61)
+    later = renewed(made, fleet_site(), renewal)
+    assert set(later.former) == set(FLEET)
+    assert left_behind(later, set(FLEET)) == []
+    (said,) = left_behind(later, set(FLEET) - {"box2"})
+    assert f"box2 has one that ends on {ends(made.hosts['box2']):%Y-%m-%d}. Roll out box2." in said
+    assert renewed(later, fleet_site(), renewal + timedelta(days=1)) == later
+    long_after = renewed(later, fleet_site(), renewal + timedelta(days=61))
+    assert long_after.former == {name: ends(pair) for name, pair in later.hosts.items()}
+
+
+def test_first_certificates_leave_nobody_behind(made: Certificates) -> None:
+    assert left_behind(made, set()) == []
 
 
 def test_host_with_another_address_gets_another_certificate(made: Certificates) -> None:

@@ -364,3 +364,25 @@ def assert_no_secret_in(done: subprocess.CompletedProcess[str], made: Secrets) -
     words = secret_words(made)
     assert len(words) > 5
     assert [word for word in words if word in done.stdout + done.stderr] == []
+
+
+def test_summary_names_hosts_that_keep_a_former_certificate_and_what_desktops_run(checkout: Path) -> None:
+    """The fleet's secrets are made anew in each run; here they hold what a renewal of last week left."""
+    inventory = (checkout / "fleet.py").read_text()
+    renewed_last_week = """
+from datetime import UTC as _UTC, datetime as _datetime, timedelta as _timedelta
+_former = {"box1": _datetime.now(_UTC) + _timedelta(days=20)}
+for _, _data in (*edge, *control, *sandboxes, *desktops):
+    _config = _data["deskfleet"]
+    _certificates = _config.secrets.certificates.model_copy(update={"former": _former})
+    _secrets = _config.secrets.model_copy(update={"certificates": _certificates})
+    _data["deskfleet"] = _config.model_copy(update={"secrets": _secrets})
+"""
+    (checkout / "fleet.py").write_text(inventory + renewed_last_week)
+    everywhere = pyinfra(checkout, "fleet.py", "deploy.py", "-y")
+    assert "The certificate of box1" not in everywhere.stderr
+    assert "Note: desktop plotting on studio1 runs tigervnc: as the site file says" in everywhere.stderr
+    elsewhere = pyinfra(checkout, "fleet.py", "deploy.py", "-y", "--limit", "edge")
+    assert "Note: The certificate of box1 was renewed, and this roll-out did not bring it" in elsewhere.stderr
+    not_there = pyinfra(checkout, "fleet.py", "deploy.py", "-y", "--data", "deskfleet_roles=relay")
+    assert "Roll out box1." in not_there.stderr

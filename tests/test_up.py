@@ -146,3 +146,14 @@ def test_down_forgets_its_site_and_keeps_the_secrets_of_others(tmp_path: Path) -
     assert [path.name for path in local.iterdir()] == ["secrets-acme.yml"]
     forget(local, site="acme")
     assert not local.exists()
+
+
+def test_down_keeps_the_ways_in_to_a_running_fleet(tmp_path: Path) -> None:
+    local = tmp_path / ".local"
+    (local / "fleet").mkdir(parents=True)
+    for name in ("fleet/ssh.key", "fleet.env", "secrets-local.yml"):
+        (local / name).write_text("x")
+    forget(local, site="local")
+    assert sorted(path.relative_to(local).as_posix() for path in local.rglob("*")) == [
+        "fleet", "fleet.env", "fleet/ssh.key",
+    ]  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Sequence
 
@@ -63,4 +64,5 @@ def _address(service: Service, site: Site) -> str | None:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # a reader that has enough, such as `head`, is no error
     sys.exit(main(sys.argv[1:]))
