@@ -189,6 +189,7 @@ def test_named_host_is_the_one_that_is_proved(edge: Edge) -> None:
 
 @pytest.fixture
 def studio(relay: RelayProcess) -> Iterator[CannedSocketDesktop]:
+    relay.give("studio", tenant="main")
     desktop = CannedSocketDesktop(relay.desktops_dir / "studio" / "rfb.sock")
     yield desktop
     desktop.off()
