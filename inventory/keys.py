@@ -3,6 +3,7 @@
 python -m inventory.keys list           what there is, and when certificates end
 python -m inventory.keys show NAME      one secret, in the clear
 python -m inventory.keys rotate NAME    a new one in its place; the next roll-out takes it to the hosts
+python -m inventory.keys rotate all     every one of them
 python -m inventory.keys export         all of them, in the clear, as DESKFLEET_SECRETS takes them
 """
 
