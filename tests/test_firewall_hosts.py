@@ -22,7 +22,7 @@ from pathlib import Path
 import pytest
 
 from inventory.models import Backend, Desktop
-from roles.desktops import session, user_of
+from roles.desktops import runtime_of, session, user_of
 from roles.docker import _NETWORK_OPTIONS, BRIDGE, NETWORK
 from roles.firewall import RULES, SCRIPT, FirewallSurroundings
 from tests.hosts.bare_host import CHECKOUT, BareHost, BareHosts, Variant
@@ -431,6 +431,7 @@ def test_persistent_desktop_reaches_nothing_at_all(walled: Wall, address_of: dic
     walled.host.write("/opt/probe.py", PROBE)
     walled.host.write("/opt/desktop", f"{shuts_itself_in}exec {asking}\n", mode="755")
     walled.host.run(f"id {user_of('studio')} 2>/dev/null || useradd {user_of('studio')}")
+    walled.host.run(f"mkdir -p {runtime_of('studio').path}")
     on_the_host = walled.host.run(asking).out.splitlines()
     assert f"127.0.0.1 {VIEWER}" in on_the_host
     assert f"{INTERNET} {FAR_PORT}" in on_the_host
