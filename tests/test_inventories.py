@@ -16,9 +16,23 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from pyrage.x25519 import Identity
 
-from inventory.models import Group, Settings
+from inventory.models import (
+    Acme,
+    Desktop,
+    Firewall,
+    Group,
+    Host,
+    Jump,
+    Kasmvnc,
+    OwnService,
+    Ports,
+    Settings,
+    Site,
+    Ssh,
+    Ttl,
+)  # fmt: skip
 from inventory.secrets import key_hash
-from inventory.site_file import SiteRefused, load_site, site_path
+from inventory.site_file import DIRECTORY, SiteRefused, load_site, site_path
 from tests.sites import secrets, site
 from tests.soaking import examples
 
@@ -173,6 +187,43 @@ def test_site_of_the_tutorial_loads(tmp_path: Path) -> None:
             FLEET.replace("connect: {address: 10.0.0.6}", 'connect: "@fake/h2", address: 127.0.0.1'),
             "acme.yml:hosts.there.address: other hosts can't reach 'there' at 127.0.0.1",
         ),
+        (
+            GOOD.replace("deskfleet.localhost}", "desk.example.com, tls: acme}"),
+            "acme.yml:settings.acme.dns: is missing: the certificate for *.content.desk.example.com is given"
+            " for a DNS record only; name a provider, use tls: {cert, key}, or set content_domain: none",
+        ),
+        (
+            GOOD.replace("localhost}", "localhost, edge_port: 8060}"),
+            "acme.yml:settings.edge_port: edge_port 8060 is also the port of a service; give each its own",
+        ),
+        (
+            GOOD.replace("localhost}", "localhost, ports: {sandboxes: [40000, 40050]}}"),
+            "acme.yml:settings.ports.sandboxes: the range 40000-40050 is too small; sandboxes need at least"
+            " 101 ports",
+        ),
+        (
+            GOOD.replace("localhost}", "localhost, content_domain: deskfleet.localhost}"),
+            "acme.yml:settings.content_domain: content_domain 'deskfleet.localhost' must not hold the"
+            " viewer's own name 'deskfleet.localhost'; take one below it, such as"
+            " content.deskfleet.localhost, or another domain",
+        ),
+        (
+            GOOD.replace(", desktops]", "]") + "desktops: {studio: {tenant: main, host: here}}\n",
+            "acme.yml:desktops.studio.host: desktop 'studio' lies on host 'here', which lacks the group"
+            " 'desktops'",
+        ),
+        (
+            GOOD.replace("localhost}", "localhost, kasmvnc: {file: k.deb}}"),
+            "acme.yml:settings.kasmvnc.sha256: 'sha256' belongs to 'url' or 'file', and they need it",
+        ),
+        (
+            GOOD.replace("localhost}", "localhost, caddy: {source: url}}"),
+            "acme.yml:settings.caddy.url: source 'url' needs both 'url' and 'sha256'",
+        ),
+        (
+            FLEET.replace("sandboxes", "edge, sandboxes", 1),
+            "acme.yml:hosts: exactly one host must have the group 'edge'; now: here, there",
+        ),
     ],
 )  # fmt: skip
 def test_what_is_wrong_is_said_with_its_place(
@@ -276,3 +327,18 @@ def test_any_slip_in_a_site_file_is_loaded_or_said(
     except SiteRefused as refusal:
         said = str(refusal)
     assert all(": " in line for line in said.splitlines())
+
+
+def test_firewall_is_on_for_a_fleet_and_off_for_a_machine_of_its_own() -> None:
+    assert load_site(DIRECTORY / "example.yml").has_firewall
+    assert not load_site(DIRECTORY / "local.yml").has_firewall
+
+
+def test_every_key_of_a_site_file_is_described() -> None:
+    """In the table of docs/sites.md and in the example, which is the reference."""
+    described = (DIRECTORY.parent / "docs" / "sites.md").read_text()
+    example = (DIRECTORY / "example.yml").read_text()
+    for model in (Site, Settings, Host, Ssh, Jump, Desktop, OwnService, Firewall, Acme, Kasmvnc, Ttl, Ports):
+        for key in model.model_fields:
+            assert key in described, f"{model.__name__}.{key}"
+            assert key in example, f"{model.__name__}.{key}"
