@@ -30,6 +30,7 @@ from roles.lego import UNIT as LEGO
 from roles.lego import lego, needs_lego, no_lego
 from roles.opensandbox import no_opensandbox, opensandbox
 from roles.opensandbox import unit as opensandbox_unit
+from roles.own_services import silent_services
 from roles.packages import no_packages, packages
 from roles.preflight import preflight
 from roles.python import no_python, python
@@ -67,6 +68,8 @@ if host.data.get("deskfleet_state") == "absent":
     no_foundation()
 else:
     preflight(config=config, drop=host.data.get("deskfleet_drop"))
+    for sentence in silent_services(config):
+        REPORT.note(sentence)
     REPORT.certificates(secrets.certificates, brought="caddy" in chosen)
     for sentence in warnings(secrets.certificates, datetime.now(UTC)):
         REPORT.note(sentence)
