@@ -62,15 +62,17 @@ class Part:
     markers: str
     budget_seconds: int
     verbose: bool
-    side_by_side: bool = False
-    """Its tests may run beside each other in one network and file system."""
+    spread: str | None = None
+    """How xdist spreads tests that may run beside each other in one network and file system: each by itself
+    (`load`), or those of a group one after the other (`loadgroup`, see conftest.py)."""
     daemon: str = "hosts"
     """Name of the dockerd that carries its hosts: parts that run at once need their own."""
 
 
+REAL = "(real or browser) and not host"
 PARTS: tuple[tuple[Part, ...], ...] = (
-    (Part("fast tests", "not real and not host and not browser", 120, verbose=False, side_by_side=True),),
-    (Part("real parts and Chromium on this machine", "(real or browser) and not host", 420, verbose=False),),
+    (Part("fast tests", "not real and not host and not browser", 120, verbose=False, spread="load"),),
+    (Part("real parts and Chromium on this machine", REAL, 420, verbose=False, spread="loadgroup"),),
     (
         Part("one host", "host and not fleet", 1200, verbose=True),
         Part("a fleet", "host and fleet", 1200, verbose=True, daemon="fleets"),
@@ -173,7 +175,7 @@ def run_part(part: Part, more: Sequence[str], label: str) -> Outcome:
         report = Path(folder) / "report.xml"
         # With --capture=sys what is said past sys.stderr, such as the progress of `make up`, is seen at once.
         manner = ["-v", "--capture=sys"] if part.verbose else ["-q"]
-        manner += ["-n", "auto"] if part.side_by_side else []
+        manner += ["-n", "auto", "--dist", part.spread] if part.spread else []
         command = [sys.executable, "-m", "pytest", "-m", part.markers, f"--junitxml={report}", "-rs",
                    "--durations=5", *manner, *more]  # fmt: skip
         code = run_shown(command, test_environment(part), label)
