@@ -36,26 +36,26 @@ def renewed(
     """The certificates that this site needs, with as many as possible of those it has.
 
     The answer equals `certificates` exactly when nothing is to be made: a host's is kept while it has `left`
-    to go and says what the site file says. Hosts that left the site are dropped.
+    to go and says what the site file says. Those of hosts that are not in the site file stay as they are.
     """
     authority = certificates.authority if certificates else None
     if authority is None or ends(authority) - now < left:
         authority = _new_authority(now)
     known = certificates.hosts if certificates else {}
     former = dict(certificates.former) if certificates else {}
-    made = {}
+    made = dict(known)
     for name, host in site.hosts.items():
         pair = known.get(name)
         fits = pair is not None and ends(pair) - now >= left and _says(pair, authority, name, host)
         made[name] = pair if pair and fits else _issue(authority, name, host, now)
         if pair and not fits:
             former[name] = ends(pair)
-    return Certificates(authority=authority, hosts=made, former=_worth_a_word(former, site, now))
+    return Certificates(authority=authority, hosts=made, former=_worth_a_word(former, now))
 
 
-def _worth_a_word(former: Mapping[str, datetime], site: Site, now: datetime) -> dict[str, datetime]:
+def _worth_a_word(former: Mapping[str, datetime], now: datetime) -> dict[str, datetime]:
     """Without those long past: the host has the new certificate by now, or everybody has noticed."""
-    return {name: end for name, end in former.items() if name in site.hosts and now - end < RENEWAL}
+    return {name: end for name, end in former.items() if now - end < RENEWAL}
 
 
 def left_behind(certificates: Certificates | None, reached: Collection[str]) -> list[str]:

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import paramiko
 
 from inventory.models import Group, Host, HostConfig, Ssh
-from inventory.secrets import load_secrets
+from inventory.secrets import VARIABLE, load_secrets
 from inventory.site_file import SiteRefused, load_site, site_path
 from inventory.transport import Way, direct, through
 
@@ -41,8 +41,9 @@ def groups_of(site: str | None = None) -> Groups:
     if ways.problems:
         raise SiteRefused("\n".join(ways.problems))
     secrets = load_secrets(loaded, site_file=path)
+    kept = None if VARIABLE in os.environ else path
     for name, (_, data) in entries.items():
-        data["deskfleet"] = HostConfig(name=name, site=loaded, secrets=secrets)
+        data["deskfleet"] = HostConfig(name=name, site=loaded, secrets=secrets, site_file=kept)
     return Groups(*([entries[name] for name in loaded.hosts_in(group)] for group in Group))
 
 

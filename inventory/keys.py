@@ -19,7 +19,7 @@ from pydantic import SecretStr
 
 from inventory.authority import ends, warnings
 from inventory.models import ApiKey, Secrets, Site
-from inventory.secrets import SecretsUnreadable, load_secrets, names, rotate, text_of
+from inventory.secrets import SecretsUnreadable, forget_former, load_secrets, names, rotate, text_of
 from inventory.site_file import SiteRefused, load_site, nearest, site_path
 
 
@@ -46,6 +46,7 @@ def _run(arguments: list[str]) -> Iterator[str]:
         case ["show", name]:
             yield shown(secrets, name)
         case ["rotate", "all"]:
+            forget_former(site, site_file=path)  # they would stay as they were
             for name in names(secrets):
                 if not name.startswith("given."):
                     yield from _rotated(site, name, path)

@@ -7,6 +7,7 @@ import ipaddress
 import re
 from datetime import datetime
 from enum import StrEnum
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -576,6 +577,8 @@ class HostConfig(Section):
     name: str
     site: Site
     secrets: Secrets
+    site_file: Path | None = None
+    """None where the secrets come from the environment: no file of the site's holds them."""
 
     @property
     def desktops(self) -> dict[str, Desktop]:

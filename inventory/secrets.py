@@ -1,8 +1,9 @@
 """The only reader and writer of the deploy's secrets.
 
 What a site needs is generated once; whoever changes the site (a new tenant, a new host) gets the missing
-things added; what is there is never replaced, except certificates before they end. The secrets lie in one of
-three places, which `_place_of` chooses.
+things added; what is there is never replaced, except certificates before they end. Who reads them takes
+nothing away: keys of a host that is not in the site file go with `forget_former`, in a roll-out. The secrets
+lie in one of three places, which `place_of` chooses.
 """
 
 from __future__ import annotations
@@ -14,11 +15,11 @@ import os
 import secrets as random
 import string
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, MutableMapping
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, TypeVar
 
 import pyrage
 import yaml
@@ -28,6 +29,8 @@ from pyrage.x25519 import Recipient
 from inventory.authority import RENEWAL, renewed
 from inventory.models import ApiKey, Group, Secrets, Site, Ssh
 from inventory.operator import IdentityUnusable, identities, identity_path
+
+ValueT = TypeVar("ValueT")
 
 VARIABLE = "DESKFLEET_SECRETS"
 LOCAL = Path(".local")
@@ -69,7 +72,22 @@ def load_secrets(site: Site, *, site_file: Path, now: datetime | None = None) ->
         complete = _complete(known, site, site_file, now or datetime.now(UTC), place.renewal)
         if complete != known or not place.is_current():
             place.write(complete, known)
-    return complete
+    return _without_former(complete, site)
+
+
+def has_former(site: Site, *, site_file: Path) -> bool:
+    """Do the site's secrets hold keys of hosts or desktops that the site has no more?"""
+    known = place_of(site, site_file).read()
+    return known is not None and _without_former(known, site) != known
+
+
+def forget_former(site: Site, *, site_file: Path) -> None:
+    """Drop what belongs to hosts and desktops that the site has no more: who comes back gets new keys."""
+    place = place_of(site, site_file)
+    with _turn(place.lock):
+        known = place.read()
+        if known is not None and (kept := _without_former(known, site)) != known:
+            place.write(kept, known)
 
 
 def rotate(site: Site, name: str, *, site_file: Path, now: datetime | None = None) -> None:
@@ -344,8 +362,34 @@ def _given(known: Mapping[str, SecretStr], site: Site, site_file: Path) -> dict[
 def _filled(
     known: Mapping[str, SecretStr], wanted: Iterable[str], make: Callable[[], SecretStr]
 ) -> dict[str, SecretStr]:
-    """A key for each, and for nobody else: who leaves the site and comes back gets a new one."""
-    return {name: known[name] if name in known else make() for name in wanted}
+    return {**known, **{name: make() for name in wanted if name not in known}}
+
+
+def _without_former(secrets: Secrets, site: Site) -> Secrets:
+    """The same without what belongs to hosts and desktops that the site has not, or not in that group."""
+    boxes = site.hosts_in(Group.SANDBOXES)
+    wanted = {
+        "opensandbox_keys": boxes.keys(),
+        "relay_keys": {*boxes, *site.hosts_in(Group.DESKTOPS)},
+        "desktop_keys": site.desktops.keys(),
+    }
+    certificates = secrets.certificates
+    return secrets.model_copy(
+        update={
+            **{field: _only(getattr(secrets, field), names) for field, names in wanted.items()},
+            "certificates": certificates
+            and certificates.model_copy(
+                update={
+                    "hosts": _only(certificates.hosts, site.hosts),
+                    "former": _only(certificates.former, site.hosts),
+                }
+            ),
+        }
+    )
+
+
+def _only(known: Mapping[str, ValueT], names: Container[str]) -> dict[str, ValueT]:
+    return {name: value for name, value in known.items() if name in names}
 
 
 def _missing(known: Secrets, complete: Secrets) -> list[str]:

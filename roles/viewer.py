@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from pydantic import SecretStr
-from pyinfra.api.command import QuoteString, StringCommand
+from pyinfra.api.command import FunctionCommand, QuoteString, StringCommand
 from pyinfra.api.deploy import deploy
 from pyinfra.api.facts import FactBase
 from pyinfra.api.operation import operation
@@ -15,7 +16,7 @@ from pyinfra.context import host
 
 from inventory.catalogue import images_of, stack_of
 from inventory.models import ApiKey, Group, Host, HostConfig, Site, node_name
-from inventory.secrets import key_hash
+from inventory.secrets import forget_former, has_former, key_hash
 from roles import certificates, wheel
 from roles.files import (
     Commands,
@@ -106,6 +107,10 @@ def viewer(*, config: HostConfig) -> None:
     certificates.viewer_certificates(config, group=USER)
     place(name="Write viewer.toml", path=CONFIG, content=text, mode="640", group=USER, check=_CHECK)
     forget_keys(name="Forget keys of former hosts", wanted=tuple(keys))
+    if config.site_file is not None:
+        forget_kept_keys(
+            name="Forget them among the site's secrets", site=config.site, site_file=config.site_file
+        )
     stamp = sha256(text, *keys.values(), certificates.stamp(config), wheel.identity())
     run(name="Run the viewer", unit=viewer_unit(config.site.settings.ports.viewer), restart_on=stamp)
     run(name="Run the worker", unit=WORKER, restart_on=stamp)
@@ -118,6 +123,14 @@ def forget_keys(wanted: tuple[str, ...]) -> Commands:
         tell(path, "goes")
     for path in unwanted:
         yield StringCommand("rm", "-f", QuoteString(path))
+
+
+@operation()
+def forget_kept_keys(site: Site, site_file: Path) -> Commands:
+    """On the machine of the deploy, and only when the control host forgets them too: neither a preview nor a
+    run that was refused may cost a host its keys."""
+    if has_former(site, site_file=site_file):
+        yield FunctionCommand(forget_former, [site], {"site_file": site_file})
 
 
 @deploy("Viewer away")

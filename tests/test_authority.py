@@ -103,12 +103,12 @@ def test_hosts_that_exchange_the_right_to_ask_get_other_certificates(made: Certi
     assert remade(made, renewed(made, moved, NOW)) == {"box1", "control1"}
 
 
-def test_new_host_joins_and_a_former_one_is_dropped(made: Certificates) -> None:
+def test_new_host_joins_and_one_that_is_not_in_the_site_file_is_left_alone(made: Certificates) -> None:
     data = fleet_site().model_dump()
     data["hosts"]["box3"] = data["hosts"].pop("box1") | {"connect": "@fake/box3"}
     after = renewed(made, Site.model_validate(data), NOW)
     assert remade(made, after) == {"box3"}
-    assert "box1" not in after.hosts
+    assert after.hosts["box1"] == made.hosts["box1"]
 
 
 def test_key_that_is_not_the_certificates_own_is_replaced(made: Certificates) -> None:

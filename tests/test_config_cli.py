@@ -19,7 +19,7 @@ from pydantic import SecretStr
 from pyrage.x25519 import Identity
 
 from inventory.models import Secrets
-from inventory.secrets import text_of
+from inventory.secrets import load_secrets, text_of
 from tests.sites import ALL_GROUPS, LAYOUTS, fleet_site, laid_out, secret_words, secrets
 from tests.sites import FLEET as SITE_HOSTS
 
@@ -261,6 +261,25 @@ def test_groups_may_be_spread_over_hosts_in_any_way(checkout: Path, layout: str)
         assert ran[name] == {f"@fake/{host}" for host, groups in hosts.items() if group in groups}, name
     assert ran["Caddy | Run Caddy"] == {f"@fake/{host}" for host in hosts}
     assert_no_secret_in(done, made_secrets(checkout, "fleet"))
+
+
+def test_only_a_roll_out_costs_a_host_that_left_its_keys(
+    checkout: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(checkout)
+    load_secrets(fleet_site(), site_file=checkout / "fleet.yml")
+    kept = checkout / ".local" / "secrets-fleet.yml"
+    before = kept.read_bytes()
+    site = yaml.safe_load((checkout / "fleet.yml").read_text())
+    del site["hosts"]["box1"]
+    (checkout / "fleet.yml").write_text(yaml.safe_dump(site))
+    assert pyinfra(checkout, "fleet.py", "deploy.py", "--dry").returncode == 0
+    refused = pyinfra(checkout, "fleet.yml", "deploy.py", "-y")
+    assert "nothing was changed" in refused.stderr
+    assert kept.read_bytes() == before
+    done = pyinfra(checkout, "fleet.py", "deploy.py", "-y")
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert set(made_secrets(checkout, "fleet").relay_keys) == {"box2", "studio1"}
 
 
 def ssh_site(checkout: Path) -> None:

@@ -11,12 +11,13 @@ import pytest
 
 from inventory.authority import renewed
 from inventory.models import Group, HostConfig
+from inventory.secrets import load_secrets
 from roles import viewer as viewer_role
 from roles import wheel
 from roles.facts import HasSystemd, Paths, UnitState, User
 from roles.facts import Unit as UnitFact
 from tests.role_runner import RunRole, changes
-from tests.sites import fleet_config, host_config
+from tests.sites import fleet_config, fleet_site, host_config
 from viewer.settings import Settings, load_settings
 
 
@@ -126,6 +127,33 @@ def test_keys_of_a_host_that_left_are_forgotten_and_nothing_else(run_role: RunRo
         f"rm -f /etc/deskfleet/secrets/viewer/{name}"
         for name in ("opensandbox-gone.key", "relay-gone.key", "relay.key")
     ]
+
+
+def test_keys_of_a_host_that_left_go_on_the_machine_of_the_deploy_too(
+    run_role: RunRole, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The command runs only in a roll-out; what previews it, and asks twice, takes nothing away."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("DESKFLEET_SECRETS", raising=False)
+    whole, site_file = fleet_site(), Path("acme.yml")
+    hosts = {name: host for name, host in whole.hosts.items() if name != "box1"}
+    site = whole.model_copy(update={"hosts": hosts})
+    load_secrets(whole, site_file=site_file)
+    config = HostConfig(
+        name="control1", site=site, secrets=load_secrets(site, site_file=site_file), site_file=site_file
+    )
+
+    def commands() -> list[Any]:
+        steps = dict(run_role(viewer_role.viewer, facts=fresh(), config=config))
+        return steps["Viewer | Forget them among the site's secrets"]
+
+    file = tmp_path / ".local" / "secrets-acme.yml"
+    before = file.read_bytes()
+    (forget,) = commands()
+    assert file.read_bytes() == before
+    forget.function(*forget.args, **forget.kwargs)
+    assert commands() == []
+    assert "box1" not in file.read_text()
 
 
 def test_renewed_certificate_restarts_viewer_and_worker(run_role: RunRole) -> None:

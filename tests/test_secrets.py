@@ -16,7 +16,15 @@ from pyrage.x25519 import Identity, Recipient
 
 from inventory import keys, operator
 from inventory.models import Secrets, Site
-from inventory.secrets import SecretsUnreadable, load_secrets, rotate, take_out, text_of
+from inventory.secrets import (
+    SecretsUnreadable,
+    forget_former,
+    has_former,
+    load_secrets,
+    rotate,
+    take_out,
+    text_of,
+)
 from tests.sites import fleet_secrets, fleet_site, secret_words, secrets, site
 
 OTHER = Identity.generate()
@@ -136,19 +144,46 @@ def test_new_tenant_host_and_desktop_get_keys_and_the_others_keep_theirs() -> No
     assert (after.viewer_key, after.fleet_id) == (before.viewer_key, before.fleet_id)
 
 
-def test_host_or_desktop_that_left_and_came_back_has_new_keys() -> None:
-    before = load(operated())
+def smaller() -> Site:
+    """The fleet without one host and one desktop."""
     data = operated().model_dump()
     del data["hosts"]["box1"], data["desktops"]["drawing"]
-    without = load(Site.model_validate(data))
+    return Site.model_validate(data)
+
+
+def test_host_or_desktop_that_is_not_in_the_site_file_just_now_keeps_its_keys() -> None:
+    before = load(operated(), now=datetime.now(UTC) - timedelta(days=61))
+    before = load(operated())
+    lies_there = AGE_FILE.read_bytes()
+    without = load(smaller())
     assert set(without.opensandbox_keys) == {"box2"}
     assert set(without.relay_keys) == {"box2", "studio1"}
     assert set(without.desktop_keys) == {"plotting"}
+    assert without.certificates is not None
+    assert set(without.certificates.hosts) == set(smaller().hosts)
+    assert set(without.certificates.former) == set(smaller().hosts)
+    assert has_former(smaller(), site_file=SITE_FILE)
+    assert AGE_FILE.read_bytes() == lies_there
+    assert load(operated()) == before
+
+
+def test_host_or_desktop_that_left_in_a_roll_out_and_came_back_has_new_keys() -> None:
+    before = load(operated())
+    without = load(smaller())
+    forget_former(smaller(), site_file=SITE_FILE)
+    assert load(smaller()) == without
+    assert not has_former(smaller(), site_file=SITE_FILE)
     after = load(operated())
     assert after.opensandbox_keys["box1"] != before.opensandbox_keys["box1"]
     assert after.relay_keys["box1"] != before.relay_keys["box1"]
     assert after.desktop_keys["drawing"] != before.desktop_keys["drawing"]
     assert after.relay_keys["box2"] == before.relay_keys["box2"]
+    assert before.certificates is not None
+    assert after.certificates is not None
+    changed = {
+        name for name, pair in after.certificates.hosts.items() if pair != before.certificates.hosts[name]
+    }
+    assert changed == {"box1"}
 
 
 def test_what_holds_secrets_is_taken_out_of_the_environment_and_can_be_put_back() -> None:
@@ -405,6 +440,14 @@ def test_all_is_rotated_but_what_was_given(
     assert after.fleet_id == before.fleet_id
     assert after.given == before.given
     assert set(secret_words(after)) & set(secret_words(before)) == {"given-by-hand"}
+
+
+def test_all_are_rotated_also_those_of_a_host_that_is_away_just_now(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = load(operated())
+    SITE_FILE.write_text(yaml.safe_dump(smaller().model_dump(mode="json", exclude_unset=True)))
+    monkeypatch.setenv("DESKFLEET_SITE", str(SITE_FILE))
+    assert command("rotate", "all") == 0
+    assert not set(secret_words(load(operated()))) & set(secret_words(before))
 
 
 def test_folder_that_cannot_be_made_is_one_sentence() -> None:
