@@ -1,6 +1,7 @@
 """The roll-out: one line per role, in order, a barrier between phases. `--data deskfleet_state=absent` undoes
 it; `--data deskfleet_roles=caddy,viewer` runs these roles alone; `--data deskfleet_drop=box1` lets sandboxes
-end whose host has left the site file."""
+end whose host has left the site file; `--data deskfleet_replace=f-…` lets a fleet get
+the keys of another one."""
 
 from datetime import UTC, datetime
 
@@ -67,7 +68,7 @@ if host.data.get("deskfleet_state") == "absent":
     no_packages(name="Purge our packages")
     no_foundation()
 else:
-    preflight(config=config, drop=host.data.get("deskfleet_drop"))
+    preflight(config=config, drop=host.data.get("deskfleet_drop"), replace=host.data.get("deskfleet_replace"))
     for sentence in silent_services(config):
         REPORT.note(sentence)
     REPORT.certificates(secrets.certificates, brought="caddy" in chosen)

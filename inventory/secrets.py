@@ -51,6 +51,10 @@ class Place(Protocol):
     """Certificates with less than this left are made anew."""
 
     @property
+    def name(self) -> str:
+        """What a sentence calls it."""
+
+    @property
     def lock(self) -> Path | None:
         """A directory that two deploys at once take turns with."""
 
@@ -144,6 +148,12 @@ def place_of(site: Site, site_file: Path) -> Place:
     return _PlainFile(plain, site)
 
 
+def place_name(site: Site, site_file: Path | None) -> str:
+    """What a sentence calls the place of the site's secrets. `site_file` None: they came from the variable,
+    which is taken out of the environment."""
+    return VARIABLE if site_file is None else place_of(site, site_file).name
+
+
 def take_out(environment: MutableMapping[str, str], secrets: Iterable[Secrets]) -> dict[str, str]:
     """Remove what holds secrets from `environment`, so that no program inherits it; return what it was."""
     hidden = {VARIABLE, *(name for some in secrets for name in some.given)}
@@ -163,6 +173,7 @@ def text_of(secrets: Secrets, **more: object) -> str:
 class _Variable:
     """The whole text in an environment variable, for machines that keep nothing, such as a CI runner."""
 
+    name = VARIABLE
     lock = None
     renewal = timedelta()  # where nothing is kept, a certificate serves until its end
 
@@ -203,6 +214,10 @@ class _PlainFile:
         self.path, self._site = path, site
 
     @property
+    def name(self) -> str:
+        return _shown(self.path)
+
+    @property
     def lock(self) -> Path:
         try:
             self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -240,6 +255,10 @@ class _AgeFile:
     def __init__(self, path: Path, site: Site, site_file: Path, *, former: _PlainFile) -> None:
         self.path, self._site, self._site_file, self._former = path, site, site_file, former
         self._encrypted_to: list[str] = []
+
+    @property
+    def name(self) -> str:
+        return _shown(self.path)
 
     @property
     def lock(self) -> Path:

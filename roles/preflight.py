@@ -12,6 +12,7 @@ from pyinfra.api.facts import FactBase
 from pyinfra.context import host, state
 
 from inventory.models import Group, HostConfig, Section
+from inventory.secrets import place_name
 from roles import viewer, wheel
 from roles.backends import problems_of_desktops
 from roles.report import site_name
@@ -51,6 +52,8 @@ class Situation(Section):
     """IPv4 addresses that are the host's own."""
     had_sandboxes: bool = False
     """An earlier roll-out made it a sandbox host."""
+    fleet_id: str | None = None
+    """Of the fleet whose control host it is, by its installed settings."""
 
 
 _LOOK = Path(__file__).resolve().parent.parent / "templates" / "preflight" / "look.sh"
@@ -82,6 +85,7 @@ class HostSituation(FactBase[Situation | None]):
             listeners=tuple(listeners),
             addresses=tuple(values.get("addresses", "").split()),
             had_sandboxes=values.get("had_sandboxes") == "yes",
+            fleet_id=values.get("fleet_id"),
         )
 
 
@@ -122,13 +126,18 @@ class PreflightFailed(PyinfraError):
     """The host cannot take the roll-out; nothing was changed."""
 
 
-def preflight(*, config: HostConfig, drop: str | None = None) -> None:
+def preflight(*, config: HostConfig, drop: str | None = None, replace: str | None = None) -> None:
     """Raise PreflightFailed with every problem of this host. Called while pyinfra prepares: no host is
-    changed yet. `drop`: the hosts, joined by commas, whose sandboxes may be ended by leaving them out."""
+    changed yet. `drop`: the hosts, joined by commas, whose sandboxes may be ended by leaving them out.
+    `replace`: the fleet whose keys may be replaced by those of another."""
     situation = host.get_fact(HostSituation, ports=tuple(_ports(config)))
     if situation is None:
         raise PreflightFailed(f"nothing was changed:\n{config.name}: could not be examined")
-    found = [*problems(situation, config), *problems_of_desktops(config)]
+    found = [
+        *problems(situation, config),
+        *problems_of_desktops(config),
+        *problems_of_fleet(_installed_fleet(situation, config), config, replace=replace),
+    ]
     if Group.CONTROL in config.host.groups:
         database = host.get_fact(DatabaseState)
         elsewhere = _database_elsewhere() if config.site.spreads and not database.exists else None
@@ -181,6 +190,18 @@ def problems(situation: Situation, config: HostConfig) -> Iterator[str]:
             )
 
 
+def problems_of_fleet(installed: str | None, config: HostConfig, *, replace: str | None) -> Iterator[str]:
+    """Whether the secrets are another fleet's than the one that runs; pure. `installed`: its id."""
+    secrets = config.secrets
+    if installed not in (None, secrets.fleet_id, replace):
+        file = place_name(config.site, config.site_file)
+        yield (
+            f"{config.site.control} runs the fleet {installed}, but {file} holds the secrets of another one,"
+            f" {secrets.fleet_id} (where there are none, they are made); put back those of {installed}, or"
+            f" replace all its keys with --data deskfleet_replace={installed}"
+        )
+
+
 def problems_of_database(
     database: Database, config: HostConfig, *, drop: Collection[str], elsewhere: str | None
 ) -> Iterator[str]:
@@ -202,6 +223,21 @@ def problems_of_database(
                 " a sandbox host of the site file; end them first, put the host back, or let them end with"
                 f" --data deskfleet_drop={name}"
             )
+
+
+def _installed_fleet(situation: Situation, config: HostConfig) -> str | None:
+    """The id of the fleet that runs, as the control host has it; asked from elsewhere only where `--limit`
+    leaves that out of the run."""
+    if Group.CONTROL in config.host.groups:
+        return situation.fleet_id
+    for other in state.inventory:
+        if site_name(other) == config.site.control and not state.is_host_in_limit(other):
+            try:
+                seen = other.get_fact(HostSituation, ports=())
+            except ConnectError:
+                continue
+            return seen.fleet_id if seen else None
+    return None
 
 
 def _database_elsewhere() -> str | None:

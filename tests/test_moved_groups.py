@@ -66,6 +66,21 @@ def test_host_with_live_sandboxes_is_left_out_only_when_that_is_said(
     assert ("Starting operation" in done.stderr) is not is_refused
 
 
+@pytest.mark.parametrize(
+    ("limit", "refused"), [((), "control1"), (("--limit", "@fake/box1"), "box1")], ids=["all", "box1"]
+)
+def test_fleet_never_gets_the_keys_of_another_one(
+    tmp_path: Path, limit: tuple[str, ...], refused: str
+) -> None:
+    """Here because the secrets are made anew in each test, as when their file is missing."""
+    look = [*LOOK[:-1], "addresses 10.77.0.12", "fleet_id f-before"]
+    done = roll_out(tmp_path, {"control1": {"os-release": look}}, *limit)
+    assert done.returncode == 1
+    said = f"nothing was changed:\n{refused}: control1 runs the fleet f-before, but .local/secrets-fleet.yml"
+    assert said in done.stderr
+    assert "Starting operation" not in done.stderr
+
+
 def test_host_that_leaves_its_sandboxes_is_refused_even_when_it_is_rolled_out_alone(tmp_path: Path) -> None:
     answers = {
         "studio1": {"os-release": [*LOOK, "had_sandboxes yes"]},

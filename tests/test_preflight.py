@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from roles import opensandbox
+from roles import opensandbox, viewer
 from roles.preflight import (
     Database,
     DatabaseState,
@@ -22,6 +22,7 @@ from roles.preflight import (
     preflight,
     problems,
     problems_of_database,
+    problems_of_fleet,
 )
 from tests.sites import FLEET, fleet_config, host_config
 from viewer.migrations import upgrade
@@ -187,6 +188,38 @@ def test_control_host_never_begins_anew_while_another_host_has_the_database() ->
     assert said.startswith("the control plane's database is on box1, not here; stop deskfleet-viewer and")
     assert "/var/lib/deskfleet/viewer" in said
     assert list(problems_of_database(Database(exists=True), config, drop=[], elsewhere="box1")) == []
+
+
+def test_secrets_of_another_fleet_than_the_one_that_runs_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As when the file is missing, and a whole new set was made in its place."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("DESKFLEET_SECRETS", raising=False)
+    config = fleet_config("box1").model_copy(update={"site_file": Path("acme.yml")})
+    assert list(problems_of_fleet("f-before", config, replace=None)) == [
+        "control1 runs the fleet f-before, but .local/secrets-acme.yml holds the secrets of another one,"
+        " f-0123456789ab (where there are none, they are made); put back those of f-before, or replace all"
+        " its keys with --data deskfleet_replace=f-before"
+    ]
+    given = config.model_copy(update={"site_file": None})
+    (said,) = problems_of_fleet("f-before", given, replace="f-other")
+    assert "but DESKFLEET_SECRETS holds" in said
+    for installed in (None, "f-before", config.secrets.fleet_id):
+        assert list(problems_of_fleet(installed, config, replace="f-before")) == []
+
+
+def test_look_reads_the_fleet_out_of_the_settings_of_the_viewer(tmp_path: Path) -> None:
+    file = tmp_path / "viewer.toml"
+    file.write_text(viewer.viewer_toml(CONFIG))
+    script = HostSituation().command(ports=())
+    assert viewer.CONFIG in script
+    for settings, fleet_id in ((file, CONFIG.secrets.fleet_id), (tmp_path / "none.toml", None)):
+        there = script.replace(viewer.CONFIG, str(settings))
+        done = subprocess.run(["sh", "-c", there], capture_output=True, text=True, check=True)
+        seen = HostSituation().process(done.stdout.splitlines())
+        assert seen is not None
+        assert seen.fleet_id == fleet_id
 
 
 def test_look_tells_a_former_sandbox_host_by_the_settings_of_its_server() -> None:
