@@ -53,6 +53,12 @@ def renewed(
     return Certificates(authority=authority, hosts=made, former=_worth_a_word(former, now))
 
 
+def with_new_authority(certificates: Certificates, now: datetime) -> Certificates:
+    """The same under an authority that signed none of them: `renewed` replaces them all, and knows who has
+    which."""
+    return certificates.model_copy(update={"authority": _new_authority(now)})
+
+
 def _worth_a_word(former: Mapping[str, datetime], now: datetime) -> dict[str, datetime]:
     """Without those long past: the host has the new certificate by now, or everybody has noticed."""
     return {name: end for name, end in former.items() if now - end < RENEWAL}

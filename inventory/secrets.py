@@ -26,7 +26,7 @@ import yaml
 from pydantic import BaseModel, SecretStr, ValidationError
 from pyrage.x25519 import Recipient
 
-from inventory.authority import RENEWAL, renewed
+from inventory.authority import RENEWAL, renewed, with_new_authority
 from inventory.models import ApiKey, Group, Secrets, Site, Ssh
 from inventory.operator import IdentityUnusable, identities, identity_path
 
@@ -104,7 +104,7 @@ def rotate(site: Site, name: str, *, site_file: Path, now: datetime | None = Non
     with _turn(place.lock):
         known = place.read()
         if known is not None:
-            rest = _without(known, name)
+            rest = _without(known, name, now)
             place.write(_complete(rest, site, site_file, now, place.renewal), known)
 
 
@@ -114,11 +114,13 @@ def names(secrets: Secrets) -> list[str]:
     return ["viewer_key", "admin_key", *named, *(["certificates"] if secrets.certificates else [])]
 
 
-def _without(secrets: Secrets, name: str) -> Secrets:
+def _without(secrets: Secrets, name: str, now: datetime) -> Secrets:
     """The same without this secret, or with a new one where it can't be missing."""
     field, _, key = name.partition(".")
-    value: object = None  # certificates
-    if field == "viewer_key":
+    value: object = None
+    if field == "certificates" and secrets.certificates is not None:
+        value = with_new_authority(secrets.certificates, now)
+    elif field == "viewer_key":
         value = fernet_key()
     elif field == "admin_key":
         value = api_key("admin", secrets.admin_key.label)

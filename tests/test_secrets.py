@@ -15,6 +15,7 @@ from pydantic import SecretStr
 from pyrage.x25519 import Identity, Recipient
 
 from inventory import keys, operator
+from inventory.authority import ends, left_behind
 from inventory.models import Secrets, Site
 from inventory.secrets import (
     SecretsUnreadable,
@@ -392,6 +393,20 @@ def test_rotation_replaces_one_and_keeps_the_others(name: str) -> None:
     field = name.split(".")[0]
     assert getattr(after, field) != getattr(before, field)
     assert after.model_copy(update={field: getattr(before, field)}) == before
+
+
+def test_rotated_certificates_are_remembered_as_what_the_hosts_still_have() -> None:
+    before = load(operated()).certificates
+    rotate(operated(), "certificates", site_file=SITE_FILE)
+    after = load(operated()).certificates
+    assert before is not None
+    assert after is not None
+    assert after.authority != before.authority
+    assert not {pair.certificate for pair in after.hosts.values()} & {
+        pair.certificate for pair in before.hosts.values()
+    }
+    assert after.former == {name: ends(pair) for name, pair in before.hosts.items()}
+    assert len(left_behind(after, {"box1"})) == len(before.hosts) - 1
 
 
 SMALL_SITE = """
