@@ -15,7 +15,7 @@ from roles.caddy import RUNTIME as CADDY_RUNTIME
 from roles.caddy import caddy, no_caddy
 from roles.caddy import unit_of as caddy_unit
 from roles.caddyfile import needs_caddy
-from roles.certificates import no_certificates
+from roles.certificates import are_brought, no_certificates
 from roles.check import check
 from roles.choice import Chosen
 from roles.desktops import desktops, former_desktops, no_desktops, runtime_of
@@ -71,7 +71,9 @@ else:
     preflight(config=config, drop=host.data.get("deskfleet_drop"), replace=host.data.get("deskfleet_replace"))
     for sentence in silent_services(config):
         REPORT.note(sentence)
-    REPORT.certificates(secrets.certificates, brought="caddy" in chosen)
+    if are_brought(config, chosen):
+        REPORT.brings_certificate(config.name)
+    REPORT.certificates(secrets.certificates)
     for sentence in warnings(secrets.certificates, datetime.now(UTC)):
         REPORT.note(sentence)
     barrier(name="Phase: every host can take the roll-out")

@@ -11,7 +11,8 @@ from __future__ import annotations
 from pydantic import SecretStr
 from pyinfra.api.deploy import deploy
 
-from inventory.models import HostConfig
+from inventory.models import Group, HostConfig
+from roles.choice import Chosen
 from roles.files import Directory, absent, directories, place, sha256
 
 CADDY = "/etc/deskfleet/tls"
@@ -31,6 +32,11 @@ def viewer_certificates(config: HostConfig, *, group: str) -> None:
     """Place the files that viewer and worker ask other hosts with; VIEWER must exist."""
     if config.site.spreads:
         _place(config, VIEWER, group)
+
+
+def are_brought(config: HostConfig, chosen: Chosen) -> bool:
+    """Do the chosen roles bring this host its certificate, to every program that has a copy?"""
+    return "caddy" in chosen and ("viewer" in chosen or Group.CONTROL not in config.host.groups)
 
 
 def stamp(config: HostConfig) -> str:

@@ -23,15 +23,19 @@ class Report(BaseStateCallback):
         self._failed_at: dict[str, str] = {}
         self._notes: dict[str, None] = {}
         self._certificates: Certificates | None = None
-        self._brings_certificates = True
+        self._brought: set[str] = set()
 
     def note(self, sentence: str) -> None:
         """Something the operator should know; said once, however many hosts say it."""
         self._notes[sentence] = None
 
-    def certificates(self, certificates: Certificates | None, *, brought: bool) -> None:
-        """Those of the site, and whether this run brings them to its hosts."""
-        self._certificates, self._brings_certificates = certificates, brought
+    def certificates(self, certificates: Certificates | None) -> None:
+        """Those of the site."""
+        self._certificates = certificates
+
+    def brings_certificate(self, name: str) -> None:
+        """This run brings the host its certificate, to all programs that have a copy."""
+        self._brought.add(name)
 
     def host_connect_error(self, state: State, host: Host, error: Exception) -> None:  # type: ignore[override]
         self._left_out[host.name] = f"it cannot be reached ({_reason(error)})"
@@ -55,9 +59,7 @@ class Report(BaseStateCallback):
 
     def _reached(self, state: State, hosts: Iterable[Host]) -> set[str]:
         """Names of the hosts that have the site's certificates now, for all this run knows."""
-        if not self._brings_certificates:
-            return set()
-        return {site_name(host) for host in hosts if host not in state.failed_hosts}
+        return {site_name(host) for host in hosts if host not in state.failed_hosts} & self._brought
 
     def show(self, state: State) -> None:
         for line in self.lines(state):

@@ -9,7 +9,8 @@ import pytest
 from pyinfra.api.deploy import deploy
 
 from inventory.models import Certificates, HostConfig
-from roles.certificates import caddy_certificates, no_certificates, stamp, viewer_certificates
+from roles.certificates import are_brought, caddy_certificates, no_certificates, stamp, viewer_certificates
+from roles.choice import Chosen
 from roles.facts import Paths, PathState
 from tests.role_runner import RunRole, changes
 from tests.sites import fleet_config, host_config
@@ -105,3 +106,21 @@ def test_removal_takes_the_directory(run_role: RunRole) -> None:
     there = {"/etc/deskfleet/tls": PathState("", "755", "root", "root")}
     ((_, commands),) = run_role(no_certificates, facts={Paths: there})
     assert commands == ["rm -rf /etc/deskfleet/tls"]
+
+
+@pytest.mark.parametrize(
+    ("host", "chosen", "wanted"),
+    [
+        ("box1", None, True),
+        ("box1", "relay", False),
+        ("box1", "caddy", True),
+        ("control1", None, True),
+        ("control1", "caddy", False),
+        ("control1", "viewer", False),
+        ("control1", "caddy,viewer", True),
+    ],
+)
+def test_host_has_its_certificate_when_all_programs_with_a_copy_have_it(
+    host: str, chosen: str | None, wanted: bool
+) -> None:
+    assert are_brought(fleet_config(host), Chosen(chosen)) is wanted
