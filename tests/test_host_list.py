@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography.fernet import Fernet
 from sqlalchemy import create_engine, text
 
+import viewer.worker
+from inventory.authority import ends
+from tests.relay_process import free_port
+from tests.sites import fleet_secrets
 from tests.viewer_fixtures import People, Person, ViewerClient, new_session, running_session, settings_values
 from viewer.model import HostStatus, Status, utcnow
+from viewer.nodes import Credentials
+from viewer.relay_client import RelayClient
 from viewer.settings import Settings
 from viewer.store import DeclaredDesktop, Store
+from viewer.worker import RelayWatch
 
 DESKTOPS = [
     {"name": "studio", "tenant": "acme", "backend": "kasmvnc-or-tigervnc"},
@@ -148,6 +157,52 @@ def test_status_that_nobody_renews_is_not_trusted(
     assert hosts_for(client, people.wanda)["here"]["warnings"] == [
         "nobody has looked at this host for 5 min; does deskfleet-worker run?"
     ]
+
+
+def test_certificate_that_ends_soon_is_a_warning(client: ViewerClient, store: Store, people: People) -> None:
+    for days, wanted in ((31, 0), (29, 1)):
+        end = utcnow() + timedelta(days=days)
+        store.fleet.record_host_status("atelier", HostStatus.OK, certificate_ends=end)
+        said = hosts_for(client, people.wanda)["atelier"]["warnings"]
+        assert (
+            said
+            == [f"a certificate between it and the control host ends on {end:%Y-%m-%d}; run the deploy"][
+                :wanted
+            ]
+        )
+
+
+def test_worker_keeps_the_end_that_comes_first_and_logs_it_once(
+    store: Store, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(viewer.worker, "STILL_OK_SECONDS", 0.0)
+    soon = utcnow() + timedelta(days=20)
+    with closing(
+        RelayClient("here", url=f"http://127.0.0.1:{free_port()}", key=Fernet.generate_key())
+    ) as relay:
+        watch = RelayWatch("here", relay, store, own_certificate_ends=soon + timedelta(days=40))
+        watch.look()
+        (seen,) = store.fleet.hosts()
+        assert seen.certificate_ends == soon + timedelta(days=40)
+        relay.certificate_ends = soon
+        for _ in range(2):
+            watch.look()
+    (seen,) = store.fleet.hosts()
+    assert seen.certificate_ends == soon
+    said = [line for line in caplog.messages if "certificate" in line]
+    assert said == [
+        f"host here: a certificate between it and this host ends on {soon:%Y-%m-%d}; run the deploy"
+    ]
+
+
+def test_own_certificate_is_read_out_of_the_file_that_holds_its_key_too(tmp_path: Path) -> None:
+    certificates = fleet_secrets().certificates
+    assert certificates is not None
+    own = certificates.hosts["control1"]
+    file = tmp_path / "host.pem"
+    file.write_text(f"{own.certificate}{own.key.get_secret_value()}")
+    credentials = Credentials(certificate_file=file, key_file=file, authority_file=file)
+    assert credentials.certificate_ends() == ends(own)
 
 
 def test_host_that_left_the_settings_is_not_shown(client: ViewerClient, store: Store, people: People) -> None:

@@ -171,6 +171,8 @@ def test_both_clients_reach_a_node_that_asks_for_our_certificate(
     with sandbox_host(box, box.node()) as host, relay_client(box, box.node()) as relay:
         assert host.version() == "1.1.1"
         assert relay.streams() == []
+        ends = [relay.certificate_ends, box.credentials.certificate_ends()]
+        assert all(end and timedelta(hours=23) < end - datetime.now(UTC) < timedelta(days=1) for end in ends)
 
 
 def test_host_header_is_the_nodes_name_and_the_protocol_is_http_1(box: Box) -> None:

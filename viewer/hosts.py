@@ -8,6 +8,7 @@ from datetime import datetime, timedelta
 from pydantic import Field
 
 from viewer.model import DesktopBackend, Frozen, HostStatus, Principal, Role, Session, Status, WantedBackend
+from viewer.nodes import CERTIFICATE_WARNING
 from viewer.settings import DesktopSettings, HostSettings, Settings
 from viewer.store import HostRecord
 
@@ -111,6 +112,9 @@ def _warnings(
     if record.status is HostStatus.OK and silent_since > NOBODY_LOOKED:
         minutes = int(silent_since.total_seconds() // 60)
         yield f"nobody has looked at this host for {minutes} min; does deskfleet-worker run?"
+    end = record.certificate_ends
+    if end is not None and end - now < CERTIFICATE_WARNING:
+        yield f"a certificate between it and the control host ends on {end:%Y-%m-%d}; run the deploy"
     if host.max_desktops and used >= host.max_desktops:
         yield "it is full: new desktops go to other hosts"
     for desktop in desktops:

@@ -12,14 +12,19 @@ from __future__ import annotations
 
 import ssl
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import httpx
+from cryptography import x509
 
 from viewer.model import Frozen
 
 LONGEST_ANSWER = 2 << 20
 """Bytes. A page of 200 sandboxes has some 200 KB; a sandbox's log may have more, and then has none for us."""
+
+CERTIFICATE_WARNING = timedelta(days=30)
+"""What has less than this left is made anew by the next deploy; so somebody should run it."""
 
 
 class AnswerRefused(httpx.TransportError):
@@ -53,6 +58,13 @@ class Credentials(Frozen):
                 f" are no certificate with its key: {_words(error)}"
             ) from error
         return context
+
+    def certificate_ends(self) -> datetime:
+        """When our certificate is valid no longer, in UTC. Raises NodeFilesUnusable."""
+        try:
+            return x509.load_pem_x509_certificate(self.certificate_file.read_bytes()).not_valid_after_utc
+        except (OSError, ValueError) as error:
+            raise NodeFilesUnusable(f"{self.certificate_file}: is no certificate") from error
 
 
 class Node(Frozen):
@@ -138,6 +150,18 @@ def client_of(
         headers={**(headers or {}), "Accept-Encoding": "identity"},
         trust_env=False,
     )
+
+
+def certificate_ends(answer: httpx.Response) -> datetime | None:
+    """When the certificate ends that the host showed, in UTC; None on loopback. Asked before the answer is
+    read, while its connection is there."""
+    stream = answer.extensions.get("network_stream")
+    tls = stream.get_extra_info("ssl_object") if stream is not None else None
+    # An object of the `_ssl` module, which has no type of its own.
+    shown = tls.getpeercert() if tls is not None else None
+    if not shown:
+        return None
+    return datetime.fromtimestamp(ssl.cert_time_to_seconds(str(shown["notAfter"])), UTC)
 
 
 def is_refused_by_tls(error: httpx.TransportError) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import TypeVar
 
 import httpx
@@ -10,7 +10,7 @@ from pydantic import BaseModel, SecretStr, ValidationError
 
 from viewer.grants import GRANT_HEADER, Grant, Target, seal_grant
 from viewer.model import utcnow
-from viewer.nodes import Node, client_of, why
+from viewer.nodes import Node, certificate_ends, client_of, why
 from viewer.relay.answers import ProbeResult, RelayProblem, StreamInfo, StreamList
 
 AnswerT = TypeVar("AnswerT", bound=BaseModel)
@@ -39,9 +39,15 @@ class RelayClient:
             timeout=httpx.Timeout(READ_SECONDS, connect=CONNECT_SECONDS),
             limits=httpx.Limits(max_connections=64, max_keepalive_connections=16, keepalive_expiry=30),
         )
+        self.certificate_ends: datetime | None = None
+        """Of the certificate that its host showed last; None on loopback and before the first answer."""
+        self._http.event_hooks = {"response": [self._note_certificate]}
 
     def close(self) -> None:
         self._http.close()
+
+    def _note_certificate(self, answer: httpx.Response) -> None:
+        self.certificate_ends = certificate_ends(answer)
 
     def probe(self, session_id: str, target: Target, vnc_password: SecretStr | None) -> ProbeResult:
         """Block until the relay has seen a real frame, 20 s at most. Raises RelayUnreachable."""

@@ -110,6 +110,8 @@ class HostRecord(Frozen):
     detail: str | None
     last_seen_at: datetime | None
     changed_at: datetime
+    certificate_ends: datetime | None = None
+    """The first of the certificates to end that it and the control host show each other."""
 
 
 class DeclaredDesktop(Frozen):
@@ -403,7 +405,14 @@ class FleetStore:
 
     # --- hosts and retention -----------------------------------------------------------------------
 
-    def record_host_status(self, name: str, status: HostStatus, detail: str | None = None) -> None:
+    def record_host_status(
+        self,
+        name: str,
+        status: HostStatus,
+        detail: str | None = None,
+        *,
+        certificate_ends: datetime | None = None,
+    ) -> None:
         """What the worker last saw of a host. Its live sessions get an event when the status changes, because
         `host_status` is one of their fields."""
         now = utcnow()
@@ -417,6 +426,7 @@ class FleetStore:
             changed = row.status != status.value
             row.status = status.value
             row.detail = detail
+            row.certificate_ends = certificate_ends
             row.last_seen_at = now if status is HostStatus.OK else row.last_seen_at
             if changed:
                 row.changed_at = now

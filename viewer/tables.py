@@ -114,6 +114,7 @@ class HostRow(Base):
     detail: Mapped[str | None]
     last_seen_at: Mapped[datetime | None]
     changed_at: Mapped[datetime]
+    certificate_ends: Mapped[datetime | None]
 
 
 class ApiKeyRow(Base):

@@ -16,7 +16,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from datetime import timedelta
+from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
 from types import FrameType
@@ -27,6 +27,7 @@ from viewer import reconcile
 from viewer.grants import DesktopSocket
 from viewer.lifecycle import BLANK, HostLink, Lifecycle
 from viewer.model import Display, HostStatus, Session, Status, utcnow
+from viewer.nodes import CERTIFICATE_WARNING
 from viewer.relay.answers import ProbeOutcome, ProbeResult, StreamInfo
 from viewer.relay_client import RelayClient, RelayUnreachable
 from viewer.sandbox_hosts import HostRefused, HostUnreachable, Sandbox, SandboxHost
@@ -107,8 +108,12 @@ DESKTOP = "desktop "
 class RelayWatch:
     """One host through its relay alone: does it answer, and does each open stream still have its right?"""
 
-    def __init__(self, name: str, relay: RelayClient, store: Store) -> None:
+    def __init__(
+        self, name: str, relay: RelayClient, store: Store, *, own_certificate_ends: datetime | None = None
+    ) -> None:
         self._name = name
+        self._own_certificate_ends = own_certificate_ends
+        self._warned_of: datetime | None = None
         self._relay = relay
         self._fleet = store.fleet
         self._accounts = store.accounts
@@ -166,7 +171,17 @@ class RelayWatch:
             level = logging.INFO if status is HostStatus.OK and detail is None else logging.WARNING
             log.log(level, "host %s: %s%s", self._name, status, f": {detail}" if detail else "")
         self._last_said = (status, detail, now)
-        self._fleet.record_host_status(self._name, status, detail)
+        self._fleet.record_host_status(self._name, status, detail, certificate_ends=self._certificate_ends())
+
+    def _certificate_ends(self) -> datetime | None:
+        """The first to end of what we and the host show each other; the log has it once, when it is near."""
+        known = [self._own_certificate_ends, self._relay.certificate_ends]
+        end = min((one for one in known if one is not None), default=None)
+        if end is not None and end != self._warned_of and end - utcnow() < CERTIFICATE_WARNING:
+            self._warned_of = end
+            log.warning("host %s: a certificate between it and this host ends on %s; run the deploy",
+                        self._name, f"{end:%Y-%m-%d}")  # fmt: skip
+        return end
 
 
 class HostWatch(RelayWatch):
@@ -179,8 +194,10 @@ class HostWatch(RelayWatch):
         lifecycle: Lifecycle,
         chores: Chores,
         policy: reconcile.Policy,
+        *,
+        own_certificate_ends: datetime | None = None,
     ) -> None:
-        super().__init__(link.name, link.relay, store)
+        super().__init__(link.name, link.relay, store, own_certificate_ends=own_certificate_ends)
         self._sandboxes = link.sandboxes
         self._lifecycle = lifecycle
         self._chores = chores
@@ -367,6 +384,8 @@ class Worker:
             create_deadline=timedelta(seconds=settings.create_deadline_seconds),
             max_lifetime=timedelta(seconds=settings.max_lifetime_seconds),
         )
+        credentials = settings.credentials
+        self._own_certificate_ends = credentials.certificate_ends() if credentials else None
         self._chores = Chores()
         self._lifecycle = Lifecycle(self._fleet, settings, self._links)
         self._desktops = DesktopWatch(
@@ -416,8 +435,15 @@ class Worker:
     def _watch_of(self, name: str, relay: RelayClient, store: Store) -> RelayWatch:
         link = self._links.get(name)
         if link is None:
-            return RelayWatch(name, relay, store)
-        return HostWatch(link, store, self._lifecycle, self._chores, self._policy)
+            return RelayWatch(name, relay, store, own_certificate_ends=self._own_certificate_ends)
+        return HostWatch(
+            link,
+            store,
+            self._lifecycle,
+            self._chores,
+            self._policy,
+            own_certificate_ends=self._own_certificate_ends,
+        )
 
     def _act(self, action: reconcile.Action) -> None:
         match action:
