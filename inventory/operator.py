@@ -25,6 +25,11 @@ def identity_path(environ: Mapping[str, str] = os.environ) -> Path:
 
 def identities(path: Path) -> list[Identity]:
     """The identities in the file, in age's own format: one a line, comments after `#`."""
+    if _could_be_committed(path):
+        raise IdentityUnusable(
+            f"{path}: your age identity lies inside the checkout, where a commit could carry it away; move it"
+            " out and name its new place in DESKFLEET_AGE_IDENTITY"
+        )
     try:
         private = not path.stat().st_mode & 0o077
         lines = path.read_text().splitlines()
@@ -45,6 +50,12 @@ def identities(path: Path) -> list[Identity]:
     if not found:
         raise IdentityUnusable(f"{path}: holds no age identity (a line AGE-SECRET-KEY-1…); move it away")
     return found
+
+
+def _could_be_committed(path: Path) -> bool:
+    """`.local` is ignored by git, and holds identities of test fleets."""
+    resolved = path.resolve()
+    return resolved.is_relative_to(_CHECKOUT) and not resolved.is_relative_to(_CHECKOUT / ".local")
 
 
 def make_identity(path: Path) -> None:

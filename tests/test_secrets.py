@@ -502,6 +502,25 @@ def test_identity_is_never_made_inside_the_checkout(monkeypatch: pytest.MonkeyPa
     assert not inside.exists()
 
 
+@pytest.mark.parametrize(("folder", "is_refused"), [("", True), ("inventory", True), (".local", False)])
+def test_identity_is_never_read_where_a_commit_could_carry_it_away(
+    place: Path, monkeypatch: pytest.MonkeyPatch, folder: str, is_refused: bool
+) -> None:
+    made, inside = place / "home" / "identity.txt", place / "checkout" / folder / "identity.txt"
+    monkeypatch.setattr(operator, "_CHECKOUT", place / "checkout")
+    inside.parent.mkdir(parents=True)
+    made.rename(inside)
+    monkeypatch.setenv("DESKFLEET_AGE_IDENTITY", str(inside))
+    if not is_refused:
+        assert own_key()
+        return
+    said = refused(operated(str(OTHER.to_public())))
+    assert said == (
+        f"{inside}: your age identity lies inside the checkout, where a commit could carry it away; move it"
+        " out and name its new place in DESKFLEET_AGE_IDENTITY"
+    )
+
+
 def test_file_can_be_read_by_age_itself() -> None:
     """The format is age's own: header, and one stanza per operator."""
     load(operated(own_key(), str(OTHER.to_public())))
