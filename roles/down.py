@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import shlex
 import shutil
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 from inventory.secrets import SecretsUnreadable
@@ -15,17 +18,30 @@ from roles.up import LOCAL, failure, roll_out
 _MADE_HERE = (Path("viewer/static"), Path("viewer/frontend/node_modules"), Path(".venv"))
 
 
-def forget(folder: Path, *, site: str) -> None:
+def forget(folder: Path, *, site: str) -> bool:
     """Remove `folder`, but not the ways in to other sites, which may still run: their secrets, and all that
-    `make fleet` keeps."""
+    `make fleet` keeps. False as of `remove`."""
     others = {path for path in folder.glob("secrets-*.yml") if path.name != f"secrets-{site}.yml"}
     others |= {path for name in ("fleet", "fleet.env") if (path := folder / name).exists()}
-    if not others:
-        shutil.rmtree(folder, ignore_errors=True)
-        return
-    print(f"Kept in {folder}: {', '.join(sorted(path.name for path in others))}, of other sites", flush=True)
-    for path in set(folder.iterdir()) - others:
-        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    if others:
+        names = ", ".join(sorted(path.name for path in others))
+        print(f"Kept in {folder}: {names}, of other sites", flush=True)
+    return remove(*sorted(set(folder.iterdir()) - others if others else {folder}))
+
+
+def remove(*paths: Path) -> bool:
+    """Remove what is there of these; False where something belongs to somebody else and stays, which is
+    said."""
+    for path in paths:
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            with suppress(OSError):
+                path.unlink()
+    left = " ".join(shlex.quote(str(path)) for path in paths if os.path.lexists(path))
+    if left:
+        print(f"Not yours to remove, so it stays: {left}; take it away with sudo rm -rf {left}", flush=True)
+    return not left
 
 
 def main() -> int:
@@ -41,10 +57,8 @@ def main() -> int:
     if code:
         print(failure(progress), file=sys.stderr)
         return code
-    forget(LOCAL, site=site_path().stem)
-    for path in _MADE_HERE:
-        shutil.rmtree(path, ignore_errors=True)
-    print(f"Nothing of Deskfleet is left ({time.monotonic() - started:.0f} s).")
+    is_gone = all([forget(LOCAL, site=site_path().stem), remove(*_MADE_HERE)])
+    print(f"Nothing of Deskfleet {'is left' if is_gone else 'runs'} ({time.monotonic() - started:.0f} s).")
     return 0
 
 

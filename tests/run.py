@@ -19,12 +19,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.as_root import given_back, typed_by_sudo
+
 ROOT = Path(__file__).parent.parent
 POLICY = Path("/usr/sbin/policy-rc.d")
-PASSED_ON = (
-    "DESKFLEET_TEST_KEEP,DESKFLEET_TEST_DIRTY,DESKFLEET_TEST_UP,DESKFLEET_TEST_CACHE,"
-    "DESKFLEET_EXECD,KASMVNC_DEB"
-)
 
 
 @dataclass(frozen=True)
@@ -90,13 +88,17 @@ class Outcome:
 
 
 def main() -> int:
-    if os.geteuid() != 0:
-        print("The tests start machines of their own, which takes root: sudo …", flush=True)
-        command = ["sudo", f"--preserve-env={PASSED_ON}", sys.executable, "-m", "tests.run", *sys.argv[1:]]
-        return subprocess.run(command, cwd=ROOT, check=False).returncode
+    why = "The tests start machines of their own, which takes root"
+    code = typed_by_sudo("tests.run", sys.argv[1:], why=why)
+    return run_all(sys.argv[1:]) if code is None else code
+
+
+def run_all(more: Sequence[str]) -> int:
+    """more: further arguments of pytest."""
     started = time.monotonic()
-    install_what_is_missing()
-    outcomes = [outcome for parts in PARTS for outcome in run_at_once(parts, sys.argv[1:])]
+    with given_back():
+        install_what_is_missing()
+        outcomes = [outcome for parts in PARTS for outcome in run_at_once(parts, more)]
     print_summary(outcomes, time.monotonic() - started)
     return 1 if any(outcome.code for outcome in outcomes) else 0
 

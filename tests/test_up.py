@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import shutil
 import stat
 import sys
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 from pydantic import SecretStr
 
 from roles import up
-from roles.down import forget
+from roles.down import forget, remove
 from roles.progress import Progress, follow
 from roles.up import failure, summary, write_environment
 from roles.wheel import WheelNotBuilt
@@ -157,3 +158,27 @@ def test_down_keeps_the_ways_in_to_a_running_fleet(tmp_path: Path) -> None:
     assert sorted(path.relative_to(local).as_posix() for path in local.rglob("*")) == [
         "fleet", "fleet.env", "fleet/ssh.key",
     ]  # fmt: skip
+
+
+def test_down_names_what_is_not_ours_to_remove_and_takes_the_rest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As `make fleet` left it when root made it: a folder in which this person may change nothing."""
+    local = tmp_path / ".local"
+    for name in ("dist", "npm", "fleet"):
+        (local / name).mkdir(parents=True)
+    really = shutil.rmtree
+
+    def rmtree(path: Path, *, ignore_errors: bool = False) -> None:
+        if path.name != "dist":
+            really(path)
+        elif not ignore_errors:
+            raise PermissionError(path)
+
+    monkeypatch.setattr(shutil, "rmtree", rmtree)
+    assert not forget(local, site="local")
+    dist = local / "dist"
+    said = capsys.readouterr().out.splitlines()
+    assert said[1:] == [f"Not yours to remove, so it stays: {dist}; take it away with sudo rm -rf {dist}"]
+    assert sorted(path.name for path in local.iterdir()) == ["dist", "fleet"]
+    assert remove(tmp_path / "never-made")

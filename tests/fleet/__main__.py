@@ -17,6 +17,7 @@ from roles.check import AUTHORITY
 from roles.progress import Progress
 from roles.up import LOCAL, failure, roll_out, sign_in_link, write_environment
 from roles.wheel import WheelNotBuilt, wheel
+from tests.as_root import given_back, typed_by_sudo
 from tests.fleet.desktop_images import ImagesNotMade, docker_data
 from tests.fleet.machines import bring_up, lan_of, machines
 from tests.fleet.operator import EXAMPLE, NotOverSsh, Operator
@@ -25,11 +26,12 @@ from tests.hosts.lan import Lan
 from tests.hosts.own_docker import OwnDockerError, take_down
 from tests.run import NEEDS, install_what_is_missing
 
-DAEMON = "fleet"
+DAEMON = os.environ.get("DESKFLEET_FLEET_DAEMON", "fleet")  # another: one more fleet beside it
 FOLDER = LOCAL / "fleet"
 ENVIRONMENT = LOCAL / "fleet.env"
 TELLS_WHAT_IT_NEEDS = """make fleet needs root (or sudo) and Docker's programs (dockerd, containerd, docker);
 Debian's packages for what is missing are installed first. The machine's own Docker is never touched."""
+WHY_ROOT = "The machines are containers with networks of their own, which takes root"
 USED = {"dockerd", "docker", "containerd", "iptables", "ip", "nsenter", "mmdebstrap", "ssh-keygen"}
 
 
@@ -46,8 +48,7 @@ def up() -> int:
         running = _machines(hosts, site, operator)
         lan = lan_of(hosts, site)
         _reach_from_here(lan)
-        with _step("Build the viewer"):
-            wheel()
+        _build()
         secrets = load_secrets(site, site_file=operator.site_file)
         progress = Progress(sys.stdout)
         code = roll_out(progress)
@@ -71,6 +72,11 @@ def down() -> int:
     shutil.rmtree(FOLDER, ignore_errors=True)
     ENVIRONMENT.unlink(missing_ok=True)
     return 0
+
+
+def _build() -> None:
+    with _step("Build the viewer"):
+        wheel()
 
 
 def _machines(hosts: BareHosts, site: Site, operator: Operator) -> dict[str, BareHost]:
@@ -134,28 +140,24 @@ def _step(name: str) -> Iterator[None]:
 
 
 def main(arguments: Sequence[str]) -> int:
-    if os.geteuid() != 0:
-        command = [
-            "sudo",
-            "--preserve-env=DESKFLEET_TEST_CACHE",
-            sys.executable,
-            "-m",
-            "tests.fleet",
-            *arguments,
-        ]
-        return subprocess.run(command, check=False).returncode
+    verbs = {"up": up, "down": down}
+    if len(arguments) != 1 or arguments[0] not in verbs:
+        print("usage: python -m tests.fleet up|down", file=sys.stderr)
+        return 2
+    verb = arguments[0]
     refusals = (HostCommandFailed, ImagesNotMade, NotOverSsh, OwnDockerError, SecretsUnreadable)
     try:
-        match list(arguments):
-            case ["up"]:
-                return up()
-            case ["down"]:
-                return down()
+        if verb == "up" and os.geteuid() != 0:
+            # By the person himself: a build runs programs of others, which need no root.
+            _build()
+        code = typed_by_sudo("tests.fleet", arguments, why=WHY_ROOT)
+        if code is not None:
+            return code
+        with given_back():
+            return verbs[verb]()
     except (*refusals, SiteRefused, WheelNotBuilt) as error:
         print(error, file=sys.stderr)
         return 1
-    print("usage: python -m tests.fleet up|down", file=sys.stderr)
-    return 2
 
 
 if __name__ == "__main__":
