@@ -20,8 +20,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
+from tests.bench_host import bench_hosts
 from tests.bench_row import BenchRow
-from tests.hosts.bare_host import BareHost, Variant, bare_hosts
+from tests.hosts.bare_host import BareHost, Variant
 from tests.hosts.lan import Lan, Machine, known_hosts, make_ssh_key, start_machines
 from tests.rollout import work
 from tests.rollout.playbook import write_playbook
@@ -119,7 +120,8 @@ def _ansible_inventory(folder: Path, addresses: Mapping[str, Address]) -> str:
 
 def rows() -> list[BenchRow]:
     _install_ansible()
-    with bare_hosts() as hosts, tempfile.TemporaryDirectory(prefix="rollout-", dir="/var/tmp") as temporary:
+    hosts = bench_hosts()
+    with tempfile.TemporaryDirectory(prefix="rollout-", dir="/var/tmp") as temporary:
         folder = Path(temporary)
         lan = Lan(hosts.daemon, SUBNET)
         wanted = [

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests import as_root, run
+from tests import as_root, bench, run
 from tests.fleet import __main__ as make_fleet
 
 PERSON, GROUP = 12_345, 12_346
@@ -28,6 +28,12 @@ def typed(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     monkeypatch.setattr(os, "geteuid", lambda: PERSON)
     monkeypatch.setattr(subprocess, "run", answer)
     return found
+
+
+def test_bench_is_typed_again_by_sudo_with_its_groups(typed: list[list[str]]) -> None:
+    assert bench.main(["stream"]) == 3
+    assert [command[0] for command in typed] == ["sudo"]
+    assert typed[0][-3:] == ["-m", "tests.bench", "stream"]
 
 
 def test_tests_are_typed_again_by_sudo(typed: list[list[str]], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,73 @@
+"""`make bench` without its measuring: what one group's failure costs, and what the groups share."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests import bench, bench_host, bench_rollout
+from tests.bench_row import BenchRow
+from tests.hosts import bare_host
+from tests.hosts.own_docker import OwnDocker
+
+
+def rows_of(name: str) -> list[BenchRow]:
+    return [BenchRow(name=name, value=1, unit="s", against="2 s", ratio=0.5, goal="<= 1", met=True)]
+
+
+def failing() -> list[BenchRow]:
+    # Written before it is over, so that a long bench that is cut off has left what it measured.
+    assert [row["name"] for row in json.loads(bench.RESULTS.read_text())] == ["first"]
+    raise RuntimeError("no dockerd")
+
+
+@pytest.fixture
+def groups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(
+        bench,
+        "GROUPS",
+        {"one": lambda: rows_of("first"), "two": failing, "three": lambda: rows_of("last")},
+    )
+
+
+@pytest.mark.usefixtures("groups")
+def test_group_that_fails_is_told_and_costs_the_others_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    assert bench.measure(["one", "two", "three"]) == 1
+    said = capsys.readouterr()
+    assert "bench group 'two' failed: no dockerd" in said.err
+    assert said.err.endswith("not measured, because they failed: two\n")
+    assert "first" in said.out
+    assert [row["name"] for row in json.loads(bench.RESULTS.read_text())] == ["first", "last"]
+
+
+@pytest.mark.usefixtures("groups")
+def test_bench_whose_groups_all_succeed_ends_well() -> None:
+    assert bench.measure(["one", "three"]) == 0
+
+
+def test_groups_share_one_dockerd(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is locked to whoever opened it, this very process included."""
+    opened: list[str] = []
+
+    @contextmanager
+    def own_dockerd(name: str, *, keep: bool) -> Iterator[OwnDocker]:
+        opened.append(name)
+        yield OwnDocker(name, 1)
+
+    bench_host.bench_hosts.cache_clear()
+    monkeypatch.setattr(bare_host, "own_dockerd", own_dockerd)
+    monkeypatch.setattr(bench_rollout, "_install_ansible", lambda: None)
+    monkeypatch.setattr(bench_rollout, "make_ssh_key", lambda path: "")
+    monkeypatch.setattr(bench_rollout, "start_machines", lambda *_, **__: {})
+    monkeypatch.setattr(bench_rollout, "_measure", lambda *_: rows_of("roll-out"))
+    try:
+        bench_host.bench_hosts()
+        assert bench_rollout.rows() == rows_of("roll-out")
+    finally:
+        bench_host.bench_hosts.cache_clear()
+    assert len(set(opened)) == len(opened)
