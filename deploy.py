@@ -40,7 +40,7 @@ from roles.relay import no_relay, relay
 from roles.relay import unit as relay_unit
 from roles.report import REPORT, is_possible
 from roles.units import keep_running, no_supervision, supervision
-from roles.viewer import WORKER, no_viewer, viewer, viewer_unit
+from roles.viewer import WORKER, newcomers, no_viewer, viewer, viewer_unit
 from roles.wheel import no_viewer_wheel, viewer_wheel
 
 config = HostConfig.model_validate(host.data.get("deskfleet"))
@@ -125,6 +125,9 @@ else:
     barrier(name="Phase: sandboxes and desktops are ready")
 
     if on_control and "viewer" in chosen:
+        if site.spreads:
+            edge = site.edge if "caddy" in chosen else ""
+            REPORT.newcomers(newcomers(config), control=config.name, edge=edge)
         viewer(config=config)
     barrier(name="Phase: the control plane is ready")
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 import click
 from pyinfra.api.host import Host
@@ -24,6 +24,8 @@ class Report(BaseStateCallback):
         self._notes: dict[str, None] = {}
         self._certificates: Certificates | None = None
         self._brought: set[str] = set()
+        self._newcomers: tuple[str, ...] = ()
+        self._control, self._edge = "", ""
 
     def note(self, sentence: str) -> None:
         """Something the operator should know; said once, however many hosts say it."""
@@ -36,6 +38,11 @@ class Report(BaseStateCallback):
     def brings_certificate(self, name: str) -> None:
         """This run brings the host its certificate, to all programs that have a copy."""
         self._brought.add(name)
+
+    def newcomers(self, names: tuple[str, ...], *, control: str, edge: str) -> None:
+        """Hosts that `control` learns of in this run. edge: the one that needs a way to them as well; empty:
+        this run brings none there, wherever it goes."""
+        self._newcomers, self._control, self._edge = names, control, edge
 
     def host_connect_error(self, state: State, host: Host, error: Exception) -> None:  # type: ignore[override]
         self._left_out[host.name] = f"it cannot be reached ({_reason(error)})"
@@ -54,12 +61,20 @@ class Report(BaseStateCallback):
             f"    {site_name(host):{width}}  {self._outcome(state, host)}"
             for host in sorted(hosts, key=site_name)
         ]
-        notes = [*self._notes, *left_behind(self._certificates, self._reached(state, hosts))]
+        reached = {site_name(host) for host in hosts if host not in state.failed_hosts}
+        behind = left_behind(self._certificates, reached & self._brought)
+        notes = [*self._notes, *behind, *self._without_a_way(reached)]
         return [HEADING, *told, *(f"    Note: {note}" for note in notes)]
 
-    def _reached(self, state: State, hosts: Iterable[Host]) -> set[str]:
-        """Names of the hosts that have the site's certificates now, for all this run knows."""
-        return {site_name(host) for host in hosts if host not in state.failed_hosts} & self._brought
+    def _without_a_way(self, reached: Collection[str]) -> list[str]:
+        """New desktops go to an empty host first, so that it matters at once."""
+        if not self._newcomers or self._control not in reached or self._edge in reached:
+            return []
+        names = ", ".join(self._newcomers)
+        return [
+            f"The control host uses {names} now, and the edge was not part of this roll-out: unless it has a"
+            " way there from an earlier one, desktops there show no picture. Roll out the edge, too."
+        ]
 
     def show(self, state: State) -> None:
         for line in self.lines(state):

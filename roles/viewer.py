@@ -91,6 +91,12 @@ class HeldKeys(FactBase[list[str]]):
         ]
 
 
+def newcomers(config: HostConfig) -> tuple[str, ...]:
+    """Hosts with desktops that the control plane has no key for yet; asked before the run changes that."""
+    held = host.get_fact(HeldKeys)
+    return tuple(name for name in _watched_hosts(config.site) if f"relay-{name}.key" not in held)
+
+
 @deploy("Viewer")
 def viewer(*, config: HostConfig) -> None:
     text = viewer_toml(config)

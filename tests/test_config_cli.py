@@ -229,6 +229,11 @@ def test_limit_names_a_host_or_a_group_of_a_fleet(typed: Typed, limit: str, host
     assert {host for operation in operations for host in operation["success"]} == hosts
 
 
+def test_limit_without_the_edge_says_which_hosts_it_may_have_no_way_to(typed: Typed) -> None:
+    said = typed.roll_out("fleet.py", "-y", "--limit", "control").stderr
+    assert "Note: The control host uses box1, box2, studio1 now, and the edge was not part of this" in said
+
+
 @pytest.mark.parametrize("inventory", ["fleet.yml", "fleet.py", "inventory"])
 def test_all_three_inventories_of_a_fleet_are_the_same(checkout: Path, inventory: str) -> None:
     done = pyinfra(checkout, inventory, "debug-inventory", "--json", site="fleet.yml")
@@ -400,6 +405,7 @@ for _, _data in (*edge, *control, *sandboxes, *desktops):
     (checkout / "fleet.py").write_text(inventory + renewed_last_week)
     everywhere = pyinfra(checkout, "fleet.py", "deploy.py", "-y")
     assert "The certificate of" not in everywhere.stderr
+    assert "the edge was not part of this" not in everywhere.stderr
     assert "Note: desktop plotting on studio1 runs tigervnc: as the site file says" in everywhere.stderr
     elsewhere = pyinfra(checkout, "fleet.py", "deploy.py", "-y", "--limit", "edge")
     assert "Note: The certificate of box1 was renewed, and this roll-out did not bring it" in elsewhere.stderr

@@ -5,9 +5,11 @@ from __future__ import annotations
 import tomllib
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
+from pyinfra.api.state import State
 
 from inventory.authority import renewed
 from inventory.models import Group, HostConfig
@@ -16,8 +18,9 @@ from roles import viewer as viewer_role
 from roles import wheel
 from roles.facts import HasSystemd, Paths, UnitState, User
 from roles.facts import Unit as UnitFact
+from roles.report import Report
 from tests.role_runner import RunRole, changes
-from tests.sites import fleet_config, fleet_site, host_config
+from tests.sites import FLEET, fleet_config, fleet_site, host_config
 from viewer.settings import Settings, load_settings
 
 
@@ -154,6 +157,34 @@ def test_keys_of_a_host_that_left_go_on_the_machine_of_the_deploy_too(
     forget.function(*forget.args, **forget.kwargs)
     assert commands() == []
     assert "box1" not in file.read_text()
+
+
+@pytest.mark.parametrize(
+    ("failed", "edge", "is_said"),
+    [
+        ((), "edge1", False),
+        (("edge1",), "edge1", True),
+        ((), "", True),
+        (("control1", "edge1"), "edge1", False),
+    ],
+)
+def test_host_that_the_control_plane_learns_of_without_the_edge_is_told(
+    failed: tuple[str, ...], edge: str, is_said: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held = ["relay-box1.key", "opensandbox-box1.key", "relay-studio1.key"]
+    monkeypatch.setattr(viewer_role, "host", SimpleNamespace(get_fact=lambda _: held))
+    new = viewer_role.newcomers(fleet())
+    assert new == ("box2",)
+    hosts = [SimpleNamespace(name=name, data={}) for name in FLEET]
+    report = Report()
+    report.newcomers(new, control="control1", edge=edge)
+    state = SimpleNamespace(
+        inventory=hosts, ops={}, failed_hosts=[host for host in hosts if host.name in failed],
+        is_host_in_limit=lambda _: True,
+    )  # fmt: skip
+    monkeypatch.setattr(Report, "_outcome", lambda *_: "")
+    said = "\n".join(report.lines(cast("State", state)))
+    assert ("The control host uses box2 now" in said) is is_said
 
 
 def test_renewed_certificate_restarts_viewer_and_worker(run_role: RunRole) -> None:
