@@ -57,7 +57,7 @@ test: $(VENV)/.dev ## everything, on real parts
 bench: $(VENV)/.dev ## ratios against the alternatives, one table
 	@$(BIN)/python -m tests.bench $(ONLY)
 
-soak: $(VENV)/.dev ## long runs and fuzzing
+soak: $(VENV)/.dev ## long runs and fuzzing; as root, after `make test`
 	@DESKFLEET_SOAK=1 $(BIN)/pytest -m soak --timeout=7200
 
 operator: $(VENV)/.deploy ## make your age identity, and print the key for `operators:`
