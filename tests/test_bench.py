@@ -5,14 +5,18 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import pytest
 
-from tests import bench, bench_host, bench_rollout
+from tests import bench, bench_host, bench_rollout, bench_spread
 from tests.bench_row import BenchRow
+from tests.fleet.roll_out import Operation, Report, Results, RollOut, RollOutFailed, Totals
 from tests.hosts import bare_host
 from tests.hosts.own_docker import OwnDocker
+from tests.online.spread import SpreadFleet
 
 
 def rows_of(name: str) -> list[BenchRow]:
@@ -71,3 +75,49 @@ def test_groups_share_one_dockerd(monkeypatch: pytest.MonkeyPatch) -> None:
     finally:
         bench_host.bench_hosts.cache_clear()
     assert len(set(opened)) == len(opened)
+
+
+@dataclass
+class NothingToDo:
+    """A fleet whose roll-outs take four seconds and a bare command one; `changes` of them all."""
+
+    changes: dict[str, set[str]]
+    machines: tuple[str, ...] = ("edge1", "box1")
+    was_bare: bool = True
+
+    @property
+    def checkout(self) -> NothingToDo:
+        return self
+
+    def roll_out(self, *_: str, show: bool = True) -> RollOut:
+        changed = tuple(host for hosts in self.changes.values() for host in hosts)
+        operation = Operation(name="Caddy | Run Caddy", success=changed, error=(), no_change=())
+        results = Results(
+            operations=(operation, operation), failed_hosts=(),
+            totals=Totals(hosts=2, success=0, error=0, no_change=4),
+        )  # fmt: skip
+        return RollOut(0, Report(plan=(), results=results), "", 4.0)
+
+    def start(self, *_: str) -> NothingToDo:
+        return self
+
+    def finish(self, *, show: bool) -> RollOut:
+        return RollOut(0, None, "", 1.0)
+
+
+def test_whole_stacks_noop_is_told_per_operation_and_against_a_bare_command() -> None:
+    fleet = NothingToDo({})
+    rows = bench_spread._measure(cast("SpreadFleet", fleet), fleet.roll_out())
+    assert [(row.value, row.unit, row.ratio) for row in rows[:3]] == [
+        (2000, "ms", 2),
+        (4, "s", 4),
+        (4, "s", 4),
+    ]
+    assert (rows[3].name, rows[3].value) == ("first deploy, 2 hosts over SSH", 4)
+    assert rows[0].name == "no-op deploy, 2 hosts over SSH, each of 2 operations"
+
+
+def test_roll_out_that_changes_something_is_not_measured_as_a_noop() -> None:
+    fleet = NothingToDo({"Caddy | Run Caddy": {"box1"}})
+    with pytest.raises(RollOutFailed, match="not a no-op"):
+        bench_spread._measure(cast("SpreadFleet", fleet), fleet.roll_out())
