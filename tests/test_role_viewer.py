@@ -95,6 +95,18 @@ def test_services_have_host_names_and_belong_to_tenants(tmp_path: Path) -> None:
     ]
 
 
+def test_site_of_persistent_desktops_alone_has_no_images(tmp_path: Path) -> None:
+    here = (
+        host_config()
+        .site.hosts["here"]
+        .model_copy(update={"groups": (Group.EDGE, Group.CONTROL, Group.DESKTOPS)})
+    )
+    site = host_config().site.model_copy(update={"hosts": {"here": here}})
+    settings = read(host_config().model_copy(update={"site": site}), tmp_path)
+    assert (settings.images, settings.sandbox_hosts) == ((), ())
+    assert [desktop.name for desktop in settings.desktops] == ["studio"]
+
+
 def test_one_host_alone_needs_no_certificates(tmp_path: Path) -> None:
     settings = read(host_config(content_domain="none"), tmp_path)
     assert settings.credentials is None

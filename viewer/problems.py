@@ -111,7 +111,7 @@ def unknown_name(field: str, value: str, known: Iterable[str]) -> Problem:
     """`value` is not one of the `known` names; the nearest one is offered."""
     names = list(known)
     near = nearest(value, names)
-    mend = (f"did you mean {near!r}? " if near else "") + f"known: {', '.join(names)}"
+    mend = (f"did you mean {near!r}? " if near else "") + f"known: {', '.join(names) or 'none'}"
     return wrong_fields([FieldError(field=field, message=f"{value[:80]!r} is not known", mend=mend)])
 
 

@@ -167,7 +167,8 @@ class Settings(Frozen):
     tls_authority_file: Path | None = None
     tenants: tuple[TenantSettings, ...] = ()
     hosts: tuple[HostSettings, ...] = Field(min_length=1)
-    images: tuple[ImageSettings, ...] = Field(min_length=1)
+    images: tuple[ImageSettings, ...] = ()
+    """Empty where no host holds sandboxes."""
     desktops: tuple[DesktopSettings, ...] = ()
     services: tuple[ServiceSettings, ...] = ()
 
@@ -227,7 +228,7 @@ class Settings(Frozen):
 
     @model_validator(mode="after")
     def what_is_named_exists(self) -> Settings:
-        if self.image(self.default_image) is None:
+        if self.sandbox_hosts and self.image(self.default_image) is None:
             known = ", ".join(image.name for image in self.images)
             raise ValueError(
                 f"default_image: {self.default_image!r} is not among the images; use one of {known}"
