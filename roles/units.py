@@ -157,15 +157,18 @@ def path_of(unit: str, *, systemd: bool) -> str:
     return f"/etc/systemd/system/{unit}.service" if systemd else f"/etc/deskfleet/supervisor/{unit}.conf"
 
 
+def _stamp(unit: str) -> str:
+    return f"{STATE}/stamps/{unit}"
+
+
 @operation()
 def run(unit: Unit, *, restart_on: str, reload_on: str = "") -> Commands:
     """The unit runs, with what it reads now.
 
     `restart_on` and `reload_on` are hashes over what it reads at its start, and over what a reload makes it
-    read
-    again. The host remembers both only after the restart or reload succeeded: a roll-out that dies between
-    writing
-    a file and restarting is mended by the next one.
+    read again. The host forgets what was in force before it restarts or reloads, and remembers what is only
+    after that succeeded: a roll-out that dies in between is mended by the next one, also by one that goes
+    back.
     """
     systemd = host.get_fact(HasSystemd)
     path = path_of(unit.name, systemd=systemd)
@@ -177,10 +180,10 @@ def run(unit: Unit, *, restart_on: str, reload_on: str = "") -> Commands:
     if known.config != started:
         yield from place._inner(path=path, content=text)
     if known.started != started:
-        yield StringCommand(_restart(unit, systemd=systemd))
+        yield StringCommand(f"{_forget(unit, 'started', 'loaded')} && {_restart(unit, systemd=systemd)}")
         yield from _remember(unit, started=started, loaded=reload_on)
     elif known.loaded != reload_on:
-        yield StringCommand(unit.reload or _restart(unit, systemd=systemd))
+        yield StringCommand(f"{_forget(unit, 'loaded')} && {unit.reload or _restart(unit, systemd=systemd)}")
         yield from _remember(unit, started=started, loaded=reload_on)
 
 
@@ -203,8 +206,12 @@ def _wait(unit: Unit) -> str:
     )
 
 
+def _forget(unit: Unit, *stamps: str) -> str:
+    return " ".join(["rm -f", *(f"{_stamp(unit.name)}.{stamp}" for stamp in stamps)])
+
+
 def _remember(unit: Unit, *, started: str, loaded: str) -> Commands:
-    stamp = f"{STATE}/stamps/{unit.name}"
+    stamp = _stamp(unit.name)
     yield StringCommand(f"echo {started} > {stamp}.started; echo '{loaded}' > {stamp}.loaded")
 
 
@@ -236,5 +243,5 @@ def no_unit(unit: str) -> Commands:
             yield StringCommand(
                 f"rm -f {path}; {SUPERVISORCTL} reread >/dev/null; {SUPERVISORCTL} update {unit} || true"
             )
-    stamp = f"{STATE}/stamps/{unit}"
+    stamp = _stamp(unit)
     yield from absent._inner(paths=(f"{stamp}.started", f"{stamp}.loaded"))

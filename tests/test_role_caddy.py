@@ -55,7 +55,7 @@ def after(steps: list[Step]) -> dict[Any, Any]:
     (loaded,) = {
         command.split("'")[1]
         for _, commands in steps for command in commands
-        if isinstance(command, str) and ".loaded" in command
+        if isinstance(command, str) and command.startswith("echo") and ".loaded" in command
     }  # fmt: skip
 
     def paths(paths: list[str]) -> dict[str, PathState]:

@@ -131,7 +131,7 @@ def test_new_unit_is_written_started_and_remembered(run_role: RunRole, systemd: 
         f"install -m 600 /dev/null {path}.new",
         ("put", f"{path}.new", (systemd_unit if systemd else supervisor_program)(PLAIN, "s1")),
         f"chown root:root {path}.new && chmod 644 {path}.new && mv -fT {path}.new {path}",
-        start,
+        f"rm -f {remembered}.started {remembered}.loaded && {start}",
         f"echo {stamp} > {remembered}.started; echo '' > {remembered}.loaded",
     ]
 
@@ -148,7 +148,7 @@ def test_changed_configuration_is_reloaded_not_restarted(run_role: RunRole, syst
     known = text_hash(EDGE, "s1", systemd=systemd)
     facts = host_that(systemd=systemd, config=known, started=known, loaded="r1")
     ((_, commands),) = run_role(run, unit=EDGE, restart_on="s1", reload_on="r2", facts=facts, name="Run")
-    assert commands[0] == "/opt/edge reload"
+    assert commands[0] == "rm -f /var/lib/deskfleet/stamps/deskfleet-edge.loaded && /opt/edge reload"
     assert commands[1].endswith("echo 'r2' > /var/lib/deskfleet/stamps/deskfleet-edge.loaded")
     assert len(commands) == 2
 
@@ -161,6 +161,39 @@ def test_restart_that_a_died_roll_out_owes_is_made_up_for(run_role: RunRole, sys
     assert len(commands) == 2
     assert ("restart" if systemd else "update") in commands[0]
     assert written in commands[1]
+
+
+@pytest.mark.parametrize("ends", ["restart", "reload"])
+def test_former_value_is_in_force_again_after_a_roll_out_that_died(
+    run_role: RunRole, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ends: str
+) -> None:
+    """The change was read by the program, then the roll-out died; the operator takes the change back."""
+    monkeypatch.setattr("roles.units.STATE", str(tmp_path))
+    monkeypatch.setattr("roles.facts.STATE", str(tmp_path))
+    unit = EDGE.model_copy(update={"reload": "false"})
+    file, stamps = tmp_path / "unit", tmp_path / "stamps"
+    stamps.mkdir()
+    file.write_text(systemd_unit(unit, "s1"))
+    (stamps / f"{unit.name}.started").write_text(text_hash(unit, "s1", systemd=True))
+    (stamps / f"{unit.name}.loaded").write_text("r1")
+
+    def owed(restart_on: str, reload_on: str) -> list[str]:
+        look = UnitFact().command(path=str(file), unit=unit.name)
+        known = UnitFact().process(_sh(look).stdout.splitlines())
+        facts = {HasSystemd: True, UnitFact: known, Paths: dict[str, object]()}
+        ((_, commands),) = run_role(
+            run, unit=unit, restart_on=restart_on, reload_on=reload_on, facts=facts, name="Run"
+        )
+        what = "systemctl restart" if ends == "restart" else "false"
+        return [command for command in commands if what in command]
+
+    (dies,) = owed("s2", "r1") if ends == "restart" else owed("s1", "r2")
+    assert _sh(f"systemctl() {{ false; }}; {dies}").returncode
+    assert len(owed("s1", "r1")) == 1
+
+
+def _sh(script: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(["sh", "-c", script], capture_output=True, text=True, check=False)
 
 
 def test_start_waits_until_the_program_can_be_used(run_role: RunRole) -> None:

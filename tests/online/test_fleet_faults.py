@@ -13,6 +13,8 @@ import pytest
 
 from inventory.models import Site
 from roles.caddy import BINARY, CADDYFILE
+from roles.units import path_of
+from tests.hosts.bare_host import BareHost, Variant
 from tests.online.fleet import eventually
 from tests.online.spread import BEHIND_ANOTHER, SpreadFleet, changes_between
 from tests.online.streams import watching
@@ -119,10 +121,12 @@ def said_of_hosts(said: str) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class Moment:
-    """`after` these lines, one after the other, and so many seconds more."""
+    """`after` these lines, one after the other, and so many seconds more. goes_back: the operator then takes
+    his change back, instead of rolling it out again."""
 
     after: tuple[str, ...]
     seconds: float
+    goes_back: bool
 
 
 RESTARTS_THE_VIEWER = ("Starting operation: Viewer | Run the viewer",)
@@ -143,8 +147,11 @@ def test_killed_roll_out_is_made_whole_by_the_next_one(
     with spread.api.desktop() as session, watching(spread.api, session.id) as stream:
         started = time.monotonic()
         for moment in moments:
-            site = spread.operator.change(one_more_second)
+            former, site = spread.site, spread.operator.change(one_more_second)
             kill_at(spread, moment)
+            if moment.goes_back:
+                site = former
+                spread.operator.write(former)
             assert spread.roll_out().code == 0
             assert_in_force(spread, site)
         figure("one kill and the roll-out after it", (time.monotonic() - started) / len(moments))
@@ -153,11 +160,16 @@ def test_killed_roll_out_is_made_whole_by_the_next_one(
 
 
 def seeded_moments(spread: SpreadFleet) -> list[Moment]:
-    """Two where something is restarted or reloaded, the others anywhere; the delay leads into operations."""
+    """Two where something is restarted or reloaded, each with both ways on from there, the others anywhere;
+    the delay leads into operations."""
     seeded = random.Random(SEED)
     steps = [operation.name for operation in spread.roll_out().results.operations]
-    others = [(f"Starting operation: {seeded.choice(steps)}",) for _ in range(MOMENTS - 2)]
-    return [Moment(after, seeded.uniform(0, 1)) for after in (RESTARTS_THE_VIEWER, RELOADS_THE_EDGE, *others)]
+    others = [(f"Starting operation: {seeded.choice(steps)}",) for _ in range(MOMENTS - 4)]
+    owed = (RESTARTS_THE_VIEWER, RELOADS_THE_EDGE)
+    return [
+        Moment(after, seeded.uniform(0, 1), goes_back=number % 4 > 1)
+        for number, after in enumerate((*owed, *owed, *others))
+    ]
 
 
 def kill_at(spread: SpreadFleet, moment: Moment) -> None:
@@ -177,11 +189,12 @@ def assert_in_force(spread: SpreadFleet, site: Site) -> None:
     """What runs has read what lies there: a restart that a killed run owed was not forgotten."""
     control = spread.on(site.control)
     assert f"= {site.settings.ttl.default}\n" in control.host.read(VIEWER_TOML)
-    written = float(control.host.run(["stat", "--format=%.Y", VIEWER_TOML]).out)
     for service in ("viewer", "worker"):
         pids = control.pids_of(service)
         assert pids, f"{service} does not run"
-        assert started_at(spread, site.control, min(pids)) >= written - 0.1, f"{service} was not restarted"
+        unit = path_of(f"deskfleet-{service}", systemd=control.host.variant is Variant.SYSTEMD)
+        stamps = {stamp_in(control.host, file) for file in (unit, f"/proc/{min(pids)}/environ")}
+        assert len(stamps) == 1, f"{service} was not restarted"
     for name in (site.edge, "box2"):
         assert loaded_by_caddy(spread, name) == written_for_caddy(spread, name), f"{name} was not reloaded"
 
@@ -206,10 +219,6 @@ with socket.socket(socket.AF_UNIX) as admin:
 """
 
 
-def started_at(spread: SpreadFleet, name: str, pid: int) -> float:
-    """Seconds since the epoch."""
-    ago = spread.machines[name].run(
-        f"awk '{{print $22}}' /proc/{pid}/stat; getconf CLK_TCK; cat /proc/uptime; date +%s.%N"
-    )
-    ticks, per_second, uptime, _, now = ago.out.split()
-    return float(now) - (float(uptime) - float(ticks) / float(per_second))
+def stamp_in(host: BareHost, file: str) -> str:
+    """What stands, in a unit's file and in its process's environment, for all that it read at its start."""
+    return host.run(f"tr '\\0' '\\n' < {file} | grep -om1 'DESKFLEET_STAMP=.*' | tr -d '\"'").out
