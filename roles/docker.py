@@ -72,10 +72,11 @@ class DockerEngine(FactBase[Engine]):
         return (
             "echo installed $(command -v dockerd >/dev/null && echo yes); "
             "echo running $(docker info >/dev/null 2>&1 && echo yes); "
-            # Still ours: its owner may have put another engine in the place of the one that we brought.
+            # Still ours: its owner may have put another engine in the place of the one that we brought. It is
+            # there in whatever state: a roll-out may have died while apt unpacked it.
             f"echo ours $([ -e {OURS} ] && grep -qx {PACKAGE} {STATE}/packages.ours 2>/dev/null && "
             f"dpkg-query -W -f='${{db:Status-Status}}' {PACKAGE} 2>/dev/null "
-            "| grep -qx installed && echo yes); "
+            "| grep -qvxE 'not-installed|config-files' && echo yes); "
             f"echo supervised $([ -e /etc/deskfleet/supervisor/{DOCKERD.name}.conf ] && echo yes)"
         )
 

@@ -231,7 +231,11 @@ def test_list_of_what_was_there_is_made_once(small_host: Path) -> None:
     ("noted", "recorded", "status", "ours"),
     [
         (True, "docker.io\n", "installed", True),
+        (True, "docker.io\n", "unpacked", True),
+        (True, "docker.io\n", "half-installed", True),
         (True, "docker.io\n", "config-files", False),
+        (True, "docker.io\n", "not-installed", False),
+        (True, "docker.io\n", "", False),
         (True, "iptables\n", "installed", False),
         (False, "docker.io\n", "installed", False),
     ],

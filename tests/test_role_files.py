@@ -229,6 +229,30 @@ printf 'engine:x:998\nalice:x:1001\n' >> {users}
         assert (state / "users.ours").read_text() == "engine\n"
 
 
+def test_installation_first_ends_what_a_dead_one_began(tmp_path: Path) -> None:
+    """Something is half configured, and dpkg is still at work once."""
+    for path in ("var/lib/apt/lists", "var/cache/apt", "var/lib/dpkg/updates"):
+        (tmp_path / path).mkdir(parents=True)
+    tools = tmp_path / "bin"
+    for name in ("dpkg-query", "getent", "sleep"):
+        tool(tools, name, "")
+    tool(tools, "apt-get", f'echo "apt-get $*" >> {tmp_path}/asked')
+    busy = "dpkg: error: dpkg frontend lock was locked by another process with pid 7"
+    tool(
+        tools,
+        "dpkg",
+        f"""[ "$1" != --audit ] || {{ echo docker.io; exit; }}
+echo "dpkg $*" >> {tmp_path}/asked
+[ -e {tmp_path}/free ] || {{ touch {tmp_path}/free; echo '{busy}' >&2; exit 2; }}""",
+    )
+    variables = {"STATE": str(tmp_path / "state"), "KEEP_QUIET": "", "PACKAGES": "engine"}
+    script = on_small_host("install.sh", tmp_path)
+    subprocess.run(["sh", "-c", script], env={"PATH": f"{tools}:/usr/bin:/bin", **variables}, check=True)
+    asked = (tmp_path / "asked").read_text().splitlines()
+    assert asked[:2] == ["dpkg --configure -a"] * 2
+    assert asked[-1].endswith("install --no-install-recommends engine")
+
+
 def test_purge_takes_exactly_what_came_and_nothing_that_others_need(tmp_path: Path) -> None:
     """The real script against a dpkg that refuses, as the real one does, what something else depends on."""
     (tmp_path / "packages.ours").write_text("engine\nlibrary\nsudo\ngone\n")

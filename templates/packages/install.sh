@@ -39,6 +39,16 @@ bring() {
     awk '$1 == "Inst" && $3 !~ /^\[/ {sub(/:.*/, "", $2); print $2}' "$work/plan" | record packages || return 1
     $get $install
 }
-# A roll-out that died inside apt leaves packages unpacked.
-[ -z "$(dpkg --audit)" ] || dpkg --configure -a
+# A roll-out that died inside apt leaves packages unpacked, and dpkg's journal; or apt still goes on without it, and
+# is waited for as long as apt itself waits.
+mend() {
+    for _ in $(seq 120); do
+        if dpkg --configure -a 2> "$work/said"; then return; fi
+        grep -q 'locked by another process' "$work/said" || break
+        sleep 1
+    done
+    cat "$work/said" >&2
+    return 1
+}
+[ -z "$(dpkg --audit; ls /var/lib/dpkg/updates)" ] || mend
 bring || { $get update && bring; }

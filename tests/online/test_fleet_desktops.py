@@ -144,6 +144,7 @@ def test_new_sandbox_host_joins_and_takes_desktops_while_streams_stay_open(
         try:
             spread.operator.write(with_another_box(alone))
             spread.add(spread.site)
+            die_while_docker_is_unpacked(spread)
             done = spread.roll_out()
             assert JOINING in done.changed_hosts
             eventually(lambda: takes_a_desktop(spread), within=60, what="the new host takes a desktop")
@@ -156,6 +157,20 @@ def test_new_sandbox_host_joins_and_takes_desktops_while_streams_stay_open(
             spread.roll_out()
         for stream in streams:
             stream.assert_alive()
+
+
+def die_while_docker_is_unpacked(spread: SpreadFleet) -> None:
+    """kill -9 of the roll-out, and of what it had the host do, in the middle of apt's work."""
+    running = spread.checkout.start("inventory", "deploy.py", "-y", "--json")
+    assert running.follow("Starting operation: Docker | Install Docker")
+    status = "dpkg-query -W -f='${db:Status-Status}' docker.io 2>/dev/null"
+    machine = spread.machines[JOINING]
+    machine.run(
+        f"for i in $(seq 2000); do {status} | grep -qx unpacked && break; sleep 0.05; done; "
+        "pkill -9 -f '[b]ring[(][)]'; pkill -9 'apt-get|dpkg'"
+    )
+    running.kill()
+    assert machine.run(status).out in ("unpacked", "half-configured")
 
 
 def with_another_box(site: Site) -> Site:
