@@ -2,13 +2,17 @@
 
 paramiko leaves Nagle's algorithm on, with which each remote command waits ~45 ms for an ACK. pyinfra can jump
 by an ssh configuration file, but then checks no pinned key on the way and leaves Nagle on there; so the way
-is opened here. And what a user with sudo uploads must not pass through a file that others can read.
+is opened here. Neither notices a host that says nothing any more, for which a run would wait for ever. And
+what a user with sudo uploads must not pass through a file that others can read.
 """
 
 from __future__ import annotations
 
 import socket
+import threading
+import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, NamedTuple, cast
 
 import paramiko
@@ -17,6 +21,11 @@ from pyinfra.connectors.ssh import SSHConnector
 
 _TIMEOUT = 10
 """Seconds for a jump host to answer, and for its word that the host behind it is there."""
+
+_ASK_SECONDS = 5
+"""How often a host that says nothing is asked whether it is there."""
+_ASKS = 6
+"""After so many questions without an answer it is lost."""
 
 
 class Way(NamedTuple):
@@ -44,9 +53,18 @@ def through(way: Way) -> dict[str, Any]:
 
 
 def without_delay(sock: Any, **kwargs: Any) -> paramiko.Transport:
-    """A transport that sends each packet at once."""
+    """A transport that sends each packet at once, and ends when its host is silent."""
     if isinstance(sock, socket.socket):
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        for option, value in (
+            (socket.TCP_NODELAY, 1),
+            (socket.TCP_KEEPIDLE, _ASK_SECONDS),
+            (socket.TCP_KEEPINTVL, _ASK_SECONDS),
+            (socket.TCP_KEEPCNT, _ASKS - 1),
+            # Milliseconds; for what was sent and nobody acknowledges, which keep-alives don't count.
+            (socket.TCP_USER_TIMEOUT, _ASK_SECONDS * _ASKS * 1000),
+        ):
+            sock.setsockopt(socket.IPPROTO_TCP, option, value)
     return paramiko.Transport(sock, **kwargs)
 
 
@@ -75,12 +93,52 @@ def jumping(sock: Way, **kwargs: Any) -> paramiko.Transport:
     return _Jumping(channel, client, kwargs)
 
 
+class _Heard:
+    """A channel that notes that something came through it."""
+
+    def __init__(self, channel: paramiko.Channel) -> None:
+        self._channel = channel
+        self.heard = False
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._channel, name)
+
+    def recv(self, size: int) -> bytes:
+        data = self._channel.recv(size)
+        self.heard = True
+        return data
+
+
 class _Jumping(paramiko.Transport):
-    """Ends the connection to the jump host with its own."""
+    """Ends the connection to the jump host with its own, and itself when the host behind is silent: the
+    kernel knows of the jump host alone."""
+
+    _ask_seconds: float = _ASK_SECONDS
 
     def __init__(self, channel: paramiko.Channel, client: paramiko.SSHClient, kwargs: dict[str, Any]) -> None:
         self._client = client
-        super().__init__(channel, **kwargs)
+        self._heard = _Heard(channel)
+        super().__init__(self._heard, **kwargs)  # type: ignore[arg-type]
+        threading.Thread(target=self._watch, daemon=True).start()
+
+    def _watch(self) -> None:
+        """Looks are counted, not seconds: pyinfra may have stood still meanwhile, as at its question."""
+        silent, in_use = 0, False
+        while silent < _ASKS:
+            time.sleep(self._ask_seconds)
+            if self.is_authenticated():
+                silent = 0 if self._heard.heard else silent + 1
+                self._heard.heard, in_use = False, True
+                # In a thread: behind what can't be sent it waits, too.
+                threading.Thread(target=self._ask, daemon=True).start()
+            elif in_use or self._client.get_transport() is None:
+                return
+        self.close()
+
+    def _ask(self) -> None:
+        """The answer is a word, whatever it says."""
+        with suppress(paramiko.SSHException, OSError, EOFError):
+            self.global_request("keepalive@openssh.com")
 
     def close(self) -> None:
         super().close()

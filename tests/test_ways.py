@@ -34,6 +34,10 @@ from pyinfra.context import host
 from roles.files import place
 place(name="Write a key", path="/root/key", content=SecretStr("hunter2-" * 700_000), mode="600")
 """
+WAIT = """
+from pyinfra.operations import server
+server.shell(name="Wait", commands=["touch /tmp/waits; sleep 300"])
+"""
 
 
 @dataclass(frozen=True)
@@ -71,15 +75,19 @@ class Ways:
         (self.folder / "acme.yml").write_text(yaml.safe_dump({"hosts": hosts, "operators": [key]}))
 
     def pyinfra(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        running = self.start(*arguments)
+        out, said = running.communicate(timeout=120)
+        return subprocess.CompletedProcess(running.args, running.returncode, out, said)
+
+    def start(self, *arguments: str) -> subprocess.Popen[str]:
         kept = {name: value for name, value in os.environ.items() if not name.startswith("DESKFLEET")}
-        return subprocess.run(
+        return subprocess.Popen(
             self.lan.operator(str(Path(sys.executable).parent / "pyinfra"), *arguments),
             cwd=self.folder,
             env={**kept, "DESKFLEET_AGE_IDENTITY": str(self.folder / "identity.txt")},
-            capture_output=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
             text=True,
-            check=False,
-            timeout=120,
         )
 
 
@@ -89,6 +97,7 @@ def ways(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ways]:
     for name in ("config.py", "inventory", "roles", "templates"):
         (folder / name).symlink_to(ROOT / name)
     (folder / "try.py").write_text(DEPLOY)
+    (folder / "wait.py").write_text(WAIT)
     with bare_hosts() as hosts:
         lan = Lan(hosts.daemon, SUBNET)
         started = start_machines(
@@ -159,6 +168,28 @@ def test_jump_host_with_another_key_than_the_pinned_is_not_passed_through(ways: 
     assert done.returncode == 1
     assert f"on the way through {SUDOER}@{GATE}:22" in done.stderr
     assert ways.inner.run("test -e /root/key", check=False).code == 1
+
+
+def test_host_that_goes_silent_ends_the_run(ways: Ways) -> None:
+    """No packet leaves or reaches it any more; it is the way to the other one, too."""
+    running = ways.start("acme.yml", "wait.py", "-y")
+    for host in (ways.gate, ways.inner):
+        host.run("for i in $(seq 300); do [ -e /tmp/waits ] && exit 0; sleep 0.1; done; exit 1")
+        host.run("rm /tmp/waits")
+    route = ways.gate.run("ip route show default").out.strip()
+    ways.gate.run("ip link set eth0 down")
+    try:
+        _, said = running.communicate(timeout=90)
+    finally:
+        running.kill()
+        ways.gate.run(f"ip link set eth0 up && ip route add {route}")
+        for host in (ways.gate, ways.inner):
+            host.run("pkill -x sleep", check=False)
+    assert running.returncode == 1
+    for name in ("gate", "inner"):
+        assert "failed at 'Wait' after no changes" in next(
+            line for line in said.splitlines() if line.split()[:1] == [name]
+        )
 
 
 def test_way_through_a_jump_host_sends_at_once_and_ends_whole(ways: Ways) -> None:
