@@ -30,7 +30,7 @@ _ASKS = 6
 
 class Way(NamedTuple):
     """To a host (address, port) through a jump host, as this user. known_hosts: file with the keys of both.
-    key: None: the agent's and the user's own."""
+    key: its file, or the agent has it; None: the agent's and the user's own."""
 
     address: str
     port: int
@@ -72,11 +72,14 @@ def jumping(sock: Way, **kwargs: Any) -> paramiko.Transport:
     """A transport over a channel of a connection to the jump host. Both ends check the pinned keys."""
     client = paramiko.SSHClient()
     client.set_missing_host_key_policy(paramiko.RejectPolicy())
+    # Nobody is asked for a passphrase here, but the agent may hold the key.
+    locked = sock.key is not None and _is_encrypted(sock.key)
     try:
         client.load_host_keys(sock.known_hosts)
         client.connect(
             sock.jump, sock.jump_port, sock.user,
-            key_filename=sock.key, allow_agent=sock.key is None, look_for_keys=sock.key is None,
+            key_filename=None if locked else sock.key,
+            allow_agent=locked or sock.key is None, look_for_keys=sock.key is None,
             timeout=_TIMEOUT, banner_timeout=_TIMEOUT, auth_timeout=_TIMEOUT, transport_factory=without_delay,
         )  # fmt: skip
         between = client.get_transport()
@@ -87,10 +90,23 @@ def jumping(sock: Way, **kwargs: Any) -> paramiko.Transport:
         )
     except (paramiko.SSHException, OSError, EOFError) as error:
         client.close()
+        refused = isinstance(error, paramiko.AuthenticationException) or "No authentication" in str(error)
+        why = f"the key {sock.key} is encrypted; run: ssh-add {sock.key}" if locked and refused else error
         raise paramiko.SSHException(
-            f"on the way through {sock.user}@{sock.jump}:{sock.jump_port}: {error}"
+            f"on the way through {sock.user}@{sock.jump}:{sock.jump_port}: {why}"
         ) from error
     return _Jumping(channel, client, kwargs)
+
+
+def _is_encrypted(key: str) -> bool:
+    for kind in (paramiko.RSAKey, paramiko.ECDSAKey, paramiko.Ed25519Key):
+        try:
+            kind.from_private_key_file(key)
+        except paramiko.PasswordRequiredException:
+            return True
+        except (paramiko.SSHException, OSError, ValueError):
+            continue
+    return False
 
 
 class _Heard:

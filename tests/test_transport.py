@@ -5,7 +5,8 @@ from __future__ import annotations
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import paramiko
@@ -46,52 +47,82 @@ class Server(paramiko.ServerInterface):
         return paramiko.common.OPEN_SUCCEEDED
 
 
-@pytest.fixture(scope="module")
-def key(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("keys") / "key"
-    paramiko.ECDSAKey.generate().write_private_key_file(str(path))
-    return path
+@dataclass
+class JumpHost:
+    """Its only way leads to another SSH server, of which nothing is heard any more once it `is_silent`."""
+
+    key: Path
+    known_hosts: Path
+    port: int
+    is_silent: threading.Event = field(default_factory=threading.Event)
+
+    def way(self, key: Path) -> Way:
+        return Way("10.0.0.9", 22, "127.0.0.1", self.port, "op", str(key), str(self.known_hosts))
+
+    def serve(self, listening: socket.socket) -> None:
+        outer = paramiko.Transport(listening.accept()[0])
+        outer.add_server_key(paramiko.ECDSAKey.from_private_key_file(str(self.key)))
+        outer.start_server(threading.Event(), Server())
+        channel = outer.accept(5)
+        if channel is None:
+            return
+        near, far = socket.socketpair()
+        inner = paramiko.Transport(far)
+        inner.add_server_key(paramiko.ECDSAKey.from_private_key_file(str(self.key)))
+        inner.start_server(threading.Event(), Server())
+        back = threading.Thread(target=copy, args=(near.recv, channel.sendall, self.is_silent), daemon=True)
+        back.start()
+        copy(channel.recv, near.sendall, threading.Event())
 
 
-def test_host_behind_another_is_lost_when_it_is_silent(
-    key: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The jump host goes on answering; only what comes from the host behind it stops."""
-    monkeypatch.setattr(transport._Jumping, "_ask_seconds", 0.1)
-    host_key = paramiko.ECDSAKey.from_private_key_file(str(key))
-    is_silent = threading.Event()
+@pytest.fixture
+def jump_host(tmp_path: Path) -> Iterator[JumpHost]:
+    made = paramiko.ECDSAKey.generate()
+    made.write_private_key_file(str(tmp_path / "key"))
     with socket.create_server(("127.0.0.1", 0)) as listening:
         port = listening.getsockname()[1]
         known_hosts = tmp_path / "known_hosts"
-        known_hosts.write_text(f"[127.0.0.1]:{port} {host_key.get_name()} {host_key.get_base64()}\n")
-        serving = threading.Thread(target=jump_host, args=(listening, host_key, is_silent), daemon=True)
-        serving.start()
-        way = Way("10.0.0.9", 22, "127.0.0.1", port, "op", str(key), str(known_hosts))
-        made = jumping(way)
+        known_hosts.write_text(f"[127.0.0.1]:{port} {made.get_name()} {made.get_base64()}\n")
+        found = JumpHost(tmp_path / "key", known_hosts, port)
+        threading.Thread(target=found.serve, args=(listening,), daemon=True).start()
+        yield found
+
+
+def test_host_behind_another_is_lost_when_it_is_silent(
+    jump_host: JumpHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The jump host goes on answering; only what comes from the host behind it stops."""
+    monkeypatch.setattr(transport._Jumping, "_ask_seconds", 0.1)
+    made = jumping(jump_host.way(jump_host.key))
     made.start_client(timeout=5)
     made.auth_none("op")
     time.sleep(1.2)
     assert made.is_active(), "a host that answers is not lost"
-    is_silent.set()
+    jump_host.is_silent.set()
     deadline = time.monotonic() + 5
     while made.is_active() and time.monotonic() < deadline:
         time.sleep(0.05)
     assert not made.is_active()
 
 
-def jump_host(listening: socket.socket, key: paramiko.PKey, is_silent: threading.Event) -> None:
-    """An SSH server whose only way leads to a second one, until `is_silent`."""
-    outer = paramiko.Transport(listening.accept()[0])
-    outer.add_server_key(key)
-    outer.start_server(server=Server())
-    channel = outer.accept(5)
-    assert channel is not None
-    near, far = socket.socketpair()
-    inner = paramiko.Transport(far)
-    inner.add_server_key(key)
-    inner.start_server(threading.Event(), Server())
-    threading.Thread(target=copy, args=(near.recv, channel.sendall, is_silent), daemon=True).start()
-    copy(channel.recv, near.sendall, threading.Event())
+@pytest.mark.parametrize("agent_has_it", [True, False])
+def test_encrypted_key_for_a_jump_host_is_the_agents_or_told(
+    jump_host: JumpHost, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, agent_has_it: bool
+) -> None:
+    locked, key = tmp_path / "locked", paramiko.ECDSAKey.generate()
+    key.write_private_key_file(str(locked), password="secret")
+    held = (key,) if agent_has_it else ()
+    agent = type("Agent", (), {"get_keys": lambda _: held, "close": lambda _: None})
+    monkeypatch.setattr("paramiko.client.Agent", agent)
+    if agent_has_it:
+        jumping(jump_host.way(locked)).close()
+        return
+    with pytest.raises(paramiko.SSHException) as error:
+        jumping(jump_host.way(locked))
+    assert str(error.value) == (
+        f"on the way through op@127.0.0.1:{jump_host.port}: the key {locked} is encrypted;"
+        f" run: ssh-add {locked}"
+    )
 
 
 def copy(
