@@ -68,7 +68,12 @@ if host.data.get("deskfleet_state") == "absent":
     no_packages(name="Purge our packages")
     no_foundation()
 else:
-    preflight(config=config, drop=host.data.get("deskfleet_drop"), replace=host.data.get("deskfleet_replace"))
+    preflight(
+        config=config,
+        drop=host.data.get("deskfleet_drop"),
+        replace=host.data.get("deskfleet_replace"),
+        chosen=chosen,
+    )
     for sentence in silent_services(config):
         REPORT.note(sentence)
     if are_brought(config, chosen):
@@ -87,7 +92,13 @@ else:
             *(runtime_of(name) for name in config.desktops),
         )
     )
-    viewer_wheel()
+    if (
+        (has_relay and "relay" in chosen)
+        or (on_control and "viewer" in chosen)
+        or (on_edge and "check" in chosen)
+    ):
+        # Under a program that is not restarted it is not switched: a crash would bring up half of the new.
+        viewer_wheel()
     barrier(name="Phase: hosts are prepared")
 
     if "firewall" in chosen and site.has_firewall:
@@ -147,12 +158,12 @@ else:
     keep_running(
         name="Start what was stopped",
         units=(
-            *((opensandbox_unit(ports.opensandbox),) if on_sandboxes else ()),
-            *((relay_unit(ports.relay),) if has_relay else ()),
-            *(desktop_unit(name) for name in config.desktops),
-            *((viewer_unit(ports.viewer), WORKER) if on_control else ()),
-            *((caddy_unit(config),) if has_caddy else ()),
-            *((LEGO,) if on_edge and needs_lego(config) else ()),
+            *((opensandbox_unit(ports.opensandbox),) if on_sandboxes and "opensandbox" in chosen else ()),
+            *((relay_unit(ports.relay),) if has_relay and "relay" in chosen else ()),
+            *(desktop_unit(name) for name in config.desktops if "desktops" in chosen),
+            *((viewer_unit(ports.viewer), WORKER) if on_control and "viewer" in chosen else ()),
+            *((caddy_unit(config),) if has_caddy and "caddy" in chosen else ()),
+            *((LEGO,) if on_edge and needs_lego(config) and "lego" in chosen else ()),
         ),
     )
     barrier(name="Phase: everything runs")

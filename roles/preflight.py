@@ -15,6 +15,7 @@ from inventory.models import Group, HostConfig, Section
 from inventory.secrets import place_name
 from roles import viewer, wheel
 from roles.backends import problems_of_desktops
+from roles.choice import Chosen
 from roles.report import site_name
 
 _SUPPORTED = {("debian", "12")}
@@ -126,18 +127,22 @@ class PreflightFailed(PyinfraError):
     """The host cannot take the roll-out; nothing was changed."""
 
 
-def preflight(*, config: HostConfig, drop: str | None = None, replace: str | None = None) -> None:
+def preflight(
+    *, config: HostConfig, drop: str | None = None, replace: str | None = None, chosen: Chosen
+) -> None:
     """Raise PreflightFailed with every problem of this host. Called while pyinfra prepares: no host is
     changed yet. `drop`: the hosts, joined by commas, whose sandboxes may be ended by leaving them out.
-    `replace`: the fleet whose keys may be replaced by those of another."""
+    `replace`: the fleet whose keys may be replaced by those of another. `chosen`: the roles that run; what
+    only others need is not looked at."""
     situation = host.get_fact(HostSituation, ports=tuple(_ports(config)))
     if situation is None:
         raise PreflightFailed(f"nothing was changed:\n{config.name}: could not be examined")
     found = [
         *problems(situation, config),
-        *problems_of_desktops(config),
         *problems_of_fleet(_installed_fleet(situation, config), config, replace=replace),
     ]
+    if "desktops" in chosen:
+        found += problems_of_desktops(config)
     if Group.CONTROL in config.host.groups:
         database = host.get_fact(DatabaseState)
         elsewhere = _database_elsewhere() if config.site.spreads and not database.exists else None

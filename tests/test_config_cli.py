@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
@@ -212,6 +213,22 @@ def test_whole_roll_out_says_what_changes(typed: Typed) -> None:
     assert "Check | Create, see and end a desktop" in said
     assert "+\tadmin unix//run/deskfleet/caddy/admin.sock|0600" in said
     assert "/etc/deskfleet/viewer.toml changes (its content is not shown)" in said
+
+
+@pytest.mark.parametrize(
+    ("role", "runs", "switches"), [("docker", [], False), ("relay", ["deskfleet-relay"], True)]
+)
+def test_chosen_role_leaves_the_programs_of_the_others_alone(
+    typed: Typed, role: str, runs: list[str], switches: bool
+) -> None:
+    """Neither are they started, where they are not there yet, nor do they get another version below them."""
+    flags = ("-y", "-vvv", "--json", "--data", f"deskfleet_roles={role}")
+    said = typed.roll_out("plain.py", *flags)
+    asked = [line for line in said.stderr.splitlines() if "for u in " in line]
+    found = re.findall(r"deskfleet-[a-z-]+", " ".join(line.partition("for u in ")[2] for line in asked))
+    assert sorted(set(found)) == runs
+    names = {operation["name"] for operation in json.loads(said.stdout)["results"]["operations"]}
+    assert ("Viewer wheel | Install viewer and relay" in names) is switches
 
 
 @pytest.mark.parametrize("inventory", ["plain.py", "fleet.py"])

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from roles import opensandbox, viewer
+from roles.choice import Chosen
 from roles.preflight import (
     Database,
     DatabaseState,
@@ -86,11 +87,13 @@ def test_all_obstacles_are_said_at_once(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(
         "roles.preflight.host", type("H", (), {"get_fact": lambda _, fact, **k: facts[fact]})()
     )
-    monkeypatch.setattr("roles.preflight.problems_of_desktops", lambda config: iter(()))
+    monkeypatch.setattr("roles.preflight.problems_of_desktops", lambda config: ["no KasmVNC can be had"])
     with pytest.raises(PreflightFailed) as error:
-        preflight(config=CONFIG)
+        preflight(config=CONFIG, chosen=Chosen("docker"))
     assert str(error.value).splitlines()[0] == "nothing was changed:"
     assert len(str(error.value).splitlines()) == 3
+    with pytest.raises(PreflightFailed, match="no KasmVNC can be had"):
+        preflight(config=CONFIG, chosen=Chosen("desktops"))
 
 
 def test_one_look_is_read_back() -> None:

@@ -153,8 +153,8 @@ def wider_desktop(site: Site) -> Site:
     return site.model_copy(update={"desktops": {**site.desktops, "plotting": desktop}})
 
 
-def one_more_open_port(site: Site) -> Site:
-    return with_settings(site, firewall=site.settings.firewall.model_copy(update={"allow": (9999,)}))
+def one_more_open_port(site: Site, port: int = 9999) -> Site:
+    return with_settings(site, firewall=site.settings.firewall.model_copy(update={"allow": (port,)}))
 
 
 def with_settings(site: Site, **values: object) -> Site:
@@ -244,12 +244,15 @@ def is_named(name: str, path: str, named: set[tuple[str, str, bool]]) -> bool:
 
 
 def test_chosen_role_on_a_chosen_host_is_all_that_runs(spread: SpreadFleet) -> None:
+    """Two of the host's roles have work, and one of them on the other hosts, too."""
     spread.operator.change(lambda site: with_settings(site, default_resolution="1152x864"))
-    done = spread.roll_out("--limit", "box1", "--data", "deskfleet_roles=relay")
-    assert done.changes == {}
+    spread.operator.change(lambda site: one_more_open_port(site, 9998))
     done = spread.roll_out("--limit", "control", "--data", "deskfleet_roles=viewer")
     assert done.changed_hosts == {"control1"}
-    assert spread.roll_out().changes == {}
+    assert {name.split(" | ")[0] for name in done.changes} == {"Viewer"}
+    left = spread.roll_out()
+    assert left.changed_hosts == set(spread.machines)
+    assert {name.split(" | ")[0] for name in left.changes} == {"Firewall"}
 
 
 def test_no_secret_is_shown_however_loud_the_roll_out(spread: SpreadFleet) -> None:
