@@ -149,7 +149,8 @@ def preflight(
         found += problems_of_database(database, config, drop=_names(drop), elsewhere=elsewhere)
     elif situation.had_sandboxes and Group.SANDBOXES not in config.host.groups:
         # Asked from here too: `--limit` may leave the control host out of the run.
-        found += problems_of_database(_own_sandboxes(config), config, drop=_names(drop), elsewhere=None)
+        seen = dict(_other_databases(config.site.control)).get(config.site.control)
+        found += problems_of_leaving(seen, config, drop=_names(drop))
     if found:
         raise PreflightFailed(
             "nothing was changed:\n" + "\n".join(f"{config.name}: {problem}" for problem in found)
@@ -245,15 +246,29 @@ def _installed_fleet(situation: Situation, config: HostConfig) -> str | None:
     return None
 
 
+def problems_of_leaving(seen: Database | None, config: HostConfig, *, drop: Collection[str]) -> Iterator[str]:
+    """What stands against taking the sandboxes off a host that has left their group; pure. `seen`: the
+    control host's database; None: that host is away."""
+    name, control = config.name, config.site.control
+    if name in drop:
+        return
+    if seen is None or not seen.exists or seen.trouble is not None:
+        why = (
+            "is away" if seen is None else "has no database" if not seen.exists else "can't read its database"
+        )
+        yield (
+            f"its sandboxes would end, as it is no longer a sandbox host of the site file, and {control},"
+            f" which knows whether any is live, {why}; mend that, put the group back, or let them end with"
+            f" --data deskfleet_drop={name}"
+        )
+        return
+    own = Database(exists=True, live={of: number for of, number in seen.live.items() if of == name})
+    yield from problems_of_database(own, config, drop=drop, elsewhere=None)
+
+
 def _database_elsewhere() -> str | None:
     """The first other host that has a database; one that is away can't be asked."""
     return next((name for name, database in _other_databases() if database.exists), None)
-
-
-def _own_sandboxes(config: HostConfig) -> Database:
-    """What the control host's database has of this host alone."""
-    live = next((seen.live for name, seen in _other_databases(config.site.control)), {})
-    return Database(live={name: number for name, number in live.items() if name == config.name})
 
 
 def _other_databases(*wanted: str) -> Iterator[tuple[str, Database]]:

@@ -6,9 +6,11 @@ import os
 import socket
 import subprocess
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from pyinfra.api.exceptions import ConnectError
 
 from roles import opensandbox, viewer
 from roles.choice import Chosen
@@ -230,6 +232,42 @@ def test_look_tells_a_former_sandbox_host_by_the_settings_of_its_server() -> Non
     seen = HostSituation().process(["uid 0", "had_sandboxes yes"])
     assert seen is not None
     assert seen.had_sandboxes
+
+
+@pytest.mark.parametrize(
+    ("seen", "why"),
+    [
+        (None, "is away"),
+        (Database(), "has no database"),
+        (Database(exists=True, trouble="file is not a database"), "can't read its database"),
+    ],
+)
+def test_sandboxes_that_nobody_can_be_asked_for_are_not_ended(
+    monkeypatch: pytest.MonkeyPatch, seen: Database | None, why: str
+) -> None:
+    config = fleet_config("studio1")
+    look = GOOD.model_copy(
+        update={"had_sandboxes": True, "addresses": (str(config.host.fleet_address),), "installed": True}
+    )
+
+    def asked(fact: object, **_: object) -> object:
+        if seen is None:
+            raise ConnectError("no route to host")
+        return seen
+
+    control = SimpleNamespace(name="c", data={"deskfleet": fleet_config("control1")}, get_fact=asked)
+    here = SimpleNamespace(name="s", get_fact=lambda fact, **_: look)
+    monkeypatch.setattr("roles.preflight.host", here)
+    monkeypatch.setattr("roles.preflight.state", SimpleNamespace(inventory=[here, control], failed_hosts=()))
+    here.data = {"deskfleet": config}
+    with pytest.raises(PreflightFailed) as error:
+        preflight(config=config, chosen=Chosen("docker"))
+    assert str(error.value).splitlines()[1:] == [
+        "studio1: its sandboxes would end, as it is no longer a sandbox host of the site file, and control1,"
+        f" which knows whether any is live, {why}; mend that, put the group back, or let them end with"
+        " --data deskfleet_drop=studio1"
+    ]
+    preflight(config=config, chosen=Chosen("docker"), drop="box9,studio1")
 
 
 def test_own_service_may_have_the_node_port_on_loopback() -> None:

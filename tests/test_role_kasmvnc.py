@@ -32,6 +32,7 @@ from roles.backends import (
     package_for,
     problems_of_desktops,
 )
+from roles.choice import Chosen as ChosenRoles
 from roles.facts import HasSystemd, MissingPackages, Paths
 from roles.files import directories
 from roles.preflight import Database, DatabaseState, HostSituation, PreflightFailed, Situation, preflight
@@ -200,7 +201,7 @@ def test_preflight_stops_the_roll_out_with_it(asking: Any) -> None:
     facts = kasmvnc_facts(BOOKWORM, obstacle=NOWHERE) | {HostSituation: situation, DatabaseState: Database()}
 
     def checked(config: Any) -> list[str]:
-        preflight(config=config)
+        preflight(config=config, chosen=ChosenRoles(None))
         return []
 
     assert asking(checked, with_studio(backend="kasmvnc-or-tigervnc"), facts) == []

@@ -2,7 +2,7 @@
 # is its file. Runs with sh on the host, with whatever Python there is: an earlier roll-out's, or the machine's.
 [ -f "$DATABASE" ] || exit 0
 echo "database yes"
-[ -x "$PYTHON" ] || PYTHON=$(command -v python3) || exit 0
+[ -x "$PYTHON" ] || PYTHON=$(command -v python3) || { echo "trouble there is no Python to read it with"; exit 0; }
 "$PYTHON" - "$DATABASE" <<'END'
 import sqlite3
 import sys
