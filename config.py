@@ -1,9 +1,9 @@
 """Read by pyinfra before the inventory: makes `pyinfra inventory deploy.py` mean what it says.
 
-Stock pyinfra 3.10 cannot read a directory or a YAML file, and ends with exit code 0 when the inventory is
-empty or a `--limit` matches nothing. tests/test_config_cli.py runs the exact commands, so that an upgrade
-which moves the wrapped functions is seen at once. After the results, `roles.report` says in words what
-happened to each host.
+Stock pyinfra 3.10 cannot read a directory or a YAML file, ends with exit code 0 when the inventory is empty
+or a `--limit` matches nothing, and passes over misspelt flags. tests/test_config_cli.py runs the exact
+commands, so that an upgrade which moves the wrapped functions is seen at once. After the results,
+`roles.report` says in words what happened to each host.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import click
+from pydantic import ValidationError
 from pyinfra import logger
 from pyinfra.api import operations as _operations
 from pyinfra.api.host import Host
@@ -38,6 +40,7 @@ if os.environ.get("DESKFLEET_PROGRESS"):
     state.print_output = True
 
 from inventory.transport import put_privately  # noqa: E402 (needs the path above)
+from roles.choice import problem_of_data  # noqa: E402
 from roles.report import REPORT  # noqa: E402
 
 SSHConnector.put_file = put_privately  # type: ignore[method-assign]
@@ -47,6 +50,7 @@ _connect_all = _cli.connect_all
 _print_results = _cli.print_results
 _print_run_json = _cli.print_run_json
 _matches = _cli._get_inventory_pattern_matches
+_exclude = _cli._apply_inventory_exclude
 _run_host_op = _operations._run_host_op
 
 
@@ -54,6 +58,7 @@ def _checked_inventory(inventory: str, *args: Any, **kwargs: Any) -> Inventory:
     from inventory.secrets import SecretsUnreadable
     from inventory.site_file import SiteRefused
 
+    _refuse_misspelt_flags(kwargs.get("override_data") or {})
     path = Path(inventory)
     if path.suffix in (".yml", ".yaml"):
         os.environ["DESKFLEET_SITE"] = inventory
@@ -95,12 +100,56 @@ def _forget_secrets(made: Inventory) -> None:
     take_out(os.environ, [config.secrets for config in configs if isinstance(config, HostConfig)])
 
 
+def _refuse_misspelt_flags(data: dict[str, Any]) -> None:
+    """What would run, but not as meant. `data`: of `--data`."""
+    if _typed("no_wait"):
+        raise CliError("--no-wait ends with exit code 0 although operations failed; leave it out")
+    problem = problem_of_data(data)
+    if problem:
+        raise CliError(f"nothing was changed: {problem}")
+
+
+def _typed(parameter: str) -> Any:
+    """What the command line says for one of pyinfra's parameters."""
+    context = click.get_current_context(silent=True)
+    return context.params.get(parameter) if context else None
+
+
 def _checked_matches(inventory: Inventory, patterns: Iterable[str], option_name: str) -> list[Any]:
-    found = _matches(inventory, patterns, option_name)
-    if not found and option_name == "--limit":
-        known = ", ".join(sorted({host.name for host in inventory}))
-        raise CliError(f"--limit {' '.join(patterns)} matches no host; known: {known}")
-    return list(found)
+    for pattern in patterns:
+        if not _matches(inventory, [pattern], option_name):
+            known = ", ".join(sorted({host.name for host in inventory}))
+            raise CliError(f"{option_name} {pattern} matches no host; known: {known}")
+    return list(_matches(inventory, patterns, option_name))
+
+
+def _checked_exclude(inventory: Inventory, *selection: Any) -> list[Host] | None:
+    """pyinfra's last step in selecting hosts."""
+    selected: list[Host] | None = _exclude(inventory, *selection)
+    if selected == []:
+        raise CliError("--limit and --exclude together leave no host")
+    deploys = {Path(operation).absolute() for operation in _typed("operations") or ()}
+    if Path("deploy.py").absolute() in deploys:
+        for host in sorted(inventory if selected is None else selected, key=lambda host: host.name):
+            _refuse_host_of_no_site(host)
+    return selected
+
+
+def _refuse_host_of_no_site(host: Host) -> None:
+    """In an operator's Python inventory, where hosts of his own may stand beside ours."""
+    from inventory.models import HostConfig
+
+    found = host.data.get("deskfleet")
+    try:
+        HostConfig.model_validate(found)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(["deskfleet", *(str(part) for part in first["loc"])])
+        what = "it has no data `deskfleet`" if found is None else f"its data `{key}`: {first['msg']}"
+        raise CliError(
+            f"{_typed('inventory')}:{host.name}: {what}; take the hosts from inventory.groups.groups_of(<site"
+            " file>), or leave this one out with --exclude"
+        ) from None
 
 
 def _watched_connect_all(state: State) -> None:
@@ -138,3 +187,4 @@ _operations._run_host_op = _contained_run_host_op
 _cli.print_results = _reported_results
 _cli.print_run_json = _reported_run_json
 _cli._get_inventory_pattern_matches = _checked_matches
+_cli._apply_inventory_exclude = _checked_exclude

@@ -1,8 +1,10 @@
-"""Which roles of the deploy run: all of them, or those that `--data deskfleet_roles=caddy,viewer` names."""
+"""What the operator says with `--data`. Which roles of the deploy run: all of them, or those that
+`--data deskfleet_roles=caddy,viewer` names."""
 
 from __future__ import annotations
 
 import difflib
+from collections.abc import Mapping
 
 from pyinfra.api.exceptions import PyinfraError
 
@@ -10,6 +12,9 @@ ROLES = (
     "firewall", "docker", "images", "opensandbox", "relay", "desktops", "viewer", "lego", "caddy", "check",
 )  # fmt: skip
 """In the order of the deploy. What they all stand on (directories, Python, supervision) always runs."""
+
+_STATES = ("present", "absent")
+_KEYS = ("deskfleet_state", "deskfleet_roles", "deskfleet_drop", "deskfleet_kasmvnc")
 
 
 class UnknownRole(PyinfraError):
@@ -33,3 +38,18 @@ def _unknown(name: str) -> str:
     near = difflib.get_close_matches(name, ROLES, n=1, cutoff=0.5)
     hint = f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(ROLES)}"
     return f"unknown role {name!r}; {hint}"
+
+
+def problem_of_data(data: Mapping[str, object]) -> str | None:
+    """What is wrong with the `--data` of a roll-out; keys of others are theirs."""
+    for key in data:
+        near = difflib.get_close_matches(key, _KEYS, n=1, cutoff=0.8)
+        if key not in _KEYS and (near or key.startswith("deskfleet")):
+            hint = f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(_KEYS)}"
+            return f"--data {key}: unknown key; {hint}"
+    state = data.get("deskfleet_state", "present")
+    if state not in _STATES:
+        return f"--data deskfleet_state={state}: unknown value; there are: {', '.join(_STATES)}"
+    if state == "absent" and "deskfleet_roles" in data:
+        return "--data deskfleet_state=absent takes everything away; leave out deskfleet_roles"
+    return None

@@ -163,10 +163,24 @@ def test_wrong_site_is_one_sentence_and_an_error(checkout: Path, site: str, sent
     assert "Traceback" not in done.stderr
 
 
-def test_limit_that_matches_nothing_is_an_error(checkout: Path) -> None:
-    done = pyinfra(checkout, "inventory", "deploy.py", "-y", "--limit", "egde")
+@pytest.mark.parametrize(
+    ("flags", "sentence"),
+    [
+        (("--limit", "@local", "--limit", "egde"), "--limit egde matches no host; known: @local"),
+        (("--exclude", "box2"), "--exclude box2 matches no host; known: @local"),
+        (("--limit", "edge", "--exclude", "@local"), "--limit and --exclude together leave no host"),
+        (("--data", "deskfleet_role=caddy"), "unknown key; did you mean 'deskfleet_roles'?"),
+        (("--no-wait",), "--no-wait ends with exit code 0 although operations failed; leave it out"),
+    ],
+    ids=lambda value: value[0] if isinstance(value, tuple) else "",
+)
+def test_flags_that_do_not_mean_what_they_say_are_errors(
+    checkout: Path, flags: tuple[str, ...], sentence: str
+) -> None:
+    done = pyinfra(checkout, "inventory", "deploy.py", "-y", *flags)
     assert done.returncode == 1
-    assert "--limit egde matches no host; known: @local" in done.stderr
+    assert sentence in done.stderr
+    assert "Connecting" not in done.stderr
 
 
 def test_empty_python_inventory_is_an_error(checkout: Path) -> None:
@@ -387,6 +401,16 @@ def test_group_that_is_nearly_ours_is_refused(checkout: Path) -> None:
     assert "own.py:sandbox: unknown group, did you mean 'sandboxes'?" in done.stderr
     (checkout / "own.py").write_text("berlin = ['@fake/h1']\n")
     assert pyinfra(checkout, "own.py", "debug-inventory").returncode == 0
+
+
+def test_host_of_no_site_is_one_sentence_and_may_be_left_out(checkout: Path) -> None:
+    (checkout / "own.py").write_text((checkout / "plain.py").read_text() + "berlin = ['@fake/h2']\n")
+    done = pyinfra(checkout, "own.py", "deploy.py", "-y")
+    assert done.returncode == 1
+    assert "own.py:@fake/h2: it has no data `deskfleet`; take the hosts from" in done.stderr
+    assert "Connecting" not in done.stderr
+    done = pyinfra(checkout, "own.py", "deploy.py", "--dry", "--exclude", "berlin")
+    assert done.returncode == 0, done.stderr[-3000:]
 
 
 def test_removal_runs_through(checkout: Path) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from pyinfra.api.exceptions import PyinfraError
 
-from roles.choice import ROLES, Chosen
+from roles.choice import ROLES, Chosen, problem_of_data
 
 # Each test is a run of pyinfra's own command line.
 pytestmark = pytest.mark.real
@@ -126,6 +126,24 @@ def test_no_choice_is_all_roles() -> None:
 def test_chosen_roles_are_the_only_ones() -> None:
     chosen = Chosen("caddy, viewer")
     assert [role for role in ROLES if role in chosen] == ["viewer", "caddy"]
+
+
+@pytest.mark.parametrize(
+    ("data", "problem"),
+    [
+        ({}, None),
+        ({"berlin": "x", "deskfleet_state": "absent", "deskfleet_drop": "box1"}, None),
+        ({"deskfleet_role": "caddy"}, "deskfleet_role: unknown key; did you mean 'deskfleet_roles'?"),
+        ({"deskflet_state": "absent"}, "deskflet_state: unknown key; did you mean 'deskfleet_state'?"),
+        ({"deskfleet_state": "abset"}, "deskfleet_state=abset: unknown value; there are: present, absent"),
+        (
+            {"deskfleet_state": "absent", "deskfleet_roles": "caddy"},
+            "deskfleet_state=absent takes everything away; leave out deskfleet_roles",
+        ),
+    ],
+)
+def test_misspelt_data_is_refused(data: dict[str, object], problem: str | None) -> None:
+    assert problem_of_data(data) == (problem and f"--data {problem}")
 
 
 def test_misspelt_role_is_refused_with_the_nearest() -> None:
