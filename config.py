@@ -12,7 +12,8 @@ import difflib
 import os
 import sys
 import traceback
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ import click
 from pydantic import ValidationError
 from pyinfra import logger
 from pyinfra.api import operations as _operations
+from pyinfra.api.exceptions import PyinfraError
 from pyinfra.api.host import Host
 from pyinfra.api.inventory import Inventory
 from pyinfra.api.state import State
@@ -51,6 +53,7 @@ _print_results = _cli.print_results
 _print_run_json = _cli.print_run_json
 _matches = _cli._get_inventory_pattern_matches
 _exclude = _cli._apply_inventory_exclude
+_run_ops = _cli.run_ops
 _run_host_op = _operations._run_host_op
 
 
@@ -154,7 +157,23 @@ def _refuse_host_of_no_site(host: Host) -> None:
 
 def _watched_connect_all(state: State) -> None:
     state.add_callback_handler(REPORT)  # type: ignore[no-untyped-call]
-    _connect_all(state)
+    with _told_when_it_stops(state):
+        _connect_all(state)
+
+
+def _watched_run_ops(state: State, **how: Any) -> None:
+    with _told_when_it_stops(state):
+        _run_ops(state, **how)
+
+
+@contextmanager
+def _told_when_it_stops(state: State) -> Iterator[None]:
+    """pyinfra prints no results when no host is left."""
+    try:
+        yield
+    except PyinfraError:
+        REPORT.show(state)
+        raise
 
 
 def _contained_run_host_op(state: State, host: Host, op_hash: str) -> bool:
@@ -183,6 +202,7 @@ def _reported_run_json(state: State, dry: bool) -> None:
 
 _cli.make_inventory = _checked_inventory
 _cli.connect_all = _watched_connect_all
+_cli.run_ops = _watched_run_ops
 _operations._run_host_op = _contained_run_host_op
 _cli.print_results = _reported_results
 _cli.print_run_json = _reported_run_json

@@ -129,7 +129,8 @@ else:
         kasmvnc(config=config)
         desktops(config=config)
         for name, runs in backends_of(config).items():
-            REPORT.note(f"desktop {name} on {config.name} runs {runs.backend}: {runs.reason}")
+            sentence = f"desktop {name} on {config.name} runs {runs.backend}: {runs.reason}"
+            REPORT.note(sentence, once_done=host.name)
     if not on_desktops and "desktops" in chosen:
         former_desktops()
     former(config=config, chosen=chosen)

@@ -57,7 +57,8 @@ class Progress:
         text = _ESCAPES.sub("", raw).rstrip()
         if text == HEADING or self._reporting:
             self._reporting = True
-            self.report.append(text)
+            if text == HEADING or text.startswith("    "):
+                self.report.append(text)
         elif step := _STEP.match(text):
             self._end(now)
             self.steps.append(Step(step["name"], started=now))

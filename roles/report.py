@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable
 
 import click
 from pyinfra.api.host import Host
-from pyinfra.api.state import BaseStateCallback, State
+from pyinfra.api.state import BaseStateCallback, State, StateStage
 
 from inventory.authority import left_behind
 from inventory.models import Certificates
@@ -21,15 +21,16 @@ class Report(BaseStateCallback):
     def __init__(self) -> None:
         self._left_out: dict[str, str] = {}
         self._failed_at: dict[str, str] = {}
-        self._notes: dict[str, None] = {}
+        self._notes: dict[str, str | None] = {}
         self._certificates: Certificates | None = None
         self._brought: set[str] = set()
         self._newcomers: tuple[str, ...] = ()
         self._control, self._edge = "", ""
 
-    def note(self, sentence: str) -> None:
-        """Something the operator should know; said once, however many hosts say it."""
-        self._notes[sentence] = None
+    def note(self, sentence: str, *, once_done: str | None = None) -> None:
+        """Something the operator should know; said once, however many hosts say it. once_done: name of a
+        host; it is true only when the roll-out to that one did not fail."""
+        self._notes[sentence] = once_done
 
     def certificates(self, certificates: Certificates | None) -> None:
         """Those of the site."""
@@ -45,7 +46,9 @@ class Report(BaseStateCallback):
         self._newcomers, self._control, self._edge = names, control, edge
 
     def host_connect_error(self, state: State, host: Host, error: Exception) -> None:  # type: ignore[override]
-        self._left_out[host.name] = f"it cannot be reached ({_reason(error)})"
+        # Later it may be the firewall's new rules through which nobody comes in again.
+        if state.current_stage == StateStage.Connect:
+            self._left_out[host.name] = f"it cannot be reached ({_reason(error)})"
 
     def operation_host_error(  # type: ignore[override]
         self, state: State, host: Host, op_hash: str, retry_count: int = 0, max_retries: int = 0
@@ -63,7 +66,9 @@ class Report(BaseStateCallback):
         ]
         reached = {site_name(host) for host in hosts if host not in state.failed_hosts}
         behind = left_behind(self._certificates, reached & self._brought)
-        notes = [*self._notes, *behind, *self._without_a_way(reached)]
+        failed = {host.name for host in state.failed_hosts}
+        true = [sentence for sentence, host in self._notes.items() if host not in failed]
+        notes = [*true, *behind, *self._without_a_way(reached)]
         return [HEADING, *told, *(f"    Note: {note}" for note in notes)]
 
     def _without_a_way(self, reached: Collection[str]) -> list[str]:

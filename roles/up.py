@@ -56,7 +56,7 @@ def roll_out(progress: Progress, *more: str) -> int:
 
 def failure(progress: Progress) -> str:
     """What a person needs when the roll-out stopped: the last words, without pyinfra's frame around them."""
-    if len(progress.report) > 2:
+    if len([line for line in progress.report[1:] if not line.startswith("    Note: ")]) > 1:
         return "\n".join(
             [*progress.report, "Not every host is as it should be; the next run goes on from here."]
         )

@@ -7,11 +7,16 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+from unittest.mock import Mock
 
 import pytest
-from pyinfra.api.exceptions import PyinfraError
+from pyinfra.api.exceptions import ConnectError, PyinfraError
+from pyinfra.api.state import StateStage
 
 from roles.choice import ROLES, Chosen, problem_of_data
+from roles.report import Report
 
 # Each test is a run of pyinfra's own command line.
 pytestmark = pytest.mark.real
@@ -68,6 +73,37 @@ def test_each_host_gets_a_line_and_a_lost_one_fails_the_run(tmp_path: Path) -> N
     assert "left out: it cannot be reached (" in said[3]
     assert said[3].endswith("the next run mends it")
     assert said[4] == "    Note: the certificate of dead ends in 12 days"
+
+
+@pytest.mark.parametrize(
+    ("only", "line"),
+    [("@local", "failed at 'Shell | Break it' after 1 change"), ("dead", "left out: it cannot be reached (")],
+)
+def test_each_host_gets_a_line_when_none_is_left(tmp_path: Path, only: str, line: str) -> None:
+    done = roll_out(tmp_path, "--limit", only)
+    assert done.returncode == 1
+    said = done.stderr[done.stderr.index("--> Hosts:") :].splitlines()
+    assert said[1].startswith(f"    {only}  {line}")
+
+
+def test_host_that_is_lost_on_the_way_failed_and_its_notes_are_not_true() -> None:
+    """The firewall comes in again by a new connection, and none comes about."""
+    host = Mock(data={})
+    host.name = "box1"
+    state: Any = SimpleNamespace(
+        current_stage=StateStage.Execute, inventory=[host], failed_hosts={host}, ops={host: {}},
+        is_host_in_limit=lambda _: True,
+        get_op_meta=lambda _: SimpleNamespace(names={"Firewall | Load the rules"}),
+    )  # fmt: skip
+    report: Any = Report()
+    report.note("desktop a on box1 runs kasmvnc", once_done="box1")
+    report.note("desktop b on box2 runs kasmvnc", once_done="box2")
+    report.host_connect_error(state, host, ConnectError("timed out"))
+    report.operation_host_error(state, host, "1")
+    assert report.lines(state)[1:] == [
+        "    box1  failed at 'Firewall | Load the rules' after no changes; the rest of it was left out",
+        "    Note: desktop b on box2 runs kasmvnc",
+    ]
 
 
 @pytest.mark.parametrize("missing", ["dead", "@local"])

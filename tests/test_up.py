@@ -64,7 +64,15 @@ def test_long_step_is_seen_to_move() -> None:
 def test_failed_step_shows_the_words_of_what_failed() -> None:
     progress, shown = watched()
     assert "Caddy | Write Caddyfile: failed\n      Error: adapting config: unrecognized directive" in shown
+    for line in (
+        "--> Hosts:",
+        "    @local  failed at 'Caddy | Write Caddyfile'",
+        "    Note: it is late",
+        "--> x",
+    ):
+        progress.line(line, 0.0)
     assert failure(progress) == "The roll-out stopped at: Caddy | Write Caddyfile."
+    assert len(progress.report) == 3
 
 
 def test_obstacle_found_by_preflight_is_said_without_pyinfras_frame() -> None:
