@@ -129,10 +129,11 @@ def directories(wanted: Iterable[Directory], whole: Collection[str] = ()) -> Com
     for path, mode, user, group in different:
         tell(path, f"{'goes to' if path in found else 'is made, of'} {user}:{group} with mode {mode}")
     for path, mode, user, group in wanted:
+        if path in whole and path in found and found[path].user != user:
+            # Before the directory's own owner changes, by which the next look tells; chown does it last.
+            yield StringCommand("chown", "-R", "-h", f"{user}:{group}", QuoteString(path))
         if found.get(path) != PathState("", mode, user, group):
             yield StringCommand("install", "-d", "-m", mode, "-o", user, "-g", group, QuoteString(path))
-        if path in whole and path in found and found[path].user != user:
-            yield StringCommand("chown", "-R", "-h", f"{user}:{group}", QuoteString(path))
 
 
 @operation()

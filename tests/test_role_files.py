@@ -77,6 +77,18 @@ def test_only_directories_that_differ_are_made(run_role: RunRole) -> None:
     ]
 
 
+def test_directory_gets_its_owner_after_all_that_is_in_it(run_role: RunRole) -> None:
+    """Its own owner tells whether that was done, also after a roll-out that died in between."""
+    facts = those(a=PathState("", "755", "root", "root"), b=PathState("", "700", "edge", "edge"))
+    wanted = (Directory("/etc/a", "750", "edge", "edge"), Directory("/etc/b", "750", "edge", "edge"))
+    steps = run_role(directories, wanted=wanted, whole=("/etc/a", "/etc/b"), facts=facts)
+    assert commands(steps) == [
+        "chown -R -h edge:edge /etc/a",
+        "install -d -m 750 -o edge -g edge /etc/a",
+        "install -d -m 750 -o edge -g edge /etc/b",
+    ]
+
+
 def test_user_is_made_with_its_groups(run_role: RunRole) -> None:
     steps = run_role(system_user, user="edge", home="/var/lib/edge", groups=("docker",), facts={User: None})
     assert commands(steps) == [
