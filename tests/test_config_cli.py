@@ -274,6 +274,38 @@ def test_all_three_inventories_of_a_fleet_are_the_same(checkout: Path, inventory
     assert_no_secret_in(done, made_secrets(checkout, "fleet"))
 
 
+BOXES, DESKS = {"box1", "box2"}, {"studio1"}
+# Between one barrier and the next: role -> the hosts where it runs.
+PHASES: list[dict[str, set[str]]] = [
+    {},
+    {role: set(SITE_HOSTS) for role in ("Foundation", "Python", "Supervision", "Viewer wheel")},
+    {"Firewall": set(SITE_HOSTS)},
+    {
+        **dict.fromkeys(("Docker", "Install what images are built with", "Images", "OpenSandbox"), BOXES),
+        "Relay": BOXES | DESKS,
+        **dict.fromkeys(("KasmVNC", "Desktops"), DESKS),
+    },
+    {"Viewer": {"control1"}},
+    {"Caddy": set(SITE_HOSTS) - {"edge1"}},
+    {"Caddy": {"edge1"}, "lego away": {"edge1"}},
+    {"Start what was stopped": set(SITE_HOSTS)},
+    {"Check": {"edge1"}},
+]
+
+
+def test_no_host_begins_a_phase_before_all_have_ended_the_one_before(typed: Typed) -> None:
+    """Without an operation that all hosts share pyinfra runs one host ahead of the others."""
+    phases: list[dict[str, set[str]]] = [{}]
+    for operation in typed.operations("fleet.py"):
+        hosts = {name.removeprefix("@fake/") for name in (*operation["success"], *operation["no_change"])}
+        if operation["name"].startswith("Phase: "):
+            assert hosts == set(SITE_HOSTS), operation["name"]
+            phases.append({})
+        else:
+            phases[-1].setdefault(operation["name"].partition(" | ")[0], set()).update(hosts)
+    assert phases == PHASES
+
+
 # Operation -> the group of the hosts where it runs; a host's Caddy is everywhere.
 WHERE = {
     "Viewer | Write viewer.toml": "control",
