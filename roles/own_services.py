@@ -14,13 +14,17 @@ _ANSWERS = "answers"
 
 
 class Health(FactBase[str]):
-    """Whether something answers 2xx on loopback of the host, or why not."""
+    """Whether something answers 2xx on loopback of the host, or why not; never fails."""
 
     def command(self, port: int, path: str) -> str:
+        # Asked before our own roles bring python3 to the host.
         return (
+            f'if ! command -v python3 > /dev/null; then echo "{self.default()}, python3 is missing"; else\n'
             "python3 -c 'import sys, urllib.request as r\n"
             f'try: r.urlopen(sys.argv[1], timeout={_SECONDS}); print("{_ANSWERS}")\n'
-            f"except OSError as error: print(error)' http://127.0.0.1:{port}{path}"
+            "except OSError as error: print(error)\n"
+            'except Exception as error: print("it does not speak HTTP,", type(error).__name__)\n'
+            f"' http://127.0.0.1:{port}{path}; fi"
         )
 
     @staticmethod

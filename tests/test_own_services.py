@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import socket
 import subprocess
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import pytest
 
@@ -30,9 +32,10 @@ def port() -> Iterator[int]:
         server.shutdown()
 
 
-def asked(port: int, path: str) -> str:
+def asked(port: int, path: str, programs: str | None = None) -> str:
     command = Health().command(port=port, path=path)
-    done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=True)
+    env = None if programs is None else {"PATH": programs}
+    done = subprocess.run(["/bin/sh", "-c", command], capture_output=True, text=True, check=True, env=env)
     return Health().process(done.stdout.splitlines())
 
 
@@ -46,6 +49,22 @@ def test_service_that_fails_says_how(port: int) -> None:
 
 def test_service_that_is_not_there_says_so() -> None:
     assert "refused" in asked(1, "/healthz")
+
+
+def test_service_that_does_not_speak_http_says_so() -> None:
+    def greet(listener: socket.socket) -> None:
+        client, _ = listener.accept()
+        with client:
+            client.sendall(b"SSH-2.0-OpenSSH_9.2p1\r\n")
+            client.recv(4096)
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        threading.Thread(target=greet, args=(listener,), daemon=True).start()
+        assert asked(listener.getsockname()[1], "/healthz") == "it does not speak HTTP, BadStatusLine"
+
+
+def test_host_without_python3_yet_is_only_not_asked(tmp_path: Path, port: int) -> None:
+    assert asked(port, "/healthz", str(tmp_path)) == "it could not be asked, python3 is missing"
 
 
 @pytest.mark.parametrize(
