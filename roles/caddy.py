@@ -10,7 +10,7 @@ from pyinfra.api.operation import operation
 from pyinfra.context import host
 
 from inventory.models import Caddy, HostConfig
-from roles import certificates
+from roles import certificates, own_certificate
 from roles.caddyfile import ADMIN, DATA, caddyfile
 from roles.facts import HasIpv6Loopback, Paths
 from roles.files import Commands, Directory, absent, directories, no_user, place, sha256, system_user, tell
@@ -67,7 +67,8 @@ def caddy(*, config: HostConfig) -> None:
     # Before the Caddyfile: its check reads them.
     certificates.caddy_certificates(config, group=USER)
     place(name="Write Caddyfile", path=CADDYFILE, content=text, check=_CHECK)
-    loaded = sha256(text, certificates.stamp(config))
+    own = own_certificate.stamp(config)
+    loaded = sha256(text, certificates.stamp(config), *([own] if own else []))
     run(name="Run Caddy", unit=unit_of(config), restart_on=_identity(source), reload_on=loaded)
 
 

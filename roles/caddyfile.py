@@ -135,18 +135,27 @@ def _content_lines(settings: Settings) -> tuple[str, ...]:
     )
 
 
+def edge_names(site: Site) -> list[str]:
+    """Every name that the edge answers at, the content domain's as a wildcard."""
+    settings = site.settings
+    content = [f"*.{settings.content}"] if settings.content else []
+    return [*_viewer_names(settings), *content, *_named_services(site)]
+
+
+def _named_services(site: Site) -> dict[str, Service]:
+    return {name: service for service in stack_of(site) if (name := service.host_name(site.settings))}
+
+
 def _edge(site: Site) -> Edge:
     settings = site.settings
-    named = {name: service for service in stack_of(site) if (name := service.host_name(settings))}
     content = f"*.{settings.content}" if settings.content else None
-    names = [*_viewer_names(settings), *([content] if content else []), *named]
     return Edge(
         sites=", ".join(settings.origins),
         viewer=_upstream(site, site.control, settings.ports.viewer),
         relays={host: _upstream(site, host, settings.ports.relay) for host in relay_hosts(site)},
         content=_origin(content, settings) if content else None,
-        services=tuple(_service_site(service, name, site) for name, service in named.items()),
-        names=", ".join(f"http://{name}" for name in names),
+        services=tuple(_service_site(service, name, site) for name, service in _named_services(site).items()),
+        names=", ".join(f"http://{name}" for name in edge_names(site)),
     )
 
 

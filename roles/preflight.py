@@ -4,6 +4,7 @@ each."""
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 from pydantic import Field
@@ -13,10 +14,11 @@ from pyinfra.context import host, state
 
 from inventory.models import Group, HostConfig, Section
 from inventory.secrets import place_name
-from roles import viewer, wheel
+from roles import caddy, viewer, wheel
 from roles.backends import problems_of_desktops
 from roles.choice import Chosen
-from roles.report import site_name
+from roles.own_certificate import LookedAt, own_files, problems_of_files
+from roles.report import REPORT, site_name
 
 _SUPPORTED = {("debian", "12")}
 _UNKNOWN = "an unknown process"
@@ -143,6 +145,8 @@ def preflight(
     ]
     if "desktops" in chosen:
         found += problems_of_desktops(config)
+    if situation.uid == 0 and "caddy" in chosen:
+        found += _problems_of_own_certificate(config)
     if Group.CONTROL in config.host.groups:
         database = host.get_fact(DatabaseState)
         elsewhere = _database_elsewhere() if config.site.spreads and not database.exists else None
@@ -206,6 +210,18 @@ def problems_of_fleet(installed: str | None, config: HostConfig, *, replace: str
             f" {secrets.fleet_id} (where there are none, they are made); put back those of {installed}, or"
             f" replace all its keys with --data deskfleet_replace={installed}"
         )
+
+
+def _problems_of_own_certificate(config: HostConfig) -> Iterator[str]:
+    own = own_files(config)
+    if own is None:
+        return
+    seen = host.get_fact(LookedAt, cert=own.cert, key=own.key, user=caddy.USER)
+    if seen.key is None and not seen.missing:
+        REPORT.note(
+            f"whether {own.key} belongs to {own.cert} could not be looked at before python3 was there"
+        )
+    yield from problems_of_files(seen, own, config.site, user=caddy.USER, now=datetime.now(UTC))
 
 
 def problems_of_database(

@@ -13,17 +13,11 @@ import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
-from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from ipaddress import IPv4Address
 from pathlib import Path
 
 import pytest
 from aiohttp import ClientSession, WSMsgType, WSServerHandshakeError
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 
 from inventory.models import HostConfig, OwnService
 from roles.caddyfile import caddyfile
@@ -35,9 +29,11 @@ from tests.caddy_fleet import (
     exchange,
     first_words,
     running_upstreams,
+    served_certificate,
     wait_until,
 )
 from tests.relay_process import free_port, wait_for_listener
+from tests.self_signed import self_signed
 from tests.sites import host_config
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(60)]
@@ -215,28 +211,27 @@ def test_caddy_asks_the_authority_of_the_site_for_its_certificates(tmp_path: Pat
         server.server_close()
 
 
-def self_signed(folder: Path) -> tuple[Path, Path]:
-    """Certificate and key of a server at 127.0.0.1."""
-    key, name = (
-        ec.generate_private_key(ec.SECP256R1()),
-        x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "ca")]),
-    )
-    now = datetime.now(UTC)
-    made = (
-        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
-        .not_valid_before(now - timedelta(hours=1))
-        .not_valid_after(now + timedelta(days=1))
-        .add_extension(
-            x509.SubjectAlternativeName([x509.IPAddress(IPv4Address("127.0.0.1"))]), critical=False
-        )
-        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-        .sign(key, hashes.SHA256())
-    )
-    certificate_file, key_file = folder / "ca.pem", folder / "ca.key"
-    certificate_file.write_bytes(made.public_bytes(serialization.Encoding.PEM))
-    key_file.write_bytes(
-        key.private_bytes(
-            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-        )
-    )
-    return certificate_file, key_file
+def test_own_files_that_were_renewed_are_served_after_a_reload(tmp_path: Path) -> None:
+    certificate, key = self_signed(tmp_path, DOMAIN, f"*.{DOMAIN}", f"*.content.{DOMAIN}")
+    port = free_port()
+    config = host_config(edge_port=port, tls={"cert": str(certificate), "key": str(key)})
+    trusting = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    trusting.check_hostname, trusting.verify_mode = False, ssl.CERT_NONE
+
+    def served() -> bytes:
+        return served_certificate(("127.0.0.1", port), DOMAIN, trusting)
+
+    def on_disk() -> bytes:
+        return ssl.PEM_cert_to_DER_cert(certificate.read_text())
+
+    with running_caddy(config, port=port, more=f"\thttp_port {free_port()}\n") as log:
+        assert served() == on_disk()
+        self_signed(tmp_path, DOMAIN, f"*.{DOMAIN}", f"*.content.{DOMAIN}")
+        assert served() != on_disk()
+        # As the unit does it.
+        subprocess.run(
+            [caddy_binary(), "reload", "--force", "--adapter", "caddyfile",
+             "--config", str(log.parent / "Caddyfile"), "--address", f"unix/{log.parent}/admin.sock"],
+            env={"HOME": str(log.parent)}, capture_output=True, check=True,
+        )  # fmt: skip
+        assert served() == on_disk()

@@ -246,6 +246,31 @@ def test_changed_caddyfile_is_reloaded_not_restarted(run_role: RunRole) -> None:
     assert not any("update deskfleet-caddy" in command for command in steps["Caddy | Run Caddy"])
 
 
+def test_renewed_own_certificate_files_are_loaded(run_role: RunRole) -> None:
+    role, _ = ROLES["caddy"]
+    own = {"/etc/ssl/desks.pem": "1" * 64, "/etc/ssl/desks.key": "2" * 64}
+    config = host_config(tls={"cert": "/etc/ssl/desks.pem", "key": "/etc/ssl/desks.key"}, edge_port=8088)
+
+    def with_files(facts: dict[Any, Any], sums: dict[str, str]) -> dict[Any, Any]:
+        files = {path: PathState(sum_, "640", "root", "deskfleet-caddy") for path, sum_ in sums.items()}
+        known = facts[Paths]
+        return {
+            **facts,
+            Paths: lambda paths: {
+                **known(paths=paths),
+                **{path: files[path] for path in paths if path in files},
+            },
+        }
+
+    facts = after(run_role(role, facts=with_files(fresh(), own), config=config))
+    assert changes(run_role(role, facts=with_files(facts, own), config=config)) == []
+    for path in own:
+        renewed = with_files(facts, {**own, path: "3" * 64})
+        ((name, commands),) = changes(run_role(role, facts=renewed, config=config))
+        assert name == "Caddy | Run Caddy"
+        assert " reload " in commands[0]
+
+
 def test_caddy_of_ones_own_is_checked_by_hash_and_version(run_role: RunRole) -> None:
     role, _ = ROLES["caddy"]
     sha = "ab" * 32
