@@ -47,7 +47,8 @@ class Group(StrEnum):
     DESKTOPS = "desktops"
 
 
-Name = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9-]{0,22}$")]
+Name = Annotated[str, StringConstraints(pattern=r"^[a-z]([a-z0-9-]{0,21}[a-z0-9])?$")]
+"""Also a label in host names, hence no hyphen at its end."""
 Port = Annotated[int, Field(ge=1, le=65535)]
 HighPort = Annotated[int, Field(ge=1024, le=65535)]
 SMALLEST_SCREEN, LARGEST_SCREEN = (640, 480), (3840, 2160)
@@ -287,7 +288,7 @@ class Settings(Section):
         try:
             ipaddress.ip_address(domain.strip("[]"))
         except ValueError:
-            if _DOMAIN.match(domain):
+            if _DOMAIN.fullmatch(domain):
                 return domain
             raise ValueError(f"{domain!r} is not a host name (lower case, no scheme, no port)") from None
         raise ValueError(f"{domain!r} is an address; give a name, browsers tie sign-in to it")

@@ -221,6 +221,16 @@ def test_site_of_the_tutorial_loads(tmp_path: Path) -> None:
             "acme.yml:settings.caddy.url: source 'url' needs both 'url' and 'sha256'",
         ),
         (
+            GOOD + "services: [opensandbox, {name: code-, host: here, port: 8090}]\n",
+            "acme.yml:services.1.name: string should match pattern '^[a-z]([a-z0-9-]{0,21}[a-z0-9])?$'"
+            " (it is 'code-')",
+        ),
+        (
+            GOOD.replace("domain: deskfleet.localhost", r'domain: "deskfleet.localhost\n"'),
+            r"acme.yml:settings.domain: 'deskfleet.localhost\n' is not a host name (lower case, no scheme,"
+            " no port)",
+        ),
+        (
             FLEET.replace("sandboxes", "edge, sandboxes", 1),
             "acme.yml:hosts: exactly one host must have the group 'edge'; now: here, there",
         ),

@@ -9,10 +9,15 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
+from hypothesis import example, given
+from hypothesis import settings as trying
+from hypothesis import strategies as st
+from pydantic import SecretStr, ValidationError
 from pyinfra.api.state import State
 
 from inventory.authority import renewed
-from inventory.models import Group, HostConfig
+from inventory.catalogue import CatalogueError, stack_of
+from inventory.models import ApiKey, Group, HostConfig, Site
 from inventory.secrets import load_secrets
 from roles import viewer as viewer_role
 from roles import wheel
@@ -21,6 +26,7 @@ from roles.facts import Unit as UnitFact
 from roles.report import Report
 from tests.role_runner import RunRole, changes
 from tests.sites import FLEET, fleet_config, fleet_site, host_config
+from tests.soaking import examples
 from viewer.settings import Settings, load_settings
 
 
@@ -65,6 +71,65 @@ def test_every_sandbox_and_desktop_host_is_reached_through_its_node(tmp_path: Pa
     assert {str(host.relay_key_file) for host in settings.hosts} == {
         f"/etc/deskfleet/secrets/viewer/relay-{name}.key" for name in ways
     }
+
+
+# A little more than what a site file takes.
+NAMES = st.from_regex(r"[a-z][a-z0-9-]{0,23}", fullmatch=True)
+LABELS = st.from_regex(r"[a-z]([a-z0-9-]{0,60}[a-z0-9])?", fullmatch=True)
+DOMAINS = st.builds(
+    "{}{}".format,
+    st.lists(LABELS, min_size=1, max_size=3).map(".".join),
+    st.sampled_from(["", "", "", "-", "\n"]),
+)
+SCREENS = st.tuples(st.integers(640, 3841), st.integers(480, 2160))
+
+
+@pytest.mark.soak
+@trying(max_examples=examples(100))
+@given(
+    names=st.lists(NAMES, min_size=6, max_size=6, unique=True),
+    domain=DOMAINS,
+    content=st.none() | DOMAINS,
+    screen=SCREENS,
+    ttl=st.lists(st.integers(60, 100_000), min_size=3, max_size=3).map(sorted),
+)
+@example(names=["a", "b", "c", "d", "e-", "f"], domain="d", content=None, screen=(800, 600), ttl=[60, 60, 60])
+def test_settings_take_whatever_a_site_file_may_say(
+    names: list[str], domain: str, content: str | None, screen: tuple[int, int], ttl: list[int]
+) -> None:
+    gate, box, tenant, other, service, desktop = names
+    resolution = f"{screen[0]}x{screen[1]}"
+    try:
+        site = Site.model_validate(
+            {
+                "hosts": {
+                    gate: {"groups": ["edge", "control"], "connect": "@fake/h1", "address": "10.77.0.1"},
+                    box: {
+                        "groups": ["sandboxes", "desktops"], "connect": "@fake/h2", "address": "10.77.0.2",
+                    },
+                },
+                "settings": {
+                    "domain": domain, "content_domain": content, "tls": "internal",
+                    "default_resolution": resolution,
+                    "ttl": dict(zip(("default", "max", "lifetime"), ttl, strict=True)),
+                },
+                "tenants": [tenant, other],
+                "services": [
+                    "opensandbox", "kasmvnc", {"name": service, "host": box, "port": 8090, "tenant": other},
+                ],
+                "desktops": {desktop: {"tenant": tenant, "host": box, "resolution": resolution}},
+            }
+        )  # fmt: skip
+        stack_of(site)
+    except (ValidationError, CatalogueError):
+        return
+    keys = {
+        name: ApiKey(id=f"oper000{n}", text=SecretStr("df_text"), role="operator", label=name)
+        for n, name in enumerate(site.tenants)
+    }
+    made = fleet_config("control1").secrets.model_copy(update={"tenant_keys": keys})
+    text = viewer_role.viewer_toml(HostConfig(name=gate, site=site, secrets=made))
+    assert Settings.model_validate(tomllib.loads(text)).services
 
 
 def test_host_that_is_control_itself_is_reached_on_loopback(tmp_path: Path) -> None:
