@@ -64,6 +64,24 @@ def test_a_watchers_grant_does_not_allow_control(
     assert grant_in(client.get("/authz/stream", headers=headers), settings).may_control is may_control
 
 
+def test_stream_of_a_browser_is_held_by_its_sign_in(
+    client: ViewerClient, store: Store, people: People, settings: Settings
+) -> None:
+    session = running_session(store, people.alice)
+    way = asked(f"/stream/{session.id}")
+    shown = {**sign_in(store, people.alice), "Origin": ORIGIN}
+    by_key = grant_in(client.get("/authz/stream", headers={**people.alice.headers, **way}), settings)
+    by_cookie = grant_in(client.get("/authz/stream", headers={**shown, **way}), settings)
+    assert set(store.accounts.roles_of([by_key.principal, by_cookie.principal])) == {
+        (by_key.principal, "acme"),
+        (by_cookie.principal, "acme"),
+    }
+    client.post("/signout", headers=shown)
+    assert set(store.accounts.roles_of([by_key.principal, by_cookie.principal])) == {
+        (by_key.principal, "acme")
+    }
+
+
 def test_declared_desktop_is_reached_by_its_socket(
     client: ViewerClient, store: Store, people: People, settings: Settings
 ) -> None:

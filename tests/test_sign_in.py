@@ -267,3 +267,19 @@ def test_roles_are_those_of_valid_keys_and_sign_ins(
     assert accounts.roles_of(asked) == {(wanda, "acme"): Role.WATCHER, (who.id, "bolt"): Role.ADMIN}
     monkeypatch.setattr(viewer.accounts, "utcnow", lambda: utcnow() + timedelta(hours=12, seconds=1))
     assert accounts.roles_of(asked) == {(wanda, "acme"): Role.WATCHER}
+
+
+def test_stream_of_a_browser_goes_with_its_sign_in_and_no_other(store: Store, people: People) -> None:
+    accounts = store.accounts
+    here, there = (accounts.sign_in_with_key(people.alice.key) or "" for _ in range(2))
+    held = [accounts.principal_of_cookie(cookie) for cookie in (here, there)]
+    key = accounts.principal_of_key(people.alice.key)
+    assert key is not None
+    holders = [who.holder for who in (*held, key) if who is not None]
+    assert len(set(holders)) == 3
+    assert {who.id for who in held if who is not None} == {key.id} == {key.holder}
+    assert set(accounts.roles_of(holders)) == {(name, "acme") for name in holders}
+    accounts.sign_out(here)
+    assert set(accounts.roles_of(holders)) == {(name, "acme") for name in holders[1:]}
+    accounts.revoke_key(people.alice.key.split("_")[1])
+    assert accounts.roles_of(holders) == {}

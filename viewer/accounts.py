@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from datetime import datetime, timedelta
 
-from sqlalchemy import delete, select, update
+from sqlalchemy import delete, func, select, update
 from sqlalchemy.orm import Session as OrmSession
 
 from viewer.credentials import NewKey, SecretToken, hash_of, key_id_of, new_key, new_token, same
@@ -18,6 +18,8 @@ SIGN_IN_MOST = timedelta(days=7)
 LINK_LIFE = timedelta(hours=24)
 # A used sign-in is stamped at most this often: not every read of a page is a write.
 _STAMP_EVERY = timedelta(minutes=5)
+# So many digits of its hash tell a sign-in from all others, and open nothing.
+_SIGN_IN_ID = 16
 
 
 class UnknownTenant(Exception):
@@ -100,23 +102,26 @@ class AccountStore:
             row = orm.get(ApiKeyRow, key_id)
         return None if row is None or row.revoked_at is not None else _principal_of_row(row)
 
-    def roles_of(self, principals: Collection[str]) -> dict[tuple[str, str], Role]:
-        """What these may do now, by principal id and tenant; one without a valid key or sign-in is absent."""
+    def roles_of(self, holders: Collection[str]) -> dict[tuple[str, str], Role]:
+        """What these may do now, by `Principal.holder` and tenant; one without a valid key or sign-in is
+        absent."""
         now = utcnow()
-        key_ids = [name.removeprefix("key:") for name in principals if name.startswith("key:")]
-        links = [name for name in principals if name.startswith("link:")]
+        keyed = [name for name in holders if name.startswith("key:") and "/" not in name]
+        links = [name for name in holders if name.startswith("link:")]
+        sign_in_ids = [name.partition("/")[2] for name in holders if "/" in name]
+        sign_in_id = func.substr(SignInRow.sha256, 1, _SIGN_IN_ID)
         keys = select(ApiKeyRow.id, ApiKeyRow.tenant_id, ApiKeyRow.role).where(
-            ApiKeyRow.id.in_(key_ids), ApiKeyRow.revoked_at.is_(None)
+            ApiKeyRow.id.in_([name.removeprefix("key:") for name in keyed]), ApiKeyRow.revoked_at.is_(None)
         )
-        sign_ins = select(SignInRow.principal_id, SignInRow.tenant_id, SignInRow.role).where(
-            SignInRow.principal_id.in_(links),
+        sign_ins = select(SignInRow).where(
+            SignInRow.principal_id.in_(links) | sign_in_id.in_(sign_in_ids),
             SignInRow.ends_at > now,
             SignInRow.used_at > now - SIGN_IN_IDLE,
         )
         with self._database.reading() as orm:
             found = {(f"key:{name}", tenant): Role(role) for name, tenant, role in orm.execute(keys)}
-            found |= {(name, tenant): Role(role) for name, tenant, role in orm.execute(sign_ins)}
-        return found
+            signed_in = [_principal_of_sign_in(row) for row in orm.scalars(sign_ins)]
+        return found | {(who.holder, who.tenant): who.role for who in signed_in}
 
     def name_of(self, principal: Principal) -> str:
         """What a page calls whoever is signed in: the label of his key, else its id."""
@@ -164,7 +169,7 @@ class AccountStore:
             return None
         if row.used_at + _STAMP_EVERY <= now:
             self._stamp(row.sha256, now)
-        return Principal(id=row.principal_id, tenant=row.tenant_id, role=Role(row.role), via="cookie")
+        return _principal_of_sign_in(row)
 
     def sign_out(self, value: str) -> None:
         with self._database.writing() as orm:
@@ -212,6 +217,14 @@ def _principal_of_key(orm: OrmSession, text: str) -> Principal | None:
 
 def _principal_of_row(row: ApiKeyRow) -> Principal:
     return Principal(id=f"key:{row.id}", tenant=row.tenant_id, role=Role(row.role), via="key")
+
+
+def _principal_of_sign_in(row: SignInRow) -> Principal:
+    # A link makes one sign-in, and is its name.
+    sign_in = row.sha256[:_SIGN_IN_ID] if row.key_id is not None else None
+    return Principal(
+        id=row.principal_id, tenant=row.tenant_id, role=Role(row.role), via="cookie", sign_in=sign_in
+    )
 
 
 def _key_row(key: DeclaredKey, *, from_settings: bool) -> ApiKeyRow:

@@ -182,7 +182,7 @@ def _grant(purpose: Literal["stream", "content"], session: Session, who: Princip
         purpose=purpose,
         session_id=session.id,
         tenant_id=session.tenant_id,
-        principal=who.id,
+        principal=who.holder,
         may_control=who.role.covers(Role.OPERATOR),
         target=target,
         vnc_password=_vnc_password(session) if purpose == "stream" else None,

@@ -45,6 +45,7 @@ class Grant(Frozen):
     session_id: str = ""
     tenant_id: str = ""
     principal: str = ""
+    """`Principal.holder` of whoever opens the stream."""
     may_control: bool = False
     """Whether keys, pointer, clipboard and the like pass; without it the relay drops them."""
     target: Target | None = None

@@ -77,6 +77,13 @@ class Principal(Frozen):
     tenant: str
     role: Role
     via: Literal["key", "cookie"]
+    sign_in: str | None = None
+    """Which of his sign-ins by key a cookie is of; None for anything else."""
+
+    @property
+    def holder(self) -> str:
+        """In whose name a stream is held: one of a sign-in ends with it, although the key goes on."""
+        return f"{self.id}/{self.sign_in}" if self.sign_in else self.id
 
 
 class Session(Frozen):

@@ -167,7 +167,7 @@ def no_longer_allowed(
     """Return the streams that would not be let in as they are if they were asked for now.
 
     `rows`: the live sessions on the relay's host, read after the streams were listed. `roles`: what each
-    principal may do now, by principal id and tenant.
+    stream's principal may do now, by its name there and tenant.
     """
     tenant_of = {row.id: row.tenant_id for row in rows if not row.status.is_terminal}
     return [
