@@ -76,7 +76,7 @@ def authorise_content() -> Response:
     if request.headers.get("Service-Worker") == "script":
         # It would outlive the entry and answer in the page's place.
         raise Problem(403, "no-service-worker", "No service workers here", "This page must do without one.")
-    if asked_method() not in ("GET", "HEAD"):
+    if asked_method() != "GET":
         raise _wrong_method()
     check_from_here(in_frames=True)
     entry = _entry()
@@ -143,7 +143,7 @@ def _entry_over() -> Problem:
 
 def _wrong_method() -> Problem:
     return Problem(
-        405, "wrong-method", "Method not allowed", "This page is only read.", headers={"Allow": "GET, HEAD"}
+        405, "wrong-method", "Method not allowed", "This page is only read.", headers={"Allow": "GET"}
     )
 
 
