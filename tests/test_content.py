@@ -608,7 +608,9 @@ def test_sandbox_api_knows_keys_and_says_that_it_is_to_come(
     for shown, status in (
         ({}, 401),
         ({"OPEN-SANDBOX-API-KEY": people.bob.key}, 501),
-        (people.wanda.headers, 501),
+        (people.alice.headers, 501),
+        ({"OPEN-SANDBOX-API-KEY": people.wanda.key}, 403),
+        (people.wanda.headers, 403),
         ({"OPEN-SANDBOX-API-KEY": "x", **people.wanda.headers}, 401),
         (sign_in(store, people.alice), 401),
     ):
