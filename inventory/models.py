@@ -393,8 +393,8 @@ class Desktop(Section):
 class OwnService(Section):
     """A service of the operator's own that listens on loopback of a host; it gets a name below the domain.
 
-    websocket: its answers are streams that live for hours. role: who may come in; tenant: whose people, None:
-    those of the first tenant. health: path that answers 2xx without credentials.
+    websocket: its answers are streams; the edge ends each WebSocket after an hour. role: who may come in;
+    tenant: whose people, None: those of the first tenant. health: path that answers 2xx without credentials.
     """
 
     name: Name

@@ -43,12 +43,11 @@ class Service(Section):
 
     groups: hosts of any of these carry it; none for the operator's own, which names its host.
     port: on loopback, or in the network namespace of each desktop or sandbox of its own (`apart`).
-    websocket: its answers are streams that live for hours; a plain service gets none of what they need.
+    websocket: its answers are streams; a plain service gets none of what they need.
     label: its own name at the edge is `<label>.<domain>`; None: it has none.
     guard: who signs people in there: the edge before it forwards to the service, or the viewer, which
     answers at that name itself.
     role: who may come in. tenant: whose people; None: each sees what is his.
-    health: path that answers 2xx without credentials.
     hosts, why: filled by `stack_of`: where it runs, and who chose it.
     """
 
@@ -61,7 +60,6 @@ class Service(Section):
     guard: Literal["edge", "viewer"] = "edge"
     role: Literal["watcher", "operator", "admin"] = "watcher"
     tenant: Name | None = None
-    health: str | None = None
     requires: tuple[Name, ...] = ()
     conflicts: tuple[Name, ...] = ()
     hosts: tuple[Name, ...] = ()
@@ -87,14 +85,14 @@ def services_of(settings: Settings) -> tuple[Service, ...]:
     """The services that we know how to roll out."""
     ports = settings.ports
     return (
-        Service(name="viewer", groups=(Group.CONTROL,), port=ports.viewer, health="/healthz"),
+        Service(name="viewer", groups=(Group.CONTROL,), port=ports.viewer),
         Service(
             name="relay", groups=(Group.SANDBOXES, Group.DESKTOPS), port=ports.relay, websocket=True,
-            health="/healthz", requires=("viewer",),
+            requires=("viewer",),
         ),
         Service(
             name="opensandbox", groups=(Group.SANDBOXES,), port=ports.opensandbox, websocket=True,
-            label="opensandbox", guard="viewer", role="operator", health="/health",
+            label="opensandbox", guard="viewer", role="operator",
             requires=("relay", "viewer"),
         ),
         Service(
@@ -278,7 +276,6 @@ def _own_service(entry: OwnService, key: str, site: Site, known: Mapping[str, Se
         label=entry.name,
         role=entry.role,
         tenant=entry.tenant or site.tenants[0],
-        health=entry.health,
         requires=("viewer",),
         hosts=(entry.host,),
         why="services",
