@@ -82,7 +82,9 @@ function backendOf(desktop) {
   const wanted = BACKENDS[desktop.wanted_backend] ?? desktop.wanted_backend;
   if (runs === wanted) return { text: runs, differs: false };
   if (!runs) return { text: wanted, differs: false };
-  return { text: `${wanted} → ${runs}`, differs: runs !== "KasmVNC" };
+  // "KasmVNC or TigerVNC" is served by KasmVNC as wished, by TigerVNC only in its stead.
+  const isAsWished = desktop.wanted_backend === "kasmvnc-or-tigervnc" && desktop.backend === "kasmvnc";
+  return { text: `${wanted} → ${runs}`, differs: !isAsWished };
 }
 
 function desktopItem(desktop) {
