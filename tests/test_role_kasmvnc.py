@@ -500,16 +500,18 @@ ME = pwd.getpwuid(os.getuid()).pw_name
 """Whose the homes of these tests are."""
 
 
-def set_owner(tmp_path: Path, password: str, users: str | None) -> str:
-    """Run owner.sh on a home with these users; returns the file afterwards."""
+def set_owner(tmp_path: Path, password: str, users: str | None, *, meanwhile: str = "") -> str:
+    """Run owner.sh on a home with these users; returns the file afterwards. meanwhile: a program that goes
+    before owner.py."""
     home = tmp_path / "home"
     home.mkdir(exist_ok=True)
     if users is not None:
         (home / ".kasmpasswd").write_text(users)
     (tmp_path / "key").write_text(f"{password}\n")
     done = run_script(
-        (SCRIPTS / "owner.sh").read_text(), PROGRAM=(SCRIPTS / "owner.py").read_text(), OWNER="owner",
-        USER=ME, HOME_OF=str(home), KEY=str(tmp_path / "key"), STAMP="stamp", NOTED=str(tmp_path / "noted"),
+        (SCRIPTS / "owner.sh").read_text(), PROGRAM=meanwhile + (SCRIPTS / "owner.py").read_text(),
+        OWNER="owner", USER=ME, HOME_OF=str(home), KEY=str(tmp_path / "key"), STAMP="stamp",
+        NOTED=str(tmp_path / "noted"),
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert not (tmp_path / "key").exists()
@@ -527,6 +529,42 @@ def test_users_of_streams_stay_when_the_owner_changes(tmp_path: Path) -> None:
     assert found.endswith(others)
     assert found.count("\n") == 4
     assert "$old" not in found
+
+
+KASMVNC_WRITES = """
+import os
+def interfere(name, when, users, times):
+    call, left = getattr(os, name), [times]
+    def instead(*args, **more):
+        if when == "before": kasmvnc(users, left)
+        answer = call(*args, **more)
+        if when == "after": kasmvnc(users, left)
+        return answer
+    setattr(os, name, instead)
+def kasmvnc(users, left):
+    if left[0] > 0:
+        left[0] -= 1
+        file = os.path.join(os.environ["HOME_OF"], ".kasmpasswd")
+        with open(file + ".tmp", "w") as stream: stream.write(users + "#" * left[0])
+        os.replace(file + ".tmp", file)
+interfere(NAME, WHEN, USERS, TIMES)
+"""
+OLD_OWNER, SOMEBODY = "owner:$5$kasm$old:rwo\n", "s-one:$5$kasm$aaa:r\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "when"), [("fchown", "before"), ("rename", "after")], ids=["while we write", "right after us"]
+)
+@pytest.mark.parametrize("times", [1, 99], ids=["once", "without end"])
+def test_stream_user_that_comes_meanwhile_stays(tmp_path: Path, name: str, when: str, times: int) -> None:
+    """KasmVNC had read the list before, and puts it in place with somebody more."""
+    program = KASMVNC_WRITES.replace("USERS", repr(OLD_OWNER + SOMEBODY)).replace("TIMES", str(times))
+    program = program.replace("NAME", repr(name)).replace("WHEN", repr(when))
+    found = set_owner(tmp_path, "new password", OLD_OWNER, meanwhile=program)
+    assert SOMEBODY in found
+    if times == 1:
+        assert found == f"owner:{hash_password('new password')}:rwo\n{SOMEBODY}"
+    assert [path.name for path in (tmp_path / "home").iterdir()] == [".kasmpasswd"]
 
 
 @pytest.mark.parametrize("mischief", ["a link", "a pipe", "a folder", "a socket", "no end"])
