@@ -124,8 +124,9 @@ class SpreadFleet:
         """With the first tenant's operator key."""
         return self.api_of(self.site.tenants[0])
 
-    def sign_in_link(self) -> str:
-        line = f"{ADMIN} signin-link --tenant {self.site.tenants[0]}"
+    def sign_in_link(self, tenant: str | None = None) -> str:
+        """For an operator of that tenant; None: the first."""
+        line = f"{ADMIN} signin-link --tenant {tenant or self.site.tenants[0]}"
         out = self.machines[self.site.control].run(line).out
         return next(word for word in out.split() if word.startswith("http"))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 
 import pytest
 from playwright.sync_api import Browser, Page, expect
@@ -45,9 +45,15 @@ def browser(bare_spread: SpreadFleet) -> Iterator[Browser]:
 
 @pytest.fixture(scope="module")
 def page(bare_spread: SpreadFleet, browser: Browser) -> Iterator[Page]:
+    with signed_in(browser, bare_spread.sign_in_link()) as page:
+        yield page
+
+
+@contextmanager
+def signed_in(browser: Browser, link: str) -> Iterator[Page]:
     context = new_context(browser)
     page = context.new_page()
-    page.goto(bare_spread.sign_in_link())
+    page.goto(link)
     page.wait_for_url(re.compile(r"/sandboxes"))
     yield page
     context.close()
@@ -79,6 +85,13 @@ def test_desktops_of_all_hosts_are_live_in_one_page(
     expect(frame.locator("#status")).to_have_text("connected", timeout=30_000)
     expect(page.locator(".viewer-badge")).to_contain_text("KasmVNC")
     assert page.evaluate("window.neverReloaded") is True
+
+
+def test_persistent_desktop_of_tigervnc_is_seen_by_its_tenant(spread: SpreadFleet, browser: Browser) -> None:
+    with signed_in(browser, spread.sign_in_link("acme")) as page:
+        choose(page, persistent(spread, "acme"))
+        wait_for_picture(page, seconds=30)
+        expect(page.locator(".viewer-badge")).to_contain_text("TigerVNC")
 
 
 def choose(page: Page, session: SessionView) -> None:
