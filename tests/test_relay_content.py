@@ -28,6 +28,7 @@ from tests.unix_forwarder import running_forwarder
 from viewer.grants import DesktopSocket
 from viewer.relay.answers import CloseCode, ProbeOutcome, ProbeResult, StreamInfo, StreamList
 from viewer.relay.content_paths import content_path
+from viewer.relay.endings import ENDED
 from viewer.relay.kasmvnc import accept_of
 
 OWNER_PASSWORD = "owner-secret-of-the-desktop"
@@ -523,9 +524,24 @@ def test_the_seventeenth_stream_is_told_that_there_are_enough(tmp_path: Path) ->
             first = await open_stream(http, relay)
             code, reason = await (await open_ungreeted(http, relay)).ending()
             assert (code, "1 streams" in reason) == (CloseCode.BUSY, True)
+            assert await told(http, relay) == str(CloseCode.BUSY)
             assert (await first.ending())[0] == CloseCode.TIMED_OUT
+            assert await told(http, relay) == str(CloseCode.TIMED_OUT)
+            assert await told(http, relay, session_id="s2") == "null"
+            again = await open_stream(http, relay)
+            assert await told(http, relay) == "null"
+            await again.socket.close()
 
         with_http(body)
+
+
+async def told(http: aiohttp.ClientSession, relay: RelayProcess, **grant: Any) -> str:
+    """What a frame tells the page around it of how its last stream ended."""
+    url = f"{relay.url}/content{ENDED}"
+    async with http.get(url, headers=content_grant(relay, **grant)) as answer:
+        assert (answer.status, answer.content_type) == (200, "text/html")
+        [code] = re.findall(r'action: "deskfleet_ended", value: (\w+)}', await answer.text())
+        return str(code)
 
 
 def test_a_desktop_that_is_down_is_unreachable(relay: RelayProcess, directory: Path) -> None:
@@ -534,6 +550,7 @@ def test_a_desktop_that_is_down_is_unreachable(relay: RelayProcess, directory: P
     async def body(http: aiohttp.ClientSession) -> None:
         code, reason = await (await open_ungreeted(http, relay, name="down")).ending()
         assert (code, "cannot be reached" in reason) == (CloseCode.UNREACHABLE, True)
+        assert await told(http, relay, name="down") == str(CloseCode.UNREACHABLE)
         async with http.get(relay.url + "/content/", headers=content_grant(relay, name="down")) as answer:
             assert answer.status == 502
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -10,8 +11,10 @@ from playwright.sync_api import Browser, Page, expect
 
 from tests.browser import Complaints, new_context, sign_in
 from tests.pages.content_site import BELOW, ContentSite
+from tests.relay_process import RelayProcess
 from tests.test_relay_content import Studio, relay_at, studio_at
 from viewer.model import Role
+from viewer.relay_client import RelayClient
 
 pytestmark = [pytest.mark.browser, pytest.mark.real]
 
@@ -28,13 +31,16 @@ def studio(directory: Path) -> Iterator[Studio]:
 
 
 @pytest.fixture(scope="module")
+def relay(directory: Path, studio: Studio) -> Iterator[RelayProcess]:
+    with relay_at(directory) as process:
+        yield process
+
+
+@pytest.fixture(scope="module")
 def content_site(
-    directory: Path, studio: Studio, tmp_path_factory: pytest.TempPathFactory, built_pages: None
+    relay: RelayProcess, tmp_path_factory: pytest.TempPathFactory, built_pages: None
 ) -> Iterator[ContentSite]:
-    with (
-        relay_at(directory) as relay,
-        ContentSite(tmp_path_factory.mktemp("site"), BELOW, relay=relay) as site,
-    ):
+    with ContentSite(tmp_path_factory.mktemp("site"), BELOW, relay=relay) as site:
         yield site
 
 
@@ -55,6 +61,27 @@ def test_each_person_is_a_user_of_the_desktop_while_he_watches(
     [user] = studio.stream_users().values()
     assert (user.read, user.write, user.owner) == (True, may_write, False)
     assert complaints.heard == []
+    page.context.close()
+    studio.wait_until(0)
+
+
+def test_page_says_why_the_relay_ended_a_stream_and_does_not_come_back(
+    browser: Browser, content_site: ContentSite, studio: Studio, relay: RelayProcess
+) -> None:
+    page = opened(browser, content_site, Role.OPERATOR)
+    cover = page.locator(".viewer-cover")
+    expect(cover).to_be_hidden(timeout=15_000)
+    steps = page.evaluate("history.length")
+    with closing(RelayClient("here", url=relay.url, key=relay.key)) as worker:
+        [stream] = worker.streams()
+        worker.close_stream(stream)
+    expect(cover).to_contain_text("Your access to this desktop was withdrawn")
+    expect(cover.get_by_role("button")).to_have_text("Try again")
+    page.wait_for_timeout(1500)
+    assert studio.stream_users() == {}
+    assert page.evaluate("history.length") == steps
+    cover.get_by_role("button").click()
+    expect(cover).to_be_hidden(timeout=15_000)
     page.context.close()
     studio.wait_until(0)
 

@@ -11,6 +11,7 @@ from viewer.relay.answers import CloseCode, StreamList
 from viewer.relay.content_files import ContentFiles
 from viewer.relay.content_paths import content_path
 from viewer.relay.desktop_access import check_tenant
+from viewer.relay.endings import ENDED
 from viewer.relay.probing import probe
 from viewer.relay.problems import problem
 from viewer.relay.settings import Settings
@@ -67,6 +68,8 @@ class Relay:
             return problem(404, "No such file", "the desktop's web client has no file of that name")
         if request.body_exists:
             return problem(413, "Body refused", "a file is asked for without a body")
+        if path == ENDED:
+            return self.streams.endings.page(grant)
         if "Upgrade" not in request.headers:
             return await self._files.give(request, grant.session_id, target, path)
         if not web.WebSocketResponse(protocols=("binary",)).can_prepare(request):

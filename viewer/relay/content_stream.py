@@ -18,6 +18,7 @@ from viewer.relay.answers import CloseCode
 from viewer.relay.desktop_access import check_tenant
 from viewer.relay.desktops import READ_BYTES, DesktopUnreachable
 from viewer.relay.downstream import BufferPool
+from viewer.relay.endings import Endings
 from viewer.relay.framing import close_frame
 from viewer.relay.kasmvnc import accept_of, open_stream
 from viewer.relay.settings import Settings
@@ -38,11 +39,13 @@ class ContentStream(Stream):
         settings: Settings,
         pool: BufferPool,
         users: StreamUsers,
+        endings: Endings,
     ) -> None:
         super().__init__(grant, settings)
         self._target = target
         self._pool = pool
         self._users = users
+        self._endings = endings
         self._has_user = False
         self._desktop: socket.socket | None = None
         self._edges = FrameEdges()
@@ -81,6 +84,9 @@ class ContentStream(Stream):
             ending = await self._until_ended()
             joining.cancel()
             await asyncio.wait([joining])
+            if ending.code != CloseCode.OK:
+                # Before the browser hears of it and asks.
+                self._endings.remember(self.grant, ending.code)
             await self._close(browser, ending)
         finally:
             self._let_go()

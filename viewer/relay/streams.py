@@ -8,9 +8,10 @@ from collections import Counter
 from aiohttp import web
 
 from viewer.grants import DesktopSocket, Grant, Target
-from viewer.relay.answers import StreamInfo
+from viewer.relay.answers import CloseCode, StreamInfo
 from viewer.relay.content_stream import ContentStream
 from viewer.relay.downstream import BufferPool
+from viewer.relay.endings import Endings
 from viewer.relay.rfb_stream import RfbStream
 from viewer.relay.settings import Settings
 from viewer.relay.stream import Stream
@@ -31,6 +32,7 @@ class Streams:
         self._settings = settings
         self._pool = BufferPool()
         self.users = StreamUsers(settings)
+        self.endings = Endings()
         self._open: dict[Stream, asyncio.Task[web.StreamResponse]] = {}
         self._per_session: Counter[str] = Counter()
         self._per_tenant: Counter[str] = Counter()
@@ -47,8 +49,13 @@ class Streams:
         self, request: web.Request, grant: Grant, target: DesktopSocket
     ) -> web.StreamResponse:
         """The same for a stream of a desktop's own web client."""
-        self._refuse_if_full(grant)
-        stream = ContentStream(grant, target, self._settings, self._pool, self.users)
+        try:
+            self._refuse_if_full(grant)
+        except StreamRefused:
+            self.endings.remember(grant, CloseCode.BUSY)
+            raise
+        self.endings.forget(grant)
+        stream = ContentStream(grant, target, self._settings, self._pool, self.users, self.endings)
         return await self._run(request, stream)
 
     async def _run(self, request: web.Request, stream: Stream) -> web.StreamResponse:

@@ -8,11 +8,15 @@ const FEATURES = ["fullscreen", "autoplay"];
 // A watcher's clipboard is none of the desktop's business, whatever its page asks for.
 const CONTROL_FEATURES = ["clipboard-read", "clipboard-write"];
 const PATIENCE_MS = 20_000;
+// There the relay tells why the stream ended; the client itself says only that it did.
+const ENDED = "/deskfleet-ended";
+const ENDED_PATIENCE_MS = 2000;
+const CUT = "The desktop closed the connection";
 let frames = 0;
 
 /**
  * Fires `connected`, `painted` and `ended`, the last once: the same words as a Stream. Detail of `ended`: {reason}, and
- * `problem` (what the viewer said instead of a ticket) or `blocked` (true: the cookie did not come back).
+ * `code` (the relay's close code, where it is known), `problem` (what the viewer said instead of a ticket) or `blocked` (true: the cookie did not come back).
  */
 export class ContentFrame extends EventTarget {
   #stage;
@@ -22,6 +26,7 @@ export class ContentFrame extends EventTarget {
   #ended = false;
   /** Has the client begun? Then the way in worked. */
   #spoke = false;
+  #asksWhy = false;
   #onMessage = (event) => this.#heard(event);
 
   /** @param {HTMLElement} stage empty element @param {string} sessionId @param {{name: string, viewOnly: boolean}} shown */
@@ -86,11 +91,21 @@ export class ContentFrame extends EventTarget {
     if (!this.#frame || event.source !== this.#frame.contentWindow || event.origin !== this.#origin) return;
     const { action, value } = event.data ?? {};
     if (action === "deskfleet_closed") return this.#closed();
+    if (action === "deskfleet_ended") return this.#end(CUT, { code: value });
     if (action === "idle_session_timeout") return this.#end("The desktop was left alone for long");
     if (action !== "connection_state") return;
     this.#spoke = true;
     if (value === "connected") this.#connected();
-    if (value === "disconnected") this.#end("The desktop closed the connection");
+    if (value === "disconnected") this.#askWhy();
+  }
+
+  #askWhy() {
+    if (this.#asksWhy) return;
+    this.#asksWhy = true;
+    clearTimeout(this.#timer);
+    this.#timer = setTimeout(() => this.#end(CUT), ENDED_PATIENCE_MS);
+    // In place of the client: no step for the "back" button.
+    this.#frame.contentWindow.location.replace(`${this.#origin}${ENDED}`);
   }
 
   #closed() {

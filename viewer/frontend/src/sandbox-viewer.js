@@ -183,9 +183,11 @@ class SandboxViewer extends HTMLElement {
     const id = this.#session?.id;
     this.#link = "waiting";
     this.#retryAt = 0;
-    this.#linkReason = this.#shownAs === "kasmvnc" ? reason : streamReason(code, reason);
+    this.#linkReason = this.#shownAs === "kasmvnc" && !code ? reason : streamReason(code, reason);
     this.#render();
     if (code === CLOSE.revoked) this.#refuse(this.#linkReason);
+    // Each try of such a desktop loads its whole page and needs a ticket: not until somebody asks for it.
+    if (code === CLOSE.busy && this.#shownAs === "kasmvnc") this.#refuse(this.#linkReason);
     if (problem?.status === 409) this.#refuse("This desktop's page cannot be shown", reason);
     if (blocked) this.#refuse(reason, IN_A_TAB);
     // noVNC and a refused handshake say nothing of the cause; the session's row knows.
