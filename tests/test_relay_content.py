@@ -10,6 +10,7 @@ import re
 import signal
 import socket
 import struct
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -20,7 +21,9 @@ from typing import Any
 
 import aiohttp
 import pytest
+from pydantic import SecretStr
 
+from tests.desktops.as_the_relay import PUMP, brought_here, check_streams_have_users_of_their_own
 from tests.fake_kasmvnc import FakeKasmVNC, User, hash_password, read_users, running_fake_kasmvnc, write_users
 from tests.relay_process import RelayProcess, running_relay
 from tests.test_relay import Viewer, with_http
@@ -28,6 +31,8 @@ from tests.unix_forwarder import running_forwarder
 from viewer.grants import DesktopSocket
 from viewer.relay.answers import CloseCode, ProbeOutcome, ProbeResult, StreamInfo, StreamList
 from viewer.relay.content_paths import content_path
+from viewer.relay.desktop_access import Credentials
+from viewer.relay.desktops import WEB_SOCKET
 from viewer.relay.endings import ENDED
 from viewer.relay.kasmvnc import accept_of
 
@@ -542,6 +547,16 @@ async def told(http: aiohttp.ClientSession, relay: RelayProcess, **grant: Any) -
         assert (answer.status, answer.content_type) == (200, "text/html")
         [code] = re.findall(r'action: "deskfleet_ended", value: (\w+)}', await answer.text())
         return str(code)
+
+
+def test_what_the_opt_in_run_asks_of_kasmvnc_itself_holds_here(tmp_path: Path) -> None:
+    owner = Credentials("owner", SecretStr(OWNER_PASSWORD))
+    there = tmp_path / "desktops" / "studio" / WEB_SOCKET
+    with (
+        studio_at(tmp_path),
+        brought_here(tmp_path / "here", "studio", [sys.executable, "-c", PUMP, str(there)], os.environ),
+    ):
+        check_streams_have_users_of_their_own(tmp_path / "here", "studio", owner)
 
 
 def test_a_desktop_that_is_down_is_unreachable(relay: RelayProcess, directory: Path) -> None:

@@ -11,10 +11,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from pydantic import SecretStr
 
-from tests.desktops.desktop_host import HOME, DesktopHost, eventually
+from tests.desktops.as_the_relay import PUMP, brought_here, check_streams_have_users_of_their_own
+from tests.desktops.desktop_host import HOME, SOCKET, DesktopHost, eventually
 from tests.fake_kasmvnc import hash_password
 from tests.hosts.bare_host import Variant, bare_hosts
+from viewer.relay.desktop_access import Credentials
 
 FILE = os.environ.get("KASMVNC_DEB")
 
@@ -55,6 +58,13 @@ def test_real_kasmvnc_reads_its_users_anew(desktop: DesktopHost) -> None:
     assert desktop.ask("/index.html", user="s-0123456789", password="of-a-stream")[0] == 200
     assert desktop.roll_out().changed == []
     assert line in desktop.host.read(f"{HOME}/.kasmpasswd")
+
+
+def test_real_kasmvnc_takes_the_relays_own_client(desktop: DesktopHost, tmp_path: Path) -> None:
+    host, owner = desktop.host, Credentials("owner", SecretStr(desktop.password))
+    pump = ["docker", "exec", "-i", "--user=deskfleet-relay", host.name, "python3", "-c", PUMP, SOCKET]
+    with brought_here(tmp_path, "studio", pump, host.daemon.env):
+        check_streams_have_users_of_their_own(tmp_path, "studio", owner)
 
 
 def test_real_kasmvnc_does_not_shut_the_relay_out(desktop: DesktopHost) -> None:
