@@ -189,12 +189,12 @@ def _node(config: HostConfig) -> Node | None:
 def _open_ports(config: HostConfig, ssh_ports: Iterable[int]) -> list[int]:
     """What answers to everybody."""
     settings, connect = config.site.settings, config.host.connect
-    found = {*ssh_ports, *settings.firewall.allow}
-    if isinstance(connect, Ssh):
-        found.add(connect.port)
+    ssh = {*ssh_ports, *((connect.port,) if isinstance(connect, Ssh) else ())}
+    # Whatever else is open is no sign of SSH: its usual port stays open then, or nobody may come back in.
+    found = {*(ssh or {22}), *settings.firewall.allow}
     if Group.EDGE in config.host.groups:
         found |= {settings.port} if settings.tls == "none" else {80, settings.port}
-    return sorted(found or {22})
+    return sorted(found)
 
 
 def _own_ports(config: HostConfig) -> list[str]:

@@ -114,6 +114,9 @@ def test_tunnel_that_the_way_to_the_host_may_lead_through_stays_open() -> None:
 def test_without_any_sign_of_ssh_its_usual_port_stays_open() -> None:
     site = fleet_config("box1")
     assert "\t\ttcp dport { 22 } accept\n" in text_for(site, Surroundings())
+    assert "\t\ttcp dport { 22, 80, 443 } accept\n" in text_for(
+        one_host(connect="@local", address="10.77.0.9"), Surroundings()
+    )
 
 
 def test_node_is_let_in_where_there_are_other_hosts_alone() -> None:
