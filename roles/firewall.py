@@ -16,13 +16,14 @@ from pyinfra.api.facts import FactBase
 from pyinfra.api.host import Host
 from pyinfra.api.operation import operation
 from pyinfra.api.state import State
-from pyinfra.context import host
+from pyinfra.context import host, state
 
 from inventory.models import Group, HostConfig, OwnService, Section, Site, Ssh
 from roles.docker import BRIDGE
 from roles.facts import STATE, HasSystemd, Paths
 from roles.files import Commands, Directory, absent, directories, place, render
 from roles.packages import packages
+from roles.report import site_name
 
 HOME = "/etc/deskfleet/firewall"
 SCRIPT = f"{HOME}/firewall"
@@ -66,7 +67,8 @@ class Surroundings(Section):
 
     ssh_ports: where SSH servers listen now, and where the roll-out itself came in. tunnel_ports: UDP, where
     WireGuard and its like listen. outer: interfaces that lead to other machines. resolvers: name servers that
-    containers ask. live: hash over the table as nft lists it, "" when there is none; confirmed_live: that
+    containers ask. refused: public addresses of the site's hosts that the rules on the host keep from
+    sandboxes now. live: hash over the table as nft lists it, "" when there is none; confirmed_live: that
     hash when rules were last confirmed; confirmed_text: hash of their text, which a reboot loads; pending:
     rules wait for their confirmation.
     """
@@ -75,6 +77,7 @@ class Surroundings(Section):
     tunnel_ports: tuple[int, ...] = ()
     outer: tuple[str, ...] = ()
     resolvers: tuple[str, ...] = ()
+    refused: tuple[str, ...] = ()
     live: str = ""
     confirmed_live: str = ""
     confirmed_text: str = ""
@@ -102,12 +105,40 @@ class FirewallSurroundings(FactBase[Surroundings]):
             tunnel_ports=_ports(found.get("tunnel_port", ())),
             outer=tuple(sorted(found.get("outer", ()))),
             resolvers=_usable(found.get("resolver", ())),
+            refused=tuple(sorted(filter(_is_public, found.get("refused", ())))),
             live="".join(found.get("live", ())),
             confirmed_live="".join(found.get("confirmed_live", ())),
             confirmed_text="".join(found.get("confirmed_text", ())),
             pending="pending" in found,
             enabled="enabled" in found,
         )
+
+
+class PublicAddresses(FactBase[tuple[str, ...]]):
+    """A host's own addresses, IPv4 and IPv6, that are in no private network; without those that IPv6's
+    privacy extensions make up for a day."""
+
+    def command(self) -> str:
+        return (
+            "PATH=$PATH:/usr/sbin:/sbin; ip -o address show scope global 2>/dev/null"
+            " | awk '!/ (temporary|tentative|deprecated)/ {sub(/\\/.*/, \"\", $4); print $4}'"
+        )
+
+    @staticmethod
+    def default() -> tuple[str, ...]:
+        return ()
+
+    def process(self, output: list[str]) -> tuple[str, ...]:
+        return tuple(sorted(text for text in {line.strip() for line in output} if _is_public(text)))
+
+
+def _is_public(text: str) -> bool:
+    try:
+        address = ipaddress.ip_address(text)
+    except ValueError:
+        return False
+    private = _PRIVATE_4 if address.version == 4 else _PRIVATE_6
+    return not any(address in ipaddress.ip_network(network) for network in private)
 
 
 def _ports(words: Iterable[str]) -> tuple[int, ...]:
@@ -135,15 +166,20 @@ def rules(
     tunnel_ports: Iterable[int] = (),
     outer: Iterable[str] = (),
     resolvers: Iterable[str] = (),
+    public: Iterable[str] = (),
 ) -> str:
-    """The text for `nft -f`: replaces our table as a whole, in one transaction."""
+    """The text for `nft -f`: replaces our table as a whole, in one transaction. `public`: addresses of the
+    site's hosts besides those that the site file tells."""
     settings = config.site.settings
+    further = {ipaddress.ip_address(text) for text in public}
     return render(
         "firewall/rules.nft.j2",
         name=config.name,
         bridge=BRIDGE,
         outer=sorted(outer),
         hosts=_addresses(config.site),
+        public4=sorted(one for one in further if isinstance(one, ipaddress.IPv4Address)),
+        public6=sorted(one for one in further if isinstance(one, ipaddress.IPv6Address)),
         private4=_PRIVATE_4,
         private6=_PRIVATE_6,
         reach=sorted(settings.firewall.reach),
@@ -156,7 +192,7 @@ def rules(
     )
 
 
-def rules_for(config: HostConfig, found: Surroundings) -> str:
+def rules_for(config: HostConfig, found: Surroundings, public: Iterable[str] = ()) -> str:
     """The rules of a host with these surroundings."""
     return rules(
         config,
@@ -164,6 +200,7 @@ def rules_for(config: HostConfig, found: Surroundings) -> str:
         tunnel_ports=found.tunnel_ports,
         outer=found.outer,
         resolvers=found.resolvers,
+        public=public,
     )
 
 
@@ -215,7 +252,7 @@ def firewall(config: HostConfig) -> None:
     """From outside only what is meant to answer does, and sandboxes reach the internet alone."""
     address = str(config.host.fleet_address or "")
     found = host.get_fact(FirewallSurroundings, address=address)
-    text = rules_for(config, found)
+    text = rules_for(config, found, _public_addresses(config, found))
     systemd = host.get_fact(HasSystemd)
     packages(name="Install nftables and ip", names=("nftables", "iproute2"))
     directories(name="Make its directory", wanted=(Directory(HOME, "700"),))
@@ -224,6 +261,20 @@ def firewall(config: HostConfig) -> None:
     if systemd:
         place(name="Write its unit", path=UNIT, content=_read("deskfleet-firewall.service"))
     loaded(name="Load the rules", text=text, address=address, systemd=systemd)
+
+
+def _public_addresses(config: HostConfig, found: Surroundings) -> set[str]:
+    """Of all hosts of the site. Those that are not in this run (`--limit`, away) are not asked: while one of
+    them is missing, what the host's rules refuse stays refused."""
+    asked: set[str] = set()
+    addresses: set[str] = set()
+    for other in state.active_hosts:
+        name = site_name(other)
+        if name in config.site.hosts and state.is_host_in_limit(other):
+            asked.add(name)
+            found_there = other.get_fact(PublicAddresses)
+            addresses.update(found_there)
+    return addresses if asked >= set(config.site.hosts) else addresses | set(found.refused)
 
 
 @operation()

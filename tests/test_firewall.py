@@ -7,7 +7,9 @@ import os
 import shutil
 import subprocess
 import tempfile
+from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -20,7 +22,9 @@ from roles.firewall import (
     SCRIPT,
     UNIT,
     FirewallSurroundings,
+    PublicAddresses,
     Surroundings,
+    _public_addresses,
     come_in_again,
     firewall,
     no_firewall,
@@ -75,6 +79,22 @@ def digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
+@dataclass(frozen=True)
+class OtherHost:
+    """A host of the run that tells its addresses."""
+
+    name: str
+    addresses: tuple[str, ...] = ()
+    data: dict[str, Any] = field(default_factory=dict)
+
+    def __hash__(self) -> int:
+        return hash(self.name)
+
+    def get_fact(self, fact: type) -> tuple[str, ...]:
+        assert fact is PublicAddresses
+        return self.addresses
+
+
 @pytest.mark.parametrize("name", CONFIGS)
 def test_rules_are_the_golden_file(name: str) -> None:
     assert text_for(CONFIGS[name]) == (GOLDEN / f"firewall.{name}.nft").read_text()
@@ -88,6 +108,58 @@ def test_azures_own_address_is_a_name_server_to_sandboxes_and_nothing_else() -> 
     own = lines[lines.index("chain from_sandbox {") :]
     refused = own.index("ip daddr { 169.254.0.0/16, 168.63.129.16 } goto refuse")
     assert own.index("jump name_servers") < refused < own.index("ip daddr @reach accept")
+
+
+def test_public_addresses_of_the_hosts_are_kept_from_sandboxes() -> None:
+    lines = rules_for(CONFIGS["sandboxes"], FOUND, ["203.0.113.9", "2001:db8::9", "198.51.100.2"])
+    assert "elements = { 198.51.100.2, 203.0.113.9 }" in lines
+    assert "elements = { 2001:db8::9 }" in lines
+    own = lines[lines.index("chain from_sandbox {") :]
+    for rule in ("ip daddr @public4 goto refuse", "ip6 daddr @public6 goto refuse"):
+        assert own.index(rule) < own.index("ip daddr @reach accept") < own.index("\t\taccept\n")
+
+
+def test_own_addresses_are_those_that_last_and_are_public(tmp_path: Path) -> None:
+    (tmp_path / "ip").write_text(
+        "#!/bin/sh\ncat <<'END'\n"
+        "2: eth0    inet 203.0.113.9/24 brd 203.0.113.255 scope global eth0\\       valid_lft forever\n"
+        "2: eth0    inet6 2001:db8::9/64 scope global dynamic mngtmpaddr \\       valid_lft 86395sec\n"
+        "2: eth0    inet6 2001:db8::77/64 scope global temporary dynamic \\       valid_lft 86395sec\n"
+        "3: eth1    inet 10.77.0.11/24 scope global eth1\\       valid_lft forever\n"
+        "4: docker0    inet 172.17.0.1/16 scope global docker0\\       valid_lft forever\n"
+        "5: wg0    inet6 fd00::1/64 scope global \\       valid_lft forever\n"
+        "6: ppp0    inet 198.51.100.7 peer 198.51.100.1/32 scope global ppp0\\       valid_lft forever\nEND\n"
+    )
+    (tmp_path / "ip").chmod(0o755)
+    environment = {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    asked = ["sh", "-c", PublicAddresses().command()]
+    done = subprocess.run(asked, env=environment, capture_output=True, text=True, check=True)
+    found = PublicAddresses().process(done.stdout.splitlines())
+    assert found == ("198.51.100.7", "2001:db8::9", "203.0.113.9")
+
+
+def test_hosts_that_are_not_in_the_run_stay_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    config, found = one_host(), FOUND.model_copy(update={"refused": ("198.51.100.2",)})
+    here = OtherHost("alone", ("203.0.113.9",))
+    out_of_limit = OtherHost("alone", ("192.0.2.1",))
+    stranger = OtherHost("of-another-site", ("192.0.2.2",))
+
+    def public(*active: OtherHost) -> set[str]:
+        now = SimpleNamespace(active_hosts=active, is_host_in_limit=lambda host: host is not out_of_limit)
+        monkeypatch.setattr("roles.firewall.state", now)
+        return _public_addresses(config, found)
+
+    assert public(here, stranger) == {"203.0.113.9"}
+    assert public(out_of_limit) == public() == {"198.51.100.2"}
+
+
+def test_what_the_rules_refuse_is_read_from_them(tmp_path: Path) -> None:
+    rules = tmp_path / "rules.nft"
+    rules.write_text(rules_for(CONFIGS["edge"], FOUND, ["203.0.113.9", "198.51.100.2", "2001:db8::9"]))
+    look = FirewallSurroundings().command(address="").replace(RULES, str(rules)) + "\n:"
+    done = subprocess.run(["sh", "-c", look], capture_output=True, text=True, check=True)
+    found = FirewallSurroundings().process(done.stdout.splitlines())
+    assert found.refused == ("198.51.100.2", "2001:db8::9", "203.0.113.9")
 
 
 def test_only_the_edge_opens_its_ports() -> None:

@@ -46,6 +46,8 @@ PUBLISHED = 5432
 INTERNET, METADATA, PRIVATE, REACHABLE = "203.0.113.7", "169.254.169.254", "10.8.0.5", "10.9.0.5"
 NAME_SERVER = "10.8.0.53"
 AZURE = "168.63.129.16"
+PUBLIC = "198.51.100.9"
+"""An address of the host besides the one that the site file names."""
 ELSEWHERE = (INTERNET, METADATA, AZURE, PRIVATE, REACHABLE, NAME_SERVER)
 
 LISTEN = r"""
@@ -297,6 +299,7 @@ def boot(wall: Wall) -> None:
     host = wall.host
     for address in ELSEWHERE:
         host.run(f"ip route replace {address} via {wall.stranger}")
+    host.run(f"ip address replace {PUBLIC}/32 dev lo")
     host.run(f"cat > /etc/resolv.conf <<<'nameserver {NAME_SERVER}'")
     if host.variant is Variant.PLAIN:
         host.run("mkdir -p /run/sshd && (pgrep -x sshd || /usr/sbin/sshd); rm -f /run/docker.pid")
@@ -450,6 +453,12 @@ def test_second_roll_out_changes_nothing(walled: Wall) -> None:
     assert code == 0, out
     assert "[wall] Success" not in out
     assert "[wall] No changes" in out
+
+
+def test_public_address_that_no_site_file_names_is_kept_from_sandboxes(walled: Wall) -> None:
+    refused = walled.table().partition("set public4 {")[2].partition("set private4 {")[0]
+    assert refused.count("elements = ") == 1
+    assert f"elements = {{ {PUBLIC} }}" in refused
 
 
 def test_only_servers_of_root_open_a_port_for_everybody(walled: Wall) -> None:

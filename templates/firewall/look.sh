@@ -58,6 +58,9 @@ for file in /etc/resolv.conf /run/systemd/resolve/resolv.conf; do
     awk '$1 == "nameserver" {print "resolver", $2}' $file 2>/dev/null
 done
 sed -n '/"dns"/,/]/p' /etc/docker/daemon.json 2>/dev/null | grep -oE '"[0-9a-f.:]+"' | tr -d '"' | sed 's/^/resolver /'
+# What the rules keep from sandboxes of hosts that may not be asked now.
+sed -n '/^\tset public/,/}/s/.*elements = { \(.*\) }/\1/p' /etc/deskfleet/firewall/rules.nft 2>/dev/null |
+    tr -d ' ' | tr ',' '\n' | sed 's/^/refused /'
 [ ! -e /run/deskfleet-firewall/turn ] || echo "pending yes"
 [ ! -e "$KEPT/live" ] || echo "confirmed_live $(cat "$KEPT/live")"
 [ ! -e "$KEPT/confirmed.nft" ] || echo "confirmed_text $(sha256sum < "$KEPT/confirmed.nft" | cut -d ' ' -f 1)"
