@@ -57,6 +57,8 @@ class Situation(Section):
     """An earlier roll-out made it a sandbox host."""
     fleet_id: str | None = None
     """Of the fleet whose control host it is, by its installed settings."""
+    lacks_iproute2: bool = False
+    """There is no `ip` or no `ss`."""
 
 
 _LOOK = Path(__file__).resolve().parent.parent / "templates" / "preflight" / "look.sh"
@@ -89,6 +91,7 @@ class HostSituation(FactBase[Situation | None]):
             addresses=tuple(values.get("addresses", "").split()),
             had_sandboxes=values.get("had_sandboxes") == "yes",
             fleet_id=values.get("fleet_id"),
+            lacks_iproute2=values.get("lacks_iproute2") == "yes",
         )
 
 
@@ -169,6 +172,12 @@ def problems(situation: Situation, config: HostConfig) -> Iterator[str]:
         yield f"{situation.os} {situation.version} is not supported; use Debian 12"
     if situation.architecture not in _ARCHITECTURES:
         yield f"the architecture {situation.architecture} is not supported; use x86_64 or aarch64"
+    if config.site.has_firewall and situation.lacks_iproute2:
+        # Else rules would be made of too little: without interfaces, and maybe without the port of SSH.
+        yield (
+            "`ip` or `ss` is missing, which tell the firewall how this host is reached; install it with:"
+            " apt-get install iproute2"
+        )
     needed = _needed_mb(situation, config)
     if situation.free_mb < needed:
         yield (

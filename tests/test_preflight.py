@@ -297,6 +297,34 @@ def test_fleet_address_must_be_the_hosts_own() -> None:
     ]
 
 
+def test_firewall_needs_the_programs_that_tell_how_a_host_is_reached() -> None:
+    box = fleet_config("box1")
+    without = GOOD.model_copy(
+        update={"addresses": (str(box.host.fleet_address),), "lacks_iproute2": True},
+    )
+    assert list(problems(without, box)) == [
+        "`ip` or `ss` is missing, which tell the firewall how this host is reached; install it with:"
+        " apt-get install iproute2"
+    ]
+    assert list(problems(without, fleet_config("box1", firewall={"enabled": False}))) == []
+
+
+@pytest.mark.parametrize(("programs", "lacking"), [(("ip", "ss"), False), (("ip",), True), ((), True)])
+def test_look_sees_whether_they_are_there(
+    tmp_path: Path, programs: tuple[str, ...], *, lacking: bool
+) -> None:
+    line = next(line for line in HostSituation().command(ports=()).splitlines() if "lacks_iproute2" in line)
+    for name in programs:
+        (tmp_path / name).symlink_to("/bin/true")
+    script = line.replace(":/usr/sbin:/sbin", "")
+    done = subprocess.run(
+        ["/bin/sh", "-c", script], env={"PATH": str(tmp_path)}, capture_output=True, text=True, check=True
+    )
+    seen = HostSituation().process(["uid 0", *done.stdout.splitlines()])
+    assert seen is not None
+    assert seen.lacks_iproute2 is lacking
+
+
 def test_own_addresses_are_seen_on_this_machine() -> None:
     done = subprocess.run(
         ["sh", "-c", HostSituation().command(ports=())], capture_output=True, text=True, check=True

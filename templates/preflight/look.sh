@@ -8,6 +8,8 @@ echo "free_mb $(df -Pm /var/lib /var/lib/docker /opt 2>/dev/null | awk 'NR > 1 {
 [ -e /var/lib/deskfleet/stamps ] && echo "installed yes"
 [ -e /etc/deskfleet/opensandbox.toml ] && echo "had_sandboxes yes"
 sed -n 's/^fleet_id = "\(.*\)"$/fleet_id \1/p' /etc/deskfleet/viewer.toml 2>/dev/null
+# The firewall asks where they may lie, too.
+(PATH=$PATH:/usr/sbin:/sbin; command -v ip && command -v ss) >/dev/null || echo "lacks_iproute2 yes"
 echo "addresses $(awk '/32 host/ { print f } { f = $2 }' /proc/net/fib_trie | sort -u | tr '\n' ' ')"
 # Ports come from /proc, because a bare host may lack `ss`; who holds one, from the processes' open files.
 awk -v ports="$PORTS" '
