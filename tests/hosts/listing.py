@@ -11,6 +11,7 @@ import subprocess
 from dataclasses import dataclass
 
 from tests.hosts.bare_host import CLONE, BareHost
+from tests.hosts.nftables import tables_of
 
 # Folders not looked into.
 NOISE = (
@@ -131,14 +132,34 @@ def list_host(host: BareHost) -> Listing:
     return Listing(things)
 
 
+# What iptables makes of its rules where it writes them to nftables: Docker's, listed as iptables has them.
+_IPTABLES = {
+    f"{family} {table}"
+    for family in ("ip", "ip6")
+    for table in ("filter", "nat", "mangle", "raw", "security")
+}
+
+
 def _firewall(host: BareHost) -> list[str]:
-    """The host's rules and non-default policies, read by this machine's iptables: a bare host has none."""
+    """The host's rules and non-default policies, read by this machine's iptables: a bare host has none. And
+    all other tables of nftables; with what is in them, where the host has `nft`."""
     saved = subprocess.run(host.enter("iptables-save"), capture_output=True, text=True, check=True).stdout
     return [
         line
         for line in saved.splitlines()
         if line.startswith("-A") or (line.startswith(":") and "DROP" in line)
-    ]
+    ] + [line for table in sorted(tables_of(host) - _IPTABLES) for line in _table(host, table)]
+
+
+def _table(host: BareHost, table: str) -> list[str]:
+    """Its name, and each of its lines with the chain or set that it stands in; without counts (`-s`)."""
+    listed = host.run(f"nft -s list table {table}", check=False)
+    block, found = "", []
+    for line in listed.out.splitlines() if listed.code == 0 else ():
+        if line.endswith("{"):
+            block = " ".join(line.split())
+        found.append(f"{table}: {block} {line.strip()}")
+    return [f"{table}:", *found]
 
 
 def differences(before: Listing, after: Listing) -> list[str]:

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import re
-import socket
-import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 
-from tests.hosts.bare_host import BareHost
-from tests.hosts.network import inside
+from tests.hosts.nftables import tables_of
 from tests.online.spread import SpreadFleet, changes_between
 
 pytestmark = [pytest.mark.host, pytest.mark.last]
 
-OURS = "deskfleet"
+OURS = "inet deskfleet"
 _NOISE = re.compile(
     r": [+-] processes sshd"  # a connection that lingers
     r"|/run/sudo|/var/lib/sudo"  # of the host that is entered with sudo
@@ -36,45 +33,3 @@ def test_removal_over_ssh_leaves_every_host_as_it_was(
         pytest.skip("nobody looked at these hosts while they were bare")
     left = changes_between(spread.before, spread.listings())
     assert "\n".join(line for line in left if not _NOISE.search(line)) == ""
-
-
-# nftables' own program is one of the packages that go, so the kernel itself is asked.
-_ASK_FOR_TABLES = (10 << 8) | 1
-_TABLE = 10 << 8
-_REQUEST_ALL = 0x301
-_DONE = 3
-_NAME = 1
-_NETFILTER = 12
-_HEADER = struct.Struct("=IHHII")
-
-
-def tables_of(host: BareHost) -> set[str]:
-    """Names of nftables' tables in a host's network."""
-
-    def ask() -> set[str]:
-        with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETFILTER) as kernel:
-            kernel.settimeout(5)
-            kernel.send(_HEADER.pack(_HEADER.size + 4, _ASK_FOR_TABLES, _REQUEST_ALL, 1, 0) + bytes(4))
-            found: set[str] = set()
-            while True:
-                for kind, body in _messages(kernel.recv(65536)):
-                    if kind == _DONE:
-                        return found
-                    if kind == _TABLE:
-                        found |= {text for number, text in _attributes(body[4:]) if number == _NAME}
-
-    return inside(host.pid, ask)
-
-
-def _messages(data: bytes) -> Iterator[tuple[int, bytes]]:
-    while data:
-        length, kind, *_ = _HEADER.unpack_from(data)
-        yield kind, data[_HEADER.size : length]
-        data = data[(length + 3) & ~3 :]
-
-
-def _attributes(data: bytes) -> Iterator[tuple[int, str]]:
-    while data:
-        length, kind = struct.unpack_from("=HH", data)
-        yield kind, data[4:length].rstrip(b"\0").decode(errors="replace")
-        data = data[(length + 3) & ~3 :]
