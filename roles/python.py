@@ -31,6 +31,7 @@ def python() -> None:
 @operation()
 def installer() -> Commands:
     if not host.get_fact(Paths, paths=[f"{PIP_HOME}/bin/pip"]):
+        tell(PIP_HOME, "is made with all that is in it")
         yield StringCommand(f"rm -rf {PIP_HOME} && {PYTHON} -m venv {PIP_HOME}")
 
 
@@ -56,8 +57,8 @@ def environment(home: str, requirements: str, *, wheel: Path | None = None, sour
         host.noop(f"{home} is up to date")
         return
     new = f"{home}/{name}"
-    tell(new, "is made with all that is in it")
-    tell(f"{home}/current")
+    # An older environment goes, too.
+    tell(home, f"changes with all that is in it: {new} is made")
     yield StringCommand(f"rm -rf {new} && mkdir -p {home} && {PYTHON} -m venv --without-pip {new}")
     yield FileUploadCommand(io.BytesIO(requirements.encode()), f"{new}/requirements.txt")
     yield StringCommand(f"{PIP} --python {new}/bin/python install --require-hashes -r {new}/requirements.txt")

@@ -12,7 +12,13 @@ import pytest
 from pydantic import SecretStr
 from pyinfra.api.config import config_defaults
 
-from roles.facts import Account, HasSystemd, MissingPackages, Paths, PathState, User
+from inventory.models import Caddy
+from roles import caddy, docker, firewall, images, kasmvnc, lego, python
+from roles.backends import HOME as HOME_OF_KASMVNC
+from roles.backends import Holding, KasmvncHolding, Package
+from roles.caddyfile import EDGE_CERTIFICATE, EDGE_KEY
+from roles.docker import Engine
+from roles.facts import STATE, Account, HasSystemd, MissingPackages, Paths, PathState, Text, User
 from roles.files import Directory, absent, directories, no_user, place, system_user
 from roles.packages import no_packages, packages
 from tests.role_runner import RunRole
@@ -334,6 +340,91 @@ def test_preview_names_the_books_of_accounts(run_role: RunRole, difference: pyte
     run_role(system_user, user="edge", home="/var/lib/edge", facts={User: None})
     assert said(difference)[0] == "/etc/passwd changes (the account edge)"
     assert len(said(difference)) == 4
+
+
+EVERY: Any = lambda paths: {path: PathState("", "755", "root", "root") for path in paths}  # noqa: E731
+STOPPED = Engine(installed=True, running=False, ours=False, supervised=False)
+PACKAGE = Package(sha256="a" * 64, url="http://packages.example.com/kasmvnc.deb")
+HELD = Holding(codename="bookworm", architecture="amd64", kept=frozenset({"b" * 64}))
+BOOKS = {f"{STATE}/{name}.ours" for name in ("packages", "users", "groups")}
+FIRST_BOOKS = {f"{STATE}/packages.before", f"{STATE}/lists.before"}
+BOOT_LINKS = {
+    f"/etc/systemd/system/{target}.wants/deskfleet-firewall.service"
+    for target in ("sysinit.target", "nftables.service")
+}
+
+
+@pytest.mark.parametrize(
+    ("operation", "arguments", "facts", "told"),
+    [
+        pytest.param(
+            firewall.loaded,
+            {"text": "", "address": "", "systemd": True},
+            {firewall.FirewallSurroundings: firewall.Surroundings()},
+            {firewall.KEPT, *BOOT_LINKS},
+            id="rules that are loaded",
+        ),
+        pytest.param(
+            firewall.removed, {}, {Paths: EVERY, HasSystemd: True}, BOOT_LINKS, id="rules that go"
+        ),
+        pytest.param(caddy.binary, {"source": Caddy()}, those(), {caddy.HOME}, id="Caddy's binary"),
+        pytest.param(
+            images.images_present,
+            {"names": ("desktop",), "source": "build", "registry": "", "upstream_execd": "none"},
+            {images.ImageSources: {}},
+            {images.STORE},
+            id="images",
+        ),
+        pytest.param(
+            docker.remember, {}, those(), {docker.OURS, docker.BEFORE}, id="an engine of ours"
+        ),
+        pytest.param(
+            docker.remember,
+            {},
+            {Paths: lambda paths: {docker.DAEMON_JSON: PathState(HASH, "644", "root", "root")}},
+            {docker.OURS, docker.BEFORE, f"{docker.DAEMON_JSON}.before-deskfleet"},
+            id="an engine of ours where somebody's settings lie",
+        ),
+        pytest.param(docker.note_network, {}, those(), {docker.BEFORE}, id="the network before"),
+        pytest.param(docker.started, {}, {docker.DockerEngine: STOPPED}, {docker.STARTED}, id="Docker"),
+        pytest.param(python.installer, {}, those(), {python.PIP_HOME}, id="pip"),
+        pytest.param(
+            python.environment,
+            {"home": "/opt/deskfleet/x", "requirements": ""},
+            {Text: ""},
+            {"/opt/deskfleet/x"},
+            id="an environment",
+        ),
+        pytest.param(
+            packages, {"names": ("a",)}, {MissingPackages: ["a"], HasSystemd: True, Paths: EVERY}, BOOKS,
+            id="packages",
+        ),
+        pytest.param(
+            packages, {"names": ("a",)}, {MissingPackages: ["a"], HasSystemd: True, **those()},
+            BOOKS | FIRST_BOOKS, id="the first packages",
+        ),
+        pytest.param(
+            lego.obtained,
+            {"names": ("a.example.com",), "server": "b"},
+            {lego.ServedCertificate: lego.EdgeCertificate()},
+            {EDGE_CERTIFICATE, EDGE_KEY, lego.KEPT},
+            id="a certificate",
+        ),
+        pytest.param(
+            kasmvnc.installed,
+            {"package": PACKAGE},
+            {KasmvncHolding: HELD, HasSystemd: True, Paths: EVERY},
+            {HOME_OF_KASMVNC, *BOOKS},
+            id="KasmVNC's package",
+        ),
+    ],
+)  # fmt: skip
+def test_preview_names_what_commands_of_ours_write(
+    run_role: RunRole, difference: pytest.LogCaptureFixture,
+    operation: Any, arguments: dict[str, Any], facts: dict[Any, Any], told: set[str],
+) -> None:  # fmt: skip
+    run_role(operation, facts=facts, **arguments)
+    assert {line.split()[0] for line in said(difference)} == told
 
 
 def test_without_a_preview_nothing_is_said(run_role: RunRole, caplog: pytest.LogCaptureFixture) -> None:
