@@ -76,10 +76,24 @@ def answer_names(server):
         header = question[:2] + struct.pack("!HHHHH", 0x8180, 1, bool(record), 0, 0)
         server.sendto(header + question[12:end] + record, sender)
 
+def echo(server):
+    while True:
+        said, sender = server.recvfrom(512)
+        server.sendto(said, sender)
+
+def echoes(address, port):
+    server = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    server.bind((address, port))
+    threading.Thread(target=echo, args=(server,)).start()
+
+is_far = sys.argv[1] == "7777"
 for port in map(int, sys.argv[1:]):
-    listener = socket.create_server(("", port), backlog=64)
+    listener = socket.create_server(("::", port), family=socket.AF_INET6, dualstack_ipv6=True, backlog=64)
     threading.Thread(target=serve, args=(listener,)).start()
-if sys.argv[1] == "7777":
+    # With several addresses, an answer comes from the one asked only if the socket is bound to it.
+    for address in ("203.0.113.7", "10.8.0.5", "10.9.0.5") if is_far else ("",):
+        echoes(address, port)
+if is_far:
     names = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     names.bind(("10.8.0.53", 53))
     threading.Thread(target=answer_names, args=(names,)).start()
@@ -102,6 +116,27 @@ def answers(port):
 
 with ThreadPoolExecutor(32) as pool:
     print(*(port for port, yes in zip(ports, pool.map(answers, ports)) if yes))
+"""
+
+SCAN_UDP = r"""
+import socket, sys
+from concurrent.futures import ThreadPoolExecutor
+
+def answers(target):
+    address, port = target.split()
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asking:
+        asking.settimeout(1.5)
+        try:
+            asking.connect((address, int(port)))
+            asking.send(b"?")
+            return bool(asking.recv(1))
+        except OSError:
+            return False
+
+with ThreadPoolExecutor(32) as pool:
+    for target, yes in zip(sys.argv[1:], pool.map(answers, sys.argv[1:])):
+        if yes:
+            print(target)
 """
 
 PROBE = r"""
@@ -199,10 +234,26 @@ class Wall:
         last = ipaddress.IPv4Address(self.far.address) + 20
         return str(last)
 
-    def answering(self, ports: Sequence[int], *, source: str | None = None) -> set[int]:
+    def answering(
+        self, ports: Sequence[int], *, source: str | None = None, target: str | None = None
+    ) -> set[int]:
         """Which ports of the host answer to `far`."""
-        words = [source or self.stranger, self.host.address, *map(str, ports)]
+        words = [source or self.stranger, target or self.host.address, *map(str, ports)]
         return set(map(int, self.far.run(["python3", "-c", SCAN, *words]).out.split()))
+
+    def answering_udp(self, ports: Sequence[int]) -> set[int]:
+        """Which UDP ports of the host answer to `far`."""
+        targets = [f"{self.host.address} {port}" for port in ports]
+        out = self.far.run(["python3", "-c", SCAN_UDP, *targets]).out
+        return {int(line.split()[1]) for line in out.splitlines()}
+
+    def reaches_udp(self, container: str, *targets: tuple[str, int]) -> set[tuple[str, int]]:
+        """Which UDP targets answer to a program in the container's network."""
+        pid = self.host.run(["docker", "inspect", "-f", "{{.State.Pid}}", container]).out.strip()
+        words = [f"{address} {port}" for address, port in targets]
+        argv = ["nsenter", "--target", pid, "--net", "python3", "-c", SCAN_UDP, *words]
+        found = map(str.split, self.host.run(argv).out.splitlines())
+        return {(address, int(port)) for address, port in found}
 
     def reaches(self, container: str, *targets: tuple[str, int]) -> set[tuple[str, int]]:
         """Which targets answer to a program in the container."""
@@ -247,6 +298,15 @@ class Wall:
         return self.host.run("nft -s list table inet deskfleet", check=False).out
 
 
+def ipv6_of(host: BareHost) -> str:
+    """A unique local address of a host, made of its IPv4 address."""
+    return f"fd00:213::{host.address.rpartition('.')[2]}"
+
+
+def give_ipv6(host: BareHost) -> None:
+    host.run(f"ip -6 address replace {ipv6_of(host)}/64 dev eth0 nodad")
+
+
 @pytest.fixture(scope="module")
 def hosts() -> Iterator[BareHosts]:
     with own_dockerd("firewall") as daemon:
@@ -260,6 +320,7 @@ def far(hosts: BareHosts) -> BareHost:
     far.run(f"ip address add {second}/26 dev eth0")
     for address in ELSEWHERE:
         far.run(f"ip address add {address}/32 dev lo")
+    give_ipv6(far)
     start_listening(far, 7777)
     return far
 
@@ -299,6 +360,7 @@ def boot(wall: Wall) -> None:
     host = wall.host
     for address in ELSEWHERE:
         host.run(f"ip route replace {address} via {wall.stranger}")
+    give_ipv6(host)
     host.run(f"ip address replace {PUBLIC}/32 dev lo")
     host.run(f"cat > /etc/resolv.conf <<<'nameserver {NAME_SERVER}'")
     if host.variant is Variant.PLAIN:
@@ -344,6 +406,9 @@ class Reached:
     member: set[int]
     sandbox: set[tuple[str, int]]
     client: set[tuple[str, int]]
+    by_ipv6: set[int]
+    by_udp: set[int]
+    sandbox_udp: set[tuple[str, int]]
 
 
 ALL_PORTS = (SSH, *CANARIES, PUBLISHED)
@@ -361,6 +426,12 @@ def targets_of(wall: Wall, address_of: dict[str, str]) -> list[tuple[str, int]]:
     ]
 
 
+def udp_targets_of(wall: Wall) -> set[tuple[str, int]]:
+    """What a sandbox may try by UDP."""
+    elsewhere = {(address, FAR_PORT) for address in (INTERNET, PRIVATE, REACHABLE)}
+    return {(gateway_of(wall, BRIDGE), FOREIGN), *elsewhere}
+
+
 def gateway_of(wall: Wall, bridge: str) -> str:
     """The host's own address on a bridge."""
     (line,) = wall.host.run(f"ip -o -4 address show dev {bridge}").out.splitlines()
@@ -374,6 +445,9 @@ def look(wall: Wall, address_of: dict[str, str]) -> Reached:
         member=wall.answering(ALL_PORTS, source=wall.member),
         sandbox=wall.reaches("sandbox1", *targets),
         client=wall.reaches("client", *targets),
+        by_ipv6=wall.answering(ALL_PORTS, source=ipv6_of(wall.far), target=ipv6_of(wall.host)),
+        by_udp=wall.answering_udp(CANARIES),
+        sandbox_udp=wall.reaches_udp("sandbox1", *udp_targets_of(wall)),
     )
 
 
@@ -381,7 +455,9 @@ def look(wall: Wall, address_of: dict[str, str]) -> Reached:
 def before(wall: Wall, address_of: dict[str, str]) -> Reached:
     """Without it, everything is reached: else a refusal later on would prove nothing."""
     reached = look(wall, address_of)
-    assert reached.stranger == reached.member == set(ALL_PORTS)
+    assert reached.stranger == reached.member == reached.by_ipv6 == set(ALL_PORTS)
+    assert reached.by_udp == set(CANARIES)
+    assert reached.sandbox_udp == udp_targets_of(wall)
     others = {target for target in targets_of(wall, address_of) if target[0] not in address_of.values()}
     assert reached.sandbox >= others - {(wall.host.address, PUBLISHED)}
     assert reached.client >= others - {(wall.host.address, PUBLISHED)}
@@ -401,7 +477,8 @@ def after(walled: Wall, address_of: dict[str, str]) -> Reached:
 
 
 def test_from_outside_only_what_is_meant_to_answer_does(after: Reached) -> None:
-    assert after.stranger == {SSH, *EDGE, ALLOWED}
+    assert after.stranger == after.by_ipv6 == {SSH, *EDGE, ALLOWED}
+    assert after.by_udp == set()
 
 
 def test_node_answers_to_hosts_of_the_fleet_alone(after: Reached) -> None:
@@ -409,7 +486,7 @@ def test_node_answers_to_hosts_of_the_fleet_alone(after: Reached) -> None:
 
 
 def test_sandbox_reaches_the_internet_and_what_the_site_grants_alone(after: Reached) -> None:
-    assert after.sandbox == {(INTERNET, FAR_PORT), (REACHABLE, FAR_PORT)}
+    assert after.sandbox == after.sandbox_udp == {(INTERNET, FAR_PORT), (REACHABLE, FAR_PORT)}
 
 
 def test_sandbox_finds_names_although_the_name_server_is_private(walled: Wall, after: Reached) -> None:
