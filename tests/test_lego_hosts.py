@@ -33,6 +33,7 @@ pytestmark = [pytest.mark.host, pytest.mark.timeout(600)]
 DOMAIN, CONTENT = "desks.example.com", "pages.example.org"
 NAMES = {DOMAIN, f"*.{DOMAIN}", f"*.{CONTENT}"}
 SECRET = "c2VjcmV0IG9mIHRoZSBETlMgcHJvdmlkZXIhISEhISE="
+CAP_NET_BIND_SERVICE = 10
 WRONG_SECRET = "d3Jvbmcgc2VjcmV0IG9mIGEgRE5TIHByb3ZpZGVyISE="
 
 NAMED = f"""
@@ -72,7 +73,7 @@ EDGE = f"""{{
 	admin {ADMIN}
 	auto_https disable_redirects
 }}
-https://{DOMAIN}:8443, https://*.{CONTENT}:8443 {{
+https://{DOMAIN}, https://*.{CONTENT} {{
 	tls {EDGE_CERTIFICATE} {EDGE_KEY}
 	respond "the edge"
 }}
@@ -84,18 +85,22 @@ from pathlib import Path
 from tests.test_lego_hosts import config_of
 
 _data = json.loads(Path({data!r}).read_text())
-edge = [(_data["host"], {{"deskfleet": config_of(_data["secret"], _data["content"])}})]
+_config = config_of(_data["secret"], _data["content"])
+edge = [(_data["host"], {{"deskfleet": _config, "with_caddy": _data["with_caddy"]}})]
 """
 DEPLOY = """
 from pyinfra.context import host
 from inventory.models import HostConfig
+from roles import caddy
 from roles.foundation import foundation
 from roles.lego import lego
-from roles.units import supervision
+from roles.units import run, supervision
 
 foundation()
 supervision(runtime=())
 lego(HostConfig.model_validate(host.data.get("deskfleet")))
+if host.data.get("with_caddy"):
+    run(name="Run Caddy", unit=caddy.UNIT, restart_on="")
 """
 
 
@@ -135,8 +140,16 @@ class Edge:
     host: BareHost
     folder: Path
 
-    def roll_out(self, *, secret: str = SECRET, content: str = CONTENT) -> tuple[int, str]:
-        data = {"host": f"@docker/{self.host.name}", "secret": secret, "content": content}
+    def roll_out(
+        self, *, secret: str = SECRET, content: str = CONTENT, with_caddy: bool = True
+    ) -> tuple[int, str]:
+        """lego, and then the edge's Caddy, whose files lie there."""
+        data = {
+            "host": f"@docker/{self.host.name}",
+            "secret": secret,
+            "content": content,
+            "with_caddy": with_caddy,
+        }
         (self.folder / "data.json").write_text(json.dumps(data))
         (self.folder / "hosts.py").write_text(INVENTORY.format(data=str(self.folder / "data.json")))
         (self.folder / "deploy.py").write_text(DEPLOY)
@@ -152,7 +165,7 @@ class Edge:
 
     def served(self, name: str = DOMAIN) -> int:
         """The serial number of the certificate that Caddy shows."""
-        asked = f"openssl s_client -connect 127.0.0.1:8443 -servername {name} </dev/null 2>/dev/null"
+        asked = f"openssl s_client -connect 127.0.0.1:443 -servername {name} </dev/null 2>/dev/null"
         return int(self.host.run(f"{asked} | openssl x509 -noout -serial").out.split("=")[1], 16)
 
     def restart_renewal(self) -> None:
@@ -201,21 +214,19 @@ def until_there(path: str) -> str:
 @pytest.fixture(scope="module")
 def refused(edge: Edge) -> tuple[int, str]:
     """The first roll-out, with a secret that the name server does not take."""
-    return edge.roll_out(secret=WRONG_SECRET)
+    return edge.roll_out(secret=WRONG_SECRET, with_caddy=False)
 
 
 @pytest.fixture(scope="module")
 def obtained(edge: Edge, refused: tuple[int, str]) -> Edge:
-    """The second roll-out; then a Caddy that serves what it got."""
-    code, out = edge.roll_out()
+    """The second roll-out, with a Caddy that serves what it got. It starts as its unit says."""
+    code, out = edge.roll_out(with_caddy=False)
     assert code == 0, out
     assert SECRET not in out
     edge.host.write(CADDYFILE, EDGE)
-    edge.host.run(
-        f"install -d -m {RUNTIME.mode} -o {USER} -g {USER} {RUNTIME.path} /var/lib/deskfleet/caddy &&"
-        f" setsid -f runuser -u {USER} -- env HOME=/var/lib/deskfleet/caddy {BINARY} run --adapter caddyfile"
-        f" --config {CADDYFILE} > /root/edge.log 2>&1; {until_there(RUNTIME.path + '/admin.sock')}"
-    )
+    edge.host.run(f"install -d -m {RUNTIME.mode} -o {USER} -g {USER} {RUNTIME.path} /var/lib/deskfleet/caddy")
+    code, out = edge.roll_out()
+    assert code == 0, out
     return edge
 
 
@@ -256,6 +267,15 @@ def test_second_roll_out_changes_nothing(obtained: Edge) -> None:
 def test_caddy_serves_it_for_all_its_names(obtained: Edge) -> None:
     serial = obtained.certificate().serial_number
     assert obtained.served() == obtained.served(f"s1.{CONTENT}") == serial
+
+
+def test_caddy_listens_below_1024_by_its_one_capability(obtained: Edge) -> None:
+    """Under both supervisors, where nobody but root may without it."""
+    assert obtained.host.read("/proc/sys/net/ipv4/ip_unprivileged_port_start").strip() == "1024"
+    pid = obtained.host.run(["pgrep", "-u", USER, "-x", "caddy"]).out.strip()
+    words = map(str.split, obtained.host.read(f"/proc/{pid}/status").splitlines())
+    held = {word[0]: int(word[1], 16) for word in words if word[0] in ("CapEff:", "CapPrm:", "CapAmb:")}
+    assert held == dict.fromkeys(("CapEff:", "CapPrm:", "CapAmb:"), 1 << CAP_NET_BIND_SERVICE)
 
 
 def test_renewal_replaces_an_old_certificate_and_caddy_serves_the_new_one(obtained: Edge) -> None:

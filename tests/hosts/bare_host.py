@@ -204,6 +204,8 @@ def _run_options(host: BareHost) -> list[str]:
         "--cgroupns=private",
         # As on a real machine: the edge binds ::1 too.
         "--sysctl=net.ipv6.conf.all.disable_ipv6=0",
+        # As there, too: Docker lets anybody in a container listen below 1024.
+        "--sysctl=net.ipv4.ip_unprivileged_port_start=1024",
         "--tmpfs=/run:exec,mode=755",
         "--tmpfs=/run/lock",
         "--volume=/var/lib/docker",  # overlay on overlay does not work
