@@ -258,7 +258,8 @@ def test_sandboxes_that_nobody_can_be_asked_for_are_not_ended(
     control = SimpleNamespace(name="c", data={"deskfleet": fleet_config("control1")}, get_fact=asked)
     here = SimpleNamespace(name="s", get_fact=lambda fact, **_: look)
     monkeypatch.setattr("roles.preflight.host", here)
-    monkeypatch.setattr("roles.preflight.state", SimpleNamespace(inventory=[here, control], failed_hosts=()))
+    every = SimpleNamespace(inventory=[here, control], failed_hosts=(), is_host_in_limit=lambda _: True)
+    monkeypatch.setattr("roles.preflight.state", every)
     here.data = {"deskfleet": config}
     with pytest.raises(PreflightFailed) as error:
         preflight(config=config, chosen=Chosen("docker"))
