@@ -16,7 +16,7 @@ from inventory.authority import renewed
 from inventory.models import Group, node_name
 from tests.hosts.network import inside
 from tests.online.fleet import SessionView
-from tests.online.spread import SpreadFleet
+from tests.online.spread import BEHIND_ANOTHER, SpreadFleet
 
 pytestmark = pytest.mark.host
 
@@ -24,6 +24,8 @@ METADATA = "169.254.169.254"
 NODE = 8443
 FOR_THE_WORLD = {22, 80, 443, NODE}
 """8443 answers to certificates only, which the tests further down ask."""
+CLOSED = {BEHIND_ANOTHER}
+"""Its sshd answers to the other hosts alone."""
 
 
 @pytest.fixture(scope="module")
@@ -38,8 +40,7 @@ def desktop(bare_spread: SpreadFleet) -> Iterator[SessionView]:
 def test_before_the_roll_out_only_ssh_answered(bare_spread: SpreadFleet) -> None:
     if not bare_spread.open_before:
         pytest.skip("the hosts were kept from an earlier run")
-    closed = {"studio1"}  # its sshd answers to the other hosts alone
-    wanted: dict[str, list[int]] = {name: [] if name in closed else [22] for name in bare_spread.machines}
+    wanted: dict[str, list[int]] = {name: [] if name in CLOSED else [22] for name in bare_spread.machines}
     assert bare_spread.open_before == wanted
 
 
@@ -49,6 +50,7 @@ def test_from_outside_only_ssh_and_the_web_answer(spread: SpreadFleet, desktop: 
     assert {
         name: sorted(ports - FOR_THE_WORLD) for name, ports in found.items() if ports - FOR_THE_WORLD
     } == {}
+    assert {name for name, ports in found.items() if 22 in ports} == set(spread.machines) - CLOSED
     assert {80, 443} <= found[spread.site.edge]
     assert not any({80, 443} & ports for name, ports in found.items() if name != spread.site.edge)
 
@@ -70,6 +72,8 @@ def test_services_listen_on_loopback_or_ask_for_a_certificate(spread: SpreadFlee
 
 
 def test_sandbox_reaches_nothing_of_the_fleet(spread: SpreadFleet, desktop: SessionView) -> None:
+    """Nobody answers at the metadata address here, so that asking it only shows that nothing of ours does;
+    that it is refused is shown in tests/test_firewall_hosts.py, where something answers there."""
     with spread.api.desktop() as first, spread.api.desktop() as second:
         # Two hosts for three desktops: two of them are neighbours.
         made = combinations((desktop, first, second), 2)
