@@ -195,6 +195,8 @@ def first_roll_out(bare_spread: SpreadFleet, figure: Callable[[str, float], None
     done = bare_spread.roll_out(check=False)
     kind = "bare" if bare_spread.was_bare else "kept"
     figure(f"first roll-out to {len(bare_spread.machines)} {kind} hosts", done.seconds)
+    if done.code == 0:
+        bare_spread.look_at_what_was_made()
     return done
 
 

@@ -54,7 +54,8 @@ def example(operator: Operator) -> Site:
 @dataclass
 class SpreadFleet:
     """open_before: which ports answered before the first roll-out, by host; empty where they were kept.
-    before: what lay and ran on each host then. previewed: what a preview changed of it, None if kept."""
+    before: what lay and ran on each host then. previewed: what a preview changed of it, None if kept.
+    preview: what that preview said. made: what the first roll-out made of bare hosts then."""
 
     hosts: BareHosts
     machines: dict[str, BareHost]
@@ -63,6 +64,8 @@ class SpreadFleet:
     open_before: dict[str, list[int]] = field(default_factory=dict)
     before: dict[str, Listing] = field(default_factory=dict)
     previewed: list[str] | None = None
+    preview: str = ""
+    made: list[str] = field(default_factory=list)
 
     @property
     def operator(self) -> Operator:
@@ -144,12 +147,17 @@ class SpreadFleet:
         if self.was_bare:
             self.open_before = self.scan_all()
             self.before = self.listings()
-            self.checkout.dry("--diff")
+            self.preview = self.checkout.dry("--diff").said
             self.previewed = changes_between(self.before, self.listings())
             kept.write_text(json.dumps({name: found.to_json() for name, found in self.before.items()}))
         elif kept.exists():
             read: dict[str, str] = json.loads(kept.read_text())
             self.before = {name: Listing.from_json(text) for name, text in read.items()}
+
+    def look_at_what_was_made(self) -> None:
+        """Right after the first roll-out: tests go on to change things."""
+        if self.was_bare:
+            self.made = changes_between(self.before, self.listings())
 
     def logs(self) -> str:
         return "\n".join(f"--- {name}\n{self.on(name).logs()[-2500:]}" for name in self.machines)

@@ -157,6 +157,10 @@ def one_more_open_port(site: Site, port: int = 9999) -> Site:
     return with_settings(site, firewall=site.settings.firewall.model_copy(update={"allow": (port,)}))
 
 
+def two_more_open_ports(site: Site) -> Site:
+    return with_settings(site, firewall=site.settings.firewall.model_copy(update={"allow": (9998, 9999)}))
+
+
 def with_settings(site: Site, **values: object) -> Site:
     return site.model_copy(update={"settings": site.settings.model_copy(update=values)})
 
@@ -185,9 +189,31 @@ def test_preview_of_bare_hosts_changed_nothing(bare_spread: SpreadFleet) -> None
     assert [line for line in bare_spread.previewed if not is_noise(line)] == []
 
 
+def test_preview_of_bare_hosts_names_every_file_of_ours_that_is_made_then(
+    spread: SpreadFleet,
+) -> None:
+    """What packages bring is apt's to tell."""
+    if not spread.was_bare:
+        pytest.skip("the hosts were kept from an earlier run")
+    files = {(name, path) for name, path in files_of(spread.made) if _OURS.match(path)}
+    assert {
+        (name, f"/var/lib/deskfleet/{file}")
+        for name in spread.machines
+        for file in ("packages.ours", "firewall/confirmed.nft")
+    } <= files
+    assert ("box1", "/var/lib/deskfleet/docker.ours") in files
+    assert "\n".join(sorted(unnamed(files, spread.preview))) == ""
+
+
+_OURS = re.compile(
+    r"/(etc|opt|var/lib)/deskfleet(/|$)|/etc/systemd/system/(\S+/)?deskfleet-|/etc/supervisor/conf\.d/"
+)
+
+
 def test_preview_changes_nothing_and_names_every_file_that_is_changed_then(spread: SpreadFleet) -> None:
     """Values, a desktop that goes, one that becomes another tenant's, and a key that is replaced."""
     spread.operator.change(lambda site: shorter_life(another_screen(plain_service(site))))
+    spread.operator.change(two_more_open_ports)
     spread.operator.change(lambda site: handed_over(without_a_page(site)))
     assert RELAY_KEY_OF_BOX2 in names(spread.secrets)
     rotate(spread.site, RELAY_KEY_OF_BOX2, site_file=spread.operator.site_file)
@@ -197,15 +223,14 @@ def test_preview_changes_nothing_and_names_every_file_that_is_changed_then(sprea
     assert [line for line in changes_between(before, spread.listings()) if not is_noise(line)] == []
     spread.roll_out()
     changed = changes_between(before, spread.listings())
-    files = {
-        (name.rstrip(":"), path)
-        for name, _, kind, path, *_ in map(str.split, changed)
-        if kind == "files" and not is_noise(f"{name} {kind} {path}") and not is_stamp(path)
-    }
+    files = files_of(changed)
+    # The comparison sees what is loaded, too.
+    loaded = {line.split(":")[0] for line in changed if ": + firewall inet deskfleet" in line}
+    assert loaded == set(spread.machines)
     assert {("control1", VIEWER_TOML), ("box2", RELAY_KEY), ("studio1", "/etc/passwd")} <= files
     assert {path for name, path in files if name == "studio1"} >= {f"{DESKTOPS}/{WITH_A_PAGE}"}
-    named = named_in(preview.said)
-    assert "\n".join(sorted(" ".join(file) for file in files if not is_named(*file, named))) == ""
+    assert {(name, "/var/lib/deskfleet/firewall/confirmed.nft") for name in spread.machines} <= files
+    assert "\n".join(sorted(unnamed(files, preview.said))) == ""
 
 
 VIEWER_TOML = "/etc/deskfleet/viewer.toml"
@@ -228,6 +253,21 @@ def handed_over(site: Site) -> Site:
         for name, desktop in site.desktops.items()
     }
     return site.model_copy(update={"desktops": desktops})
+
+
+def files_of(changed: list[str]) -> set[tuple[str, str]]:
+    """Host and path of each file that came, went or changed, as far as a preview has to tell it."""
+    return {
+        (name.rstrip(":"), path)
+        for name, _, kind, path, *_ in map(str.split, changed)
+        if kind == "files" and not is_noise(f"{name} {kind} {path}") and not is_stamp(path)
+    }
+
+
+def unnamed(files: set[tuple[str, str]], said: str) -> set[str]:
+    """Those that a preview did not name."""
+    named = named_in(said)
+    return {" ".join(file) for file in files if not is_named(*file, named)}
 
 
 def named_in(said: str) -> set[tuple[str, str, bool]]:
@@ -282,7 +322,7 @@ def _secret_words(spread: SpreadFleet) -> list[str]:
 
 _NOISE = re.compile(
     r": [+-] (processes|sockets) "
-    r"|/var/log/|/var/lib/deskfleet/(viewer|caddy)/|/run/|/home/|/root/\.(ssh|cache)|/tmp/"
+    r"|/var/log/|/var/lib/deskfleet/(viewer|caddy|opensandbox)/|/run/|/home/|/root/\.(ssh|cache)|/tmp/"
     r"|/var/lib/deskfleet/desktops/[^ /]+/"
 )
 
