@@ -10,6 +10,7 @@ from tests.viewer_fixtures import app, client, migrated_database, people, settin
 FLEET = ("tests/online/test_fleet_", "tests/desktops/")
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """fleet: what `tests.run` runs beside the tests of one host, on machines of its own."""
     for item in items:
