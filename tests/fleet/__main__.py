@@ -26,7 +26,7 @@ from tests.hosts.lan import Lan
 from tests.hosts.own_docker import OwnDockerError, take_down
 from tests.run import NEEDS, install_what_is_missing
 
-DAEMON = os.environ.get("DESKFLEET_FLEET_DAEMON", "fleet")  # another: one more fleet beside it
+DAEMON = "fleet"
 FOLDER = LOCAL / "fleet"
 ENVIRONMENT = LOCAL / "fleet.env"
 TELLS_WHAT_IT_NEEDS = """make fleet needs root (or sudo) and Docker's programs (dockerd, containerd, docker);
