@@ -14,7 +14,7 @@ ROLES = (
 """In the order of the deploy. What they all stand on (directories, Python, supervision) always runs."""
 
 _STATES = ("present", "absent")
-_KEYS = ("deskfleet_state", "deskfleet_roles", "deskfleet_drop", "deskfleet_kasmvnc")
+_KEYS = ("deskfleet_state", "deskfleet_roles", "deskfleet_drop", "deskfleet_replace", "deskfleet_kasmvnc")
 
 
 class UnknownRole(PyinfraError):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -169,6 +170,7 @@ def test_chosen_roles_are_the_only_ones() -> None:
     [
         ({}, None),
         ({"berlin": "x", "deskfleet_state": "absent", "deskfleet_drop": "box1"}, None),
+        ({"deskfleet_replace": "f-1"}, None),
         ({"deskfleet_role": "caddy"}, "deskfleet_role: unknown key; did you mean 'deskfleet_roles'?"),
         ({"deskflet_state": "absent"}, "deskflet_state: unknown key; did you mean 'deskfleet_state'?"),
         ({"deskfleet_state": "abset"}, "deskfleet_state=abset: unknown value; there are: present, absent"),
@@ -180,6 +182,15 @@ def test_chosen_roles_are_the_only_ones() -> None:
 )
 def test_misspelt_data_is_refused(data: dict[str, object], problem: str | None) -> None:
     assert problem_of_data(data) == (problem and f"--data {problem}")
+
+
+def test_all_that_the_roll_out_reads_can_be_said() -> None:
+    sources = [CHECKOUT / "deploy.py", *(CHECKOUT / "roles").glob("*.py")]
+    read = {
+        key for path in sources for key in re.findall(r'data\.get\(\s*"(deskfleet_\w+)"', path.read_text())
+    }
+    assert read >= {"deskfleet_drop", "deskfleet_replace", "deskfleet_roles"}
+    assert {key: problem_of_data({key: "absent"}) for key in read} == dict.fromkeys(read)
 
 
 def test_misspelt_role_is_refused_with_the_nearest() -> None:
