@@ -269,8 +269,10 @@ def firewall(config: HostConfig) -> None:
 
 
 def _public_addresses(config: HostConfig, found: Surroundings) -> set[str]:
-    """Of all hosts of the site. Those that are not in this run (`--limit`, away) are not asked: while one of
-    them is missing, what the host's rules refuse stays refused."""
+    """Of all hosts of the site, for one with sandboxes. Those that are not in this run (`--limit`, away) are
+    not asked: while one of them is missing, what the host's rules refuse stays refused."""
+    if Group.SANDBOXES not in config.host.groups:
+        return set()
     asked: set[str] = set()
     addresses: set[str] = set()
     for other in state.active_hosts:

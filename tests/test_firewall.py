@@ -144,13 +144,14 @@ def test_hosts_that_are_not_in_the_run_stay_refused(monkeypatch: pytest.MonkeyPa
     out_of_limit = OtherHost("alone", ("192.0.2.1",))
     stranger = OtherHost("of-another-site", ("192.0.2.2",))
 
-    def public(*active: OtherHost) -> set[str]:
+    def public(*active: OtherHost, config: HostConfig = config) -> set[str]:
         now = SimpleNamespace(active_hosts=active, is_host_in_limit=lambda host: host is not out_of_limit)
         monkeypatch.setattr("roles.firewall.state", now)
         return _public_addresses(config, found)
 
     assert public(here, stranger) == {"203.0.113.9"}
     assert public(out_of_limit) == public() == {"198.51.100.2"}
+    assert public(here, config=CONFIGS["edge"]) == set()  # has no sandboxes to keep from anything
 
 
 def test_what_the_rules_refuse_is_read_from_them(tmp_path: Path) -> None:
