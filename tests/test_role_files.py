@@ -3,8 +3,12 @@ already."""
 
 from __future__ import annotations
 
+import grp
 import hashlib
+import os
+import pwd
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +57,34 @@ def test_new_file_is_private_until_checked_and_then_swapped(run_role: RunRole) -
         'new=/etc/a.new; caddy validate "$new"',
         "chown root:edge /etc/a.new && chmod 640 /etc/a.new && mv -fT /etc/a.new /etc/a",
     ]
+
+
+@pytest.mark.parametrize(
+    ("content", "is_taken"), [("port = 2\n", True), ("port = \n", False), ("port = 3\nhalf", False)]
+)
+def test_file_is_read_as_before_until_its_checker_accepted_the_new_one(
+    run_role: RunRole, tmp_path: Path, content: str, is_taken: bool
+) -> None:
+    """The commands in a real shell; a reader that had opened the old file goes on with all of it."""
+    path = tmp_path / "settings.toml"
+    path.write_text(TEXT)
+    check = f'{sys.executable} -c \'import sys, tomllib; tomllib.load(open(sys.argv[1], "rb"))\' "$new"'
+    here = {"user": pwd.getpwuid(os.getuid()).pw_name, "group": grp.getgrgid(os.getgid()).gr_name}
+    steps = run_role(place, path=str(path), content=content, check=check, facts={Paths: {}}, **here)
+    with path.open() as reader:
+        assert run_in_order(commands(steps)) is is_taken
+        assert reader.read() == TEXT
+    assert path.read_text() == (content if is_taken else TEXT)
+
+
+def run_in_order(steps: list[Any]) -> bool:
+    """As pyinfra does: the first command that fails is the operation's last."""
+    for step in steps:
+        if isinstance(step, tuple):
+            Path(step[1]).write_text(step[2])
+        elif subprocess.run(["sh", "-c", step], capture_output=True, check=False).returncode:
+            return False
+    return True
 
 
 def test_file_that_is_as_wanted_is_left_alone(run_role: RunRole) -> None:
