@@ -66,10 +66,14 @@ def caddy(*, config: HostConfig) -> None:
     binary(name=f"Install Caddy {VERSION}", source=source)
     # Before the Caddyfile: its check reads them.
     certificates.caddy_certificates(config, group=USER)
+    own = own_certificate.own_files(config)
+    if own is not None:
+        own_certificate.own_certificate(own=own, group=USER)
     place(name="Write Caddyfile", path=CADDYFILE, content=text, check=_CHECK)
-    own = own_certificate.stamp(config)
-    loaded = sha256(text, certificates.stamp(config), *([own] if own else []))
-    run(name="Run Caddy", unit=unit_of(config), restart_on=_identity(source), reload_on=loaded)
+    stamps = (certificates.stamp(config), *((own_certificate.stamp(config),) if own else ()))
+    run(name="Run Caddy", unit=unit_of(config), restart_on=_identity(source), reload_on=sha256(text, *stamps))
+    if own is None:
+        own_certificate.no_own_certificate()
 
 
 def _identity(source: Caddy) -> str:

@@ -17,6 +17,8 @@ DATA = "/var/lib/deskfleet/caddy"
 ADMIN = "unix//run/deskfleet/caddy/admin.sock"
 EDGE_CERTIFICATE, EDGE_KEY = f"{TLS}/edge.pem", f"{TLS}/edge.key"
 """The edge's public certificate where DNS proved it."""
+OWN_CERTIFICATE, OWN_KEY = f"{TLS}/own.pem", f"{TLS}/own.key"
+"""Copies of the operator's own files, which need not be readable for Caddy's user."""
 
 
 _RELAY_API = ("/probe/*", "/streams", "/streams/*", "/healthz")
@@ -119,7 +121,7 @@ def _default_bind(settings: Settings, *, ipv6: bool) -> str:
 def _tls(settings: Settings) -> str:
     """What follows `tls` in each site of the edge; "": nothing, Caddy sees to it or it is plain HTTP."""
     if isinstance(settings.tls, OwnCertificate):
-        return f"{settings.tls.cert} {settings.tls.key}"
+        return f"{OWN_CERTIFICATE} {OWN_KEY}"
     if settings.tls == "acme" and settings.acme.dns is not None:
         return f"{EDGE_CERTIFICATE} {EDGE_KEY}"
     return "internal" if settings.tls == "internal" else ""

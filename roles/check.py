@@ -13,7 +13,7 @@ from pyinfra.context import host, state
 
 from inventory.models import Group, HostConfig, OwnCertificate, Secrets, Settings, Site
 from roles import wheel
-from roles.caddyfile import EDGE_CERTIFICATE
+from roles.caddyfile import EDGE_CERTIFICATE, OWN_CERTIFICATE
 from roles.files import Commands
 from roles.report import site_name
 
@@ -54,7 +54,7 @@ def _authority(settings: Settings) -> str | None:
     if settings.tls == "internal":
         return AUTHORITY
     if isinstance(settings.tls, OwnCertificate):
-        return settings.tls.cert
+        return OWN_CERTIFICATE
     private = settings.tls == "acme" and settings.acme.dns is not None and settings.acme.directory is not None
     return EDGE_CERTIFICATE if private else None
 

@@ -1,5 +1,5 @@
 """The operator's own certificate files on the edge (`settings.tls: {cert, key}`): what Caddy would stumble
-over, and what tells one pair of files from the next."""
+over, and the copies that it serves."""
 
 from __future__ import annotations
 
@@ -9,24 +9,26 @@ from pathlib import Path
 from typing import Literal
 
 from cryptography import x509
+from pyinfra.api.command import QuoteString, StringCommand
+from pyinfra.api.deploy import deploy
 from pyinfra.api.facts import FactBase
+from pyinfra.api.operation import operation
 from pyinfra.context import host
 
 from inventory.models import HostConfig, OwnCertificate, Section, Site
-from roles.caddyfile import edge_names
-from roles.facts import Paths
-from roles.files import sha256
+from roles.caddyfile import OWN_CERTIFICATE, OWN_KEY, edge_names
+from roles.certificates import CADDY as TLS
+from roles.facts import Paths, PathState
+from roles.files import Commands, Directory, absent, directories, sha256, tell
 
 _LOOK = Path(__file__).resolve().parent.parent / "templates" / "preflight" / "certificate.sh"
 
 
 class OwnFiles(Section):
-    """The two files as Caddy will find them. certificate: its first one, PEM; key: None where the host has
-    nothing yet that could say."""
+    """The two files as they lie there. certificate: its first one, PEM; key: None where the host has nothing
+    yet that could say."""
 
     missing: tuple[str, ...] = ()
-    closed: tuple[str, ...] = ()
-    """Those that Caddy's user may not read."""
     certificate: str = ""
     key: Literal["fits", "foreign", "unusable"] | None = None
 
@@ -34,8 +36,8 @@ class OwnFiles(Section):
 class LookedAt(FactBase[OwnFiles]):
     """Everything about the two files, by one command."""
 
-    def command(self, cert: str, key: str, user: str) -> str:
-        return f"CERT='{cert}' KEY='{key}' CADDY={user}\n{_LOOK.read_text()}"
+    def command(self, cert: str, key: str) -> str:
+        return f"CERT='{cert}' KEY='{key}'\n{_LOOK.read_text()}"
 
     @staticmethod
     def default() -> OwnFiles:
@@ -46,7 +48,6 @@ class LookedAt(FactBase[OwnFiles]):
         return OwnFiles.model_validate(
             {
                 "missing": [value for key, value in pairs if key == "missing"],
-                "closed": [value for key, value in pairs if key == "closed"],
                 "certificate": "\n".join(value for key, value in pairs if key == "certificate"),
                 "key": next((value for key, value in pairs if key == "key"), None),
             }
@@ -68,19 +69,47 @@ def stamp(config: HostConfig) -> str:
     return sha256(*(found[path].sha256 for path in (own.cert, own.key) if path in found))
 
 
-def problems_of_files(
-    seen: OwnFiles, own: OwnCertificate, site: Site, *, user: str, now: datetime
-) -> Iterator[str]:
-    """One sentence for each thing that Caddy, as `user`, would stumble over; pure."""
+@deploy("Own certificate")
+def own_certificate(own: OwnCertificate, *, group: str) -> None:
+    """Caddy's copies of the two files, which root alone need be able to read."""
+    directories(name="Make the directory of its copy", wanted=(Directory(TLS),))
+    copied(name="Copy certificate and key", own=own, group=group)
+
+
+@deploy("Own certificate away")
+def no_own_certificate() -> None:
+    """For an edge whose certificate comes another way, after its Caddy no longer reads this one."""
+    absent(name="Remove the copies", paths=(OWN_CERTIFICATE, OWN_KEY))
+
+
+@operation()
+def copied(own: OwnCertificate, group: str) -> Commands:
+    """Both in one command, so that nobody reads the certificate with the key of another for long."""
+    found = host.get_fact(Paths, paths=[own.cert, own.key, OWN_CERTIFICATE, OWN_KEY])
+    wanted = {
+        OWN_CERTIFICATE: _copy_of(found.get(own.cert), "644", "root"),
+        OWN_KEY: _copy_of(found.get(own.key), "640", group),
+    }
+    different = [path for path, state in wanted.items() if found.get(path) != state]
+    for path in different:
+        tell(path, "changes (its content is not shown)")
+    if different:
+        yield StringCommand(
+            "install -m 644", QuoteString(own.cert), f"{OWN_CERTIFICATE}.new",
+            f"&& install -m 640 -g {group}", QuoteString(own.key), f"{OWN_KEY}.new",
+            f"&& mv -fT {OWN_CERTIFICATE}.new {OWN_CERTIFICATE} && mv -fT {OWN_KEY}.new {OWN_KEY}",
+        )  # fmt: skip
+
+
+def _copy_of(source: PathState | None, mode: str, group: str) -> PathState:
+    return PathState(source.sha256 if source else "", mode, "root", group)
+
+
+def problems_of_files(seen: OwnFiles, own: OwnCertificate, site: Site, *, now: datetime) -> Iterator[str]:
+    """One sentence for each thing that Caddy would stumble over; pure."""
     setting = {own.cert: "settings.tls.cert", own.key: "settings.tls.key"}
     for path in seen.missing:
         yield f"{setting[path]}: there is no file {path}; put it there, or name another in the site file"
-    for path in seen.closed:
-        yield (
-            f"{setting[path]}: {path} can't be read by Caddy's user {user}; give it to that group"
-            f" (`chgrp {user} {path} && chmod 640 {path}`; before the first roll-out, make the user:"
-            f" `useradd --system --user-group --no-create-home {user}`) and open the directories on the way"
-        )
     if seen.missing:
         return
     try:

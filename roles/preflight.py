@@ -14,7 +14,7 @@ from pyinfra.context import host, state
 
 from inventory.models import Group, HostConfig, Section
 from inventory.secrets import place_name
-from roles import caddy, viewer, wheel
+from roles import viewer, wheel
 from roles.backends import problems_of_desktops
 from roles.choice import Chosen
 from roles.own_certificate import LookedAt, own_files, problems_of_files
@@ -225,12 +225,12 @@ def _problems_of_own_certificate(config: HostConfig) -> Iterator[str]:
     own = own_files(config)
     if own is None:
         return
-    seen = host.get_fact(LookedAt, cert=own.cert, key=own.key, user=caddy.USER)
+    seen = host.get_fact(LookedAt, cert=own.cert, key=own.key)
     if seen.key is None and not seen.missing:
         REPORT.note(
             f"whether {own.key} belongs to {own.cert} could not be looked at before python3 was there"
         )
-    yield from problems_of_files(seen, own, config.site, user=caddy.USER, now=datetime.now(UTC))
+    yield from problems_of_files(seen, own, config.site, now=datetime.now(UTC))
 
 
 def problems_of_database(

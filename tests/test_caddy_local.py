@@ -11,16 +11,17 @@ import ssl
 import subprocess
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import MappingProxyType
 
 import pytest
 from aiohttp import ClientSession, WSMsgType, WSServerHandshakeError
 
 from inventory.models import HostConfig, OwnService
-from roles.caddyfile import caddyfile
+from roles.caddyfile import OWN_CERTIFICATE, OWN_KEY, caddyfile
 from tests.caddy_fleet import (
     Answer,
     TinyUpstream,
@@ -63,13 +64,17 @@ class LocalSite:
 
 
 @contextmanager
-def running_caddy(config: HostConfig, *, port: int, more: str = "") -> Iterator[Path]:
-    """The rendered file, with paths of this machine, hours as seconds, and `more` global options; yields
-    Caddy's log."""
+def running_caddy(
+    config: HostConfig, *, port: int, more: str = "", places: Mapping[str, str] = MappingProxyType({})
+) -> Iterator[Path]:
+    """The rendered file, with paths of this machine (and `places`), hours as seconds, and `more` global
+    options; yields Caddy's log."""
     with tempfile.TemporaryDirectory(prefix="df-") as folder:
         text = caddyfile(config, ipv6=False).replace("/run/deskfleet/caddy", folder)
         text = text.replace("/var/lib/deskfleet/caddy", f"{folder}/data").replace("{\n", f"{{\n{more}", 1)
         text = text.replace("stream_timeout 1h", "stream_timeout 1s")
+        for path, here in places.items():
+            text = text.replace(path, here)
         file, log = Path(folder, "Caddyfile"), Path(folder, "log")
         file.write_text(text)
         with log.open("wb") as output:
@@ -224,7 +229,8 @@ def test_own_files_that_were_renewed_are_served_after_a_reload(tmp_path: Path) -
     def on_disk() -> bytes:
         return ssl.PEM_cert_to_DER_cert(certificate.read_text())
 
-    with running_caddy(config, port=port, more=f"\thttp_port {free_port()}\n") as log:
+    places = {OWN_CERTIFICATE: str(certificate), OWN_KEY: str(key)}
+    with running_caddy(config, port=port, more=f"\thttp_port {free_port()}\n", places=places) as log:
         assert served() == on_disk()
         self_signed(tmp_path, DOMAIN, f"*.{DOMAIN}", f"*.content.{DOMAIN}")
         assert served() != on_disk()

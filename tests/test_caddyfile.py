@@ -355,12 +355,12 @@ def here(config: HostConfig, tmp_path: Path) -> str:
     )
     made = renewed(None, config.site, datetime.now(UTC))
     pair = made.hosts[config.name]
-    for file in ("edge", "desk"):
+    for file in ("edge", "own"):
         (tmp_path / f"{file}.pem").write_text(pair.certificate)
         (tmp_path / f"{file}.key").write_text(pair.key.get_secret_value())
     (tmp_path / "host.pem").write_text(pair.certificate + pair.key.get_secret_value())
     (tmp_path / "ca.pem").write_text(made.authority.certificate)
-    return text.replace("/etc/ssl/", f"{tmp_path}/")
+    return text
 
 
 def run_caddy(command: str, text: str, tmp_path: Path) -> subprocess.CompletedProcess[str]:

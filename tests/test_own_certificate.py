@@ -2,28 +2,27 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
-import tempfile
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
 from inventory.models import OwnCertificate
-from roles.own_certificate import LookedAt, OwnFiles, own_files, problems_of_files
+from roles.caddyfile import OWN_CERTIFICATE, OWN_KEY
+from roles.facts import Paths, PathState
+from roles.own_certificate import LookedAt, OwnFiles, copied, own_files, problems_of_files
+from tests.role_runner import RunRole
 from tests.self_signed import self_signed
 from tests.sites import fleet_config, fleet_site
 
 DOMAIN = "desks.example.com"
 NAMES = (DOMAIN, f"*.{DOMAIN}", f"*.content.{DOMAIN}")
-NOBODY = "deskfleet-no-such-user"
 WANTED = f"get one that names {', '.join(NAMES)}"
 
 
 def look(own: OwnCertificate, *, programs: str | None = None) -> OwnFiles:
-    command = LookedAt().command(cert=own.cert, key=own.key, user=NOBODY)
+    command = LookedAt().command(cert=own.cert, key=own.key)
     env = None if programs is None else {"PATH": programs}
     done = subprocess.run(["/bin/sh", "-c", command], capture_output=True, text=True, check=True, env=env)
     return LookedAt().process(done.stdout.splitlines())
@@ -32,9 +31,7 @@ def look(own: OwnCertificate, *, programs: str | None = None) -> OwnFiles:
 def said(own: OwnCertificate, seen: OwnFiles | None = None) -> list[str]:
     site = fleet_site(tls={"cert": own.cert, "key": own.key})
     seen = look(own) if seen is None else seen
-    # What the tests' directory lets others read is another test's matter.
-    seen = seen.model_copy(update={"closed": ()})
-    return list(problems_of_files(seen, own, site, user="deskfleet-caddy", now=datetime.now(UTC)))
+    return list(problems_of_files(seen, own, site, now=datetime.now(UTC)))
 
 
 def pair(folder: Path, *names: str, **life: timedelta) -> OwnCertificate:
@@ -103,33 +100,11 @@ def test_missing_files_are_named(tmp_path: Path) -> None:
     ]
 
 
-@pytest.fixture
-def open_folder() -> Iterator[Path]:
-    """Nobody else may go into pytest's own."""
-    with tempfile.TemporaryDirectory() as folder:
-        Path(folder).chmod(0o755)
-        yield Path(folder)
-
-
-@pytest.mark.skipif(os.getuid() != 0, reason="only root can look as somebody else")
-def test_files_that_caddys_user_cannot_read_are_named(open_folder: Path) -> None:
-    own = pair(open_folder)
-    Path(own.key).chmod(0o640)
-    assert look(own).closed == (own.key,)
-    (sentence,) = problems_of_files(
-        look(own), own, fleet_site(), user="deskfleet-caddy", now=datetime.now(UTC)
-    )
-    assert sentence.startswith(f"settings.tls.key: {own.key} can't be read by Caddy's user deskfleet-caddy;")
-    assert f"`chgrp deskfleet-caddy {own.key} && chmod 640 {own.key}`" in sentence
-    Path(own.key).chmod(0o644)
-    assert look(own).closed == ()
-
-
 def test_host_without_python3_yet_says_all_but_whose_the_key_is(tmp_path: Path) -> None:
     own = pair(tmp_path, DOMAIN)
     bare = tmp_path / "bin"
     bare.mkdir()
-    for program in ("id", "sed", "head", "setpriv"):
+    for program in ("sed", "head"):
         for folder in ("/usr/bin", "/bin"):
             if not (bare / program).exists() and Path(folder, program).exists():
                 (bare / program).symlink_to(Path(folder, program))
@@ -143,3 +118,35 @@ def test_only_the_edge_has_them() -> None:
     assert own_files(fleet_config("edge1", tls=tls)) == OwnCertificate(cert="/a.pem", key="/a.key")
     assert own_files(fleet_config("box1", tls=tls)) is None
     assert own_files(fleet_config("edge1")) is None
+
+
+FILES = {
+    "/a.pem": PathState("1" * 64, "600", "root", "root"),
+    "/a.key": PathState("2" * 64, "600", "root", "root"),
+}
+COPIES = {
+    OWN_CERTIFICATE: PathState("1" * 64, "644", "root", "root"),
+    OWN_KEY: PathState("2" * 64, "640", "root", "caddys"),
+}
+
+
+@pytest.mark.parametrize(
+    ("there", "is_copied"),
+    [
+        (FILES, True),
+        ({**FILES, **COPIES}, False),
+        ({**FILES, **COPIES, "/a.key": PathState("3" * 64, "600", "root", "root")}, True),
+        ({**FILES, **COPIES, OWN_KEY: PathState("2" * 64, "644", "root", "root")}, True),
+    ],
+)
+def test_caddy_gets_copies_that_it_can_read(
+    run_role: RunRole, there: dict[str, PathState], is_copied: bool
+) -> None:
+    facts = {Paths: lambda paths: {path: there[path] for path in paths if path in there}}
+    own = OwnCertificate(cert="/a.pem", key="/a.key")
+    ((_, commands),) = run_role(copied, facts=facts, own=own, group="caddys")
+    wanted = (
+        f"install -m 644 /a.pem {OWN_CERTIFICATE}.new && install -m 640 -g caddys /a.key {OWN_KEY}.new"
+        f" && mv -fT {OWN_CERTIFICATE}.new {OWN_CERTIFICATE} && mv -fT {OWN_KEY}.new {OWN_KEY}"
+    )
+    assert commands == ([wanted] if is_copied else [])

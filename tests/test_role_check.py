@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from roles.caddyfile import OWN_CERTIFICATE
 from roles.check import AUTHORITY, check, check_command
 from tests.role_runner import RunRole
 from tests.sites import SECRET_WORDS, fleet_config, host_config
@@ -43,7 +44,7 @@ def test_machine_of_its_own_is_checked_at_its_plain_address(monkeypatch: pytest.
 @pytest.mark.parametrize(
     ("tls", "authority"),
     [
-        ({"cert": "/etc/ssl/desk.pem", "key": "/etc/ssl/desk.key"}, "/etc/ssl/desk.pem"),
+        ({"cert": "/etc/ssl/desk.pem", "key": "/etc/ssl/desk.key"}, OWN_CERTIFICATE),
         ("acme", None),
     ],
 )

@@ -18,6 +18,7 @@ from roles import python as python_role
 from roles import relay as relay_role
 from roles import viewer as viewer_role
 from roles import wheel
+from roles.caddyfile import OWN_CERTIFICATE, OWN_KEY
 from roles.facts import (
     Account,
     HasIpv6Loopback,
@@ -252,7 +253,7 @@ def test_renewed_own_certificate_files_are_loaded(run_role: RunRole) -> None:
     config = host_config(tls={"cert": "/etc/ssl/desks.pem", "key": "/etc/ssl/desks.key"}, edge_port=8088)
 
     def with_files(facts: dict[Any, Any], sums: dict[str, str]) -> dict[Any, Any]:
-        files = {path: PathState(sum_, "640", "root", "deskfleet-caddy") for path, sum_ in sums.items()}
+        files = {path: PathState(sum_, "600", "root", "root") for path, sum_ in sums.items()}
         known = facts[Paths]
         return {
             **facts,
@@ -262,11 +263,21 @@ def test_renewed_own_certificate_files_are_loaded(run_role: RunRole) -> None:
             },
         }
 
-    facts = after(run_role(role, facts=with_files(fresh(), own), config=config))
-    assert changes(run_role(role, facts=with_files(facts, own), config=config)) == []
+    facts = with_files(after(run_role(role, facts=with_files(fresh(), own), config=config)), own)
+    known = facts[Paths]
+    copies = {
+        OWN_CERTIFICATE: PathState("1" * 64, "644", "root", "root"),
+        OWN_KEY: PathState("2" * 64, "640", "root", "deskfleet-caddy"),
+    }
+    facts[Paths] = lambda paths: {
+        **known(paths=paths),
+        **{path: copies[path] for path in paths if path in copies},
+    }
+    assert changes(run_role(role, facts=facts, config=config)) == []
     for path in own:
         renewed = with_files(facts, {**own, path: "3" * 64})
-        ((name, commands),) = changes(run_role(role, facts=renewed, config=config))
+        copy, (name, commands) = changes(run_role(role, facts=renewed, config=config))
+        assert copy[0] == "Caddy | Own certificate | Copy certificate and key"
         assert name == "Caddy | Run Caddy"
         assert " reload " in commands[0]
 
