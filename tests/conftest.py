@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
+from xdist.remote import Producer  # type: ignore[import-untyped]
+from xdist.scheduler import LoadScopeScheduling  # type: ignore[import-untyped]
 
 from tests.role_runner import run_role
 from tests.viewer_fixtures import app, client, migrated_database, people, settings, store
@@ -10,20 +14,24 @@ from tests.viewer_fixtures import app, client, migrated_database, people, settin
 FLEET = ("tests/online/test_fleet_", "tests/desktops/")
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """fleet: what `tests.run` runs beside the tests of one host, on machines of its own."""
+    """What `tests.run` runs beside the tests of one host, on machines of its own."""
     for item in items:
         if item.nodeid.startswith(FLEET):
             item.add_marker("fleet")
-        if item.get_closest_marker("real") or item.get_closest_marker("browser"):
-            item.add_marker(pytest.mark.xdist_group(_shared_parts(item)))
 
 
-def _shared_parts(item: pytest.Item) -> str:
-    """Tests with real parts share them (a Docker, a browser, the built pages) by folder, else by file."""
-    folder = item.path.parent.name
-    return item.path.stem if folder == "tests" else folder
+class BySharedParts(LoadScopeScheduling):  # type: ignore[misc]
+    """Tests share a Docker, a browser or the built pages by folder, else by file: those run one after the
+    other."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        path = Path(nodeid.partition("::")[0])
+        return path.parent.name if len(path.parts) > 2 else path.name
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> BySharedParts | None:
+    return BySharedParts(config, log) if config.getoption("dist") == "loadscope" else None
 
 
 __all__ = ["app", "client", "migrated_database", "people", "run_role", "settings", "store"]

@@ -62,7 +62,7 @@ class Part:
     verbose: bool
     spread: str | None = None
     """How xdist spreads tests that may run beside each other in one network and file system: each by itself
-    (`load`), or those of a group one after the other (`loadgroup`, see conftest.py)."""
+    (`load`), or those that share parts one after the other (`loadscope`, see conftest.py)."""
     daemon: str = "hosts"
     """Name of the dockerd that carries its hosts: parts that run at once need their own."""
 
@@ -70,7 +70,7 @@ class Part:
 REAL = "(real or browser) and not host"
 PARTS: tuple[tuple[Part, ...], ...] = (
     (Part("fast tests", "not real and not host and not browser", 120, verbose=False, spread="load"),),
-    (Part("real parts and Chromium on this machine", REAL, 420, verbose=False, spread="loadgroup"),),
+    (Part("real parts and Chromium on this machine", REAL, 420, verbose=False, spread="loadscope"),),
     (
         Part("one host", "host and not fleet", 1200, verbose=True),
         Part("a fleet", "host and fleet", 1200, verbose=True, daemon="fleets"),
