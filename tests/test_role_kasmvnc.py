@@ -629,7 +629,7 @@ def test_nothing_runs_as_a_desktops_user_but_inside_of_it() -> None:
     becoming = re.compile(r"runuser|setpriv|\bsu -|sudo -u|setuid\(|--reuid")
     found = {path.name for path, text in texts.items() if becoming.search(text)}
     # Caddy's and the viewer's own users, capabilities; and the session, once it has shut itself in.
-    assert found == {"caddy.py", "certificate.sh", "up.py", "units.py", "session.sh.j2"}
+    assert found == {"caddy.py", "up.py", "units.py", "session.sh.j2"}
 
 
 def state_of_owner(tmp_path: Path) -> str:
