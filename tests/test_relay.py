@@ -26,6 +26,8 @@ from viewer.grants import DesktopSocket
 from viewer.relay.answers import CloseCode, ProbeOutcome, ProbeResult, StreamList
 from viewer.relay.framing import binary_header, close_reason
 
+pytestmark = pytest.mark.real
+
 VERSION = b"RFB 003.008\n"
 SERVER_INIT = pack(">HH16xI", 8, 8, 4) + b"desk"
 

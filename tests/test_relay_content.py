@@ -36,6 +36,8 @@ from viewer.relay.desktops import WEB_SOCKET
 from viewer.relay.endings import ENDED
 from viewer.relay.kasmvnc import accept_of
 
+pytestmark = pytest.mark.real
+
 OWNER_PASSWORD = "owner-secret-of-the-desktop"
 BIG = bytes(range(256)) * (1 << 14)
 

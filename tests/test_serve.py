@@ -20,6 +20,8 @@ from viewer.credentials import hash_of, new_key
 from viewer.model import Status
 from viewer.store import Store
 
+pytestmark = pytest.mark.real
+
 ROOT = Path(__file__).parent.parent
 
 

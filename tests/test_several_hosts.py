@@ -29,6 +29,8 @@ from viewer.settings import DesktopSettings, Settings
 from viewer.store import HostRecord, Store
 from viewer.worker import Chores, DesktopWatch, Worker
 
+pytestmark = pytest.mark.real
+
 MADE = [Answer(202, listed(1)), Answer(body=listed(1))]
 NO_IMAGE = Answer(500, {"code": "DOCKER::SANDBOX_IMAGE_PULL_FAILED", "message": "not found"})
 SENTENCE = "sandbox host {} lacks the image and cannot pull it: not found"

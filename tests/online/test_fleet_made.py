@@ -101,7 +101,8 @@ def start_tiny_machine(lan: Lan, address: str) -> None:
     busybox = Path(shutil.which("busybox") or "/bin/busybox")
     archive = ["tar", "--dereference", "-C", str(busybox.parent), "-cf", "-", busybox.name]
     root = subprocess.run(archive, capture_output=True, check=True).stdout
-    subprocess.run(["docker", "import", "-", "tiny:1"], env=lan.daemon.env, input=root, check=True)
+    command = ["docker", "import", "-", "tiny:1"]
+    subprocess.run(command, env=lan.daemon.env, input=root, capture_output=True, check=True)
     where = (f"--network={lan.name}", f"--ip={address}")
     lan.daemon.docker("run", "--detach", *where, "tiny:1", "/busybox", "httpd", "-f", "-p", "80")
     eventually(lambda: open_ports(address, [80]) == [80], within=20, what="the machine answers here")
