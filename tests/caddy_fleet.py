@@ -32,7 +32,7 @@ from aiohttp.abc import AbstractResolver, ResolveResult
 
 from inventory.authority import renewed
 from inventory.models import Certificates, Group, HostConfig, KeyPair, Site, node_name
-from roles.caddyfile import caddyfile, relay_hosts
+from roles.caddyfile import caddyfile, edge_names, relay_hosts
 from tests.relay_process import free_port, wait_for_listener
 from tests.sites import fleet_secrets
 
@@ -44,6 +44,7 @@ GROUPS = {
     "studio1": ("desktops",),
 }
 FLEET_NETWORK = "10.77.0"
+CERTIFICATE_SECONDS = 20
 SHARED = {
     "one": ("edge", "sandboxes"),
     "two": ("control", "desktops"),
@@ -204,6 +205,8 @@ class CaddyFleet:
             self._stack.enter_context(running_upstreams(*upstreams))
             for host in self.site.hosts:
                 self._start(host)
+            for name in edge_names(self.site):
+                self._wait_for_certificate(name.replace("*", "any"))
         except BaseException:
             self._stack.close()
             raise
@@ -232,6 +235,19 @@ class CaddyFleet:
             wait_for_listener(*listens)
         except TimeoutError:
             raise RuntimeError(self.log(host)) from None
+
+    def _wait_for_certificate(self, name: str) -> None:
+        """Caddy listens first, and has its own authority sign after that."""
+        deadline = time.monotonic() + CERTIFICATE_SECONDS
+        while True:
+            try:
+                with closing(connected(("127.0.0.1", self.port))) as plain:
+                    self.trust().wrap_socket(plain, server_hostname=name).close()
+                return
+            except OSError as error:  # also no root yet, and all that TLS says
+                if time.monotonic() > deadline:
+                    raise RuntimeError(f"{name}: {error}\n{self.log(self.edge)}") from error
+                time.sleep(0.05)
 
     def loopback_of(self, host: str) -> str:
         """What is 127.0.0.1 to this host's programs."""
