@@ -63,6 +63,13 @@ class Studio:
             assert time.monotonic() < deadline, self.stream_users()
             time.sleep(0.02)
 
+    def wait_until_quiet(self) -> None:
+        """Until it has been asked something, and nothing more for a while."""
+        seen = 0
+        while not seen or seen != len(self.fake.seen.requests):
+            seen = len(self.fake.seen.requests)
+            time.sleep(0.3)
+
 
 def access_of(password: str, *, tenant: str = "t1") -> str:
     """The relay's file about a KasmVNC desktop."""
@@ -118,8 +125,7 @@ def studio(directory: Path) -> Iterator[Studio]:
 def relay(directory: Path, studio: Studio) -> Iterator[RelayProcess]:
     with relay_at(directory, max_streams_per_session=60) as process:
         # It begins by looking for strays, which no test is to take for its own doing.
-        while not studio.fake.seen.requests:
-            time.sleep(0.02)
+        studio.wait_until_quiet()
         yield process
     log = process.log.read_text()
     assert "Traceback" not in log
