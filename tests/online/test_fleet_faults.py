@@ -18,7 +18,7 @@ from tests.hosts.bare_host import BareHost, Variant
 from tests.online.fleet import eventually
 from tests.online.spread import BEHIND_ANOTHER, SpreadFleet, changes_between
 from tests.online.streams import watching
-from tests.online.test_fleet_roll_out import is_alive, plain_service, with_settings
+from tests.online.test_fleet_roll_out import is_alive, no_sandboxes, plain_service, with_settings
 from tests.soaking import is_soaking
 
 pytestmark = pytest.mark.host
@@ -42,6 +42,7 @@ def test_failed_preflight_of_one_host_stops_everything_before_any_change(spread:
     """The relays' new port is taken on one of three hosts that would get it; and all hosts had work to do."""
     original = spread.site
     moved = with_settings(original, ports=original.settings.ports.model_copy(update={"relay": 8071}))
+    eventually(lambda: no_sandboxes(spread), within=60, what="the sandboxes of former tests are gone")
     with port_taken(spread, "studio1", 8071), spread.changed(plain_service(moved)):
         before = spread.listings()
         done = spread.roll_out(check=False)
