@@ -52,7 +52,12 @@ try)
     ;;
 wait)
     flock -u 9
-    sleep "$2"
+    # Ends soon after its turn, so that nothing runs on where the firewall was taken away.
+    left=$2
+    while [ "$left" -gt 0 ] && [ "$(cat $TRIAL/turn 2>/dev/null)" = "$3" ]; do
+        sleep 1
+        left=$((left - 1))
+    done
     flock 9
     # Another try, or a confirmation, has ended this turn.
     [ "$(cat $TRIAL/turn 2>/dev/null)" != "$3" ] || restore

@@ -39,7 +39,7 @@ NOISE_FILES = (
 )
 
 _COLLECT = r"""
-import hashlib, json, os, pwd, subprocess, sys
+import hashlib, json, os, pwd, subprocess, sys, time
 noise, noise_files = (set(part) for part in json.load(sys.stdin))
 
 def lines(*command):
@@ -90,13 +90,25 @@ def processes():
             found.append(command)
     return found
 
+def units():
+    "A busy systemd does not always answer; that is not to be taken for no units."
+    command = ["systemctl", "list-unit-files", "--no-legend", "--no-pager"]
+    if not os.path.isdir("/run/systemd/system"):
+        return lines(*command)
+    for attempt in range(10):
+        done = subprocess.run(command, capture_output=True, text=True)
+        if done.returncode == 0 and done.stdout:
+            return [line.rstrip() for line in done.stdout.splitlines() if line.strip()]
+        time.sleep(1)
+    sys.exit(f"{' '.join(command)}: {done.stderr}")
+
 json.dump({
     "processes": processes(),
     "packages": lines("dpkg-query", "-W", "-f", "${db:Status-Abbrev} ${Package} ${Version}\n"),
     "marked by hand": lines("apt-mark", "showmanual"),
     "users": [line.rstrip() for line in open("/etc/passwd")],
     "groups": [line.rstrip() for line in open("/etc/group")],
-    "units": lines("systemctl", "list-unit-files", "--no-legend", "--no-pager"),
+    "units": units(),
     "cron": lines("crontab", "-l"),
     "files": files(),
     "containers": docker("ps --all", "{{.ID}} {{.Names}} {{.Image}} {{.State}}"),
