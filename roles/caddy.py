@@ -70,7 +70,7 @@ def caddy(*, config: HostConfig) -> None:
     if own is not None:
         own_certificate.own_certificate(own=own, group=USER)
     place(name="Write Caddyfile", path=CADDYFILE, content=text, check=_CHECK)
-    stamps = (certificates.stamp(config), *((own_certificate.stamp(config),) if own else ()))
+    stamps = (certificates.stamp(config), *((own_certificate.stamp(own),) if own else ()))
     run(name="Run Caddy", unit=unit_of(config), restart_on=_identity(source), reload_on=sha256(text, *stamps))
     if own is None:
         own_certificate.no_own_certificate()

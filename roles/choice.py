@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from pyinfra.api.exceptions import PyinfraError
 
@@ -36,8 +36,11 @@ class Chosen:
 
 def _unknown(name: str) -> str:
     near = difflib.get_close_matches(name, ROLES, n=1, cutoff=0.5)
-    hint = f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(ROLES)}"
-    return f"unknown role {name!r}; {hint}"
+    return f"unknown role {name!r}; {_hint(near, ROLES)}"
+
+
+def _hint(near: Sequence[str], known: Sequence[str]) -> str:
+    return f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(known)}"
 
 
 def problem_of_data(data: Mapping[str, object]) -> str | None:
@@ -45,8 +48,7 @@ def problem_of_data(data: Mapping[str, object]) -> str | None:
     for key in data:
         near = difflib.get_close_matches(key, _KEYS, n=1, cutoff=0.8)
         if key not in _KEYS and (near or key.startswith("deskfleet")):
-            hint = f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(_KEYS)}"
-            return f"--data {key}: unknown key; {hint}"
+            return f"--data {key}: unknown key; {_hint(near, _KEYS)}"
     state = data.get("deskfleet_state", "present")
     if state not in _STATES:
         return f"--data deskfleet_state={state}: unknown value; there are: {', '.join(_STATES)}"

@@ -60,11 +60,8 @@ def own_files(config: HostConfig) -> OwnCertificate | None:
     return tls if isinstance(tls, OwnCertificate) and config.name == config.site.edge else None
 
 
-def stamp(config: HostConfig) -> str:
-    """Changes whenever one of the two files does; "" where there are none."""
-    own = own_files(config)
-    if own is None:
-        return ""
+def stamp(own: OwnCertificate) -> str:
+    """Changes whenever one of the two files does."""
     found = host.get_fact(Paths, paths=[own.cert, own.key])
     return sha256(*(found[path].sha256 for path in (own.cert, own.key) if path in found))
 
