@@ -70,3 +70,4 @@ lock: ## pin every dependency again, with hashes
 	@$(LOCK) pyproject.toml -o templates/viewer/requirements.txt
 	@$(LOCK) templates/opensandbox/requirements.in -o templates/opensandbox/requirements.txt
 	@$(LOCK) tests/rollout/requirements.in -o tests/rollout/requirements.txt
+	@$(LOCK) tests/stock/requirements.in -o tests/stock/requirements.txt
