@@ -21,6 +21,7 @@ from pydantic_core import ErrorDetails
 
 from viewer.model import Display, Frozen, Resolution, Role, WantedBackend
 from viewer.nodes import Credentials, Node, NodeFilesUnusable
+from viewer.resources import Cpu, Memory
 
 DEFAULT_PATH = Path("/etc/deskfleet/viewer.toml")
 PATH_VARIABLE = "DESKFLEET_SETTINGS"
@@ -36,6 +37,8 @@ HostName = Annotated[
     ),
 ]
 Url = Annotated[str, StringConstraints(pattern=r"^https?://[0-9a-zA-Z.\-\[\]:]+$")]
+BaseUrl = Annotated[str, StringConstraints(pattern=r"^https?://[0-9a-zA-Z.\-\[\]:]+(/[0-9a-zA-Z._~/-]*)?$")]
+"""An external server may lie below a path."""
 ListenAddress = Annotated[str, StringConstraints(pattern=r"^[0-9a-zA-Z.\-\[\]:]+:\d{1,5}$")]
 
 
@@ -50,11 +53,23 @@ class KeySettings(Frozen):
     label: str = ""
 
 
+class Quota(Frozen):
+    """What all live sandboxes of one tenant may take together, those that wait for a place included.
+
+    cpu: in thousandths of a core; memory: in MiB. None: no limit of its own.
+    """
+
+    desktops: int | None = Field(default=None, ge=1)
+    cpu_millis: int | None = Field(default=None, ge=1)
+    memory_mib: int | None = Field(default=None, ge=1)
+
+
 class TenantSettings(Frozen):
     """A tenant of the inventory; its id in the database is its name. Keys come as hashes only."""
 
     name: Name
     keys: tuple[KeySettings, ...] = ()
+    quota: Quota = Quota()
 
 
 class HostSettings(Frozen):
@@ -62,17 +77,26 @@ class HostSettings(Frozen):
 
     server_name: the name in its certificate; None where it is this very machine, on loopback.
     address: where it is, for people. Keys are read when asked for: a rotation needs no restart.
+    cpu_millis, memory_mib: what its sandboxes may reserve together; None: as many as `max_desktops`.
+    max_creates: creates under way at once; more only make each of them slower.
+    external: an OpenSandbox server of somebody else's, such as one on Kubernetes, reached by URL and key
+    alone. It has no relay of ours, so only sandboxes without a display are placed there.
     """
 
     name: Name
     groups: tuple[Literal["edge", "control", "sandboxes", "desktops"], ...] = Field(min_length=1)
     address: str | None = None
-    relay_url: Url
-    relay_key_file: Path
-    opensandbox_url: Url | None = None
+    relay_url: Url | None = None
+    relay_key_file: Path | None = None
+    opensandbox_url: BaseUrl | None = None
     opensandbox_key_file: Path | None = None
     server_name: HostName | None = None
+    external: bool = False
     max_desktops: int = Field(default=0, ge=0)
+    cpu_millis: int | None = Field(default=None, ge=1)
+    memory_mib: int | None = Field(default=None, ge=1)
+    max_creates: int = Field(default=3, ge=1)
+    labels: dict[str, str] = Field(default_factory=dict)
 
     @property
     def holds_sandboxes(self) -> bool:
@@ -84,8 +108,19 @@ class HostSettings(Frozen):
         return None if file is None else SecretStr(read_secret(file))
 
     def relay_key(self) -> bytes:
-        """The Fernet key that this host's relay shares with the control plane."""
+        """The Fernet key that its relay shares with the control plane; SettingsError where there is none."""
+        if self.relay_key_file is None:
+            raise SettingsError(f"host {self.name} has no relay; ask another one")
         return read_fernet_key(self.relay_key_file)
+
+    @model_validator(mode="after")
+    def only_an_external_host_lacks_a_relay(self) -> HostSettings:
+        given = self.relay_url is not None, self.relay_key_file is not None
+        if self.external and any(given):
+            raise ValueError(f"host {self.name} is external; remove relay_url and relay_key_file")
+        if not self.external and not all(given):
+            raise ValueError(f"host {self.name} needs relay_url and relay_key_file, or external = true")
+        return self
 
     @model_validator(mode="after")
     def sandboxes_have_a_server_and_room(self) -> HostSettings:
@@ -104,6 +139,12 @@ class HostSettings(Frozen):
 
     @model_validator(mode="after")
     def what_leaves_the_machine_is_encrypted(self) -> HostSettings:
+        if self.external:
+            # Its operator's certificate is one of the public kind; on loopback there may be none.
+            plain = str(self.opensandbox_url).startswith("http://")
+            if plain and not _is_loopback(str(self.opensandbox_url)):
+                raise ValueError(f"opensandbox_url of host {self.name} must begin with https://")
+            return self
         scheme = "http://" if self.server_name is None else "https://"
         for key, url in (("relay_url", self.relay_url), ("opensandbox_url", self.opensandbox_url)):
             if url is not None and not url.startswith(scheme):
@@ -123,9 +164,39 @@ class ImageSettings(Frozen):
     via: Literal["published", "proxy"] = "published"
     transport: Literal["rfb", "websockify"] = "rfb"
     devtools: bool = False
-    cpu: str = "2"
-    memory: str = "2Gi"
+    cpu: Cpu = "2"
+    memory: Memory = "2Gi"
     entrypoint: tuple[str, ...] = ()
+    registry_user: str | None = None
+    registry_password_file: Path | None = None
+    """Who pulls it from its registry; None: anybody may."""
+
+    def registry_password(self) -> SecretStr | None:
+        return SecretStr(read_secret(self.registry_password_file)) if self.registry_password_file else None
+
+    @model_validator(mode="after")
+    def a_registry_user_has_a_password(self) -> ImageSettings:
+        if (self.registry_user is None) != (self.registry_password_file is None):
+            raise ValueError(
+                f"image {self.name} needs registry_user and registry_password_file, or neither of them"
+            )
+        return self
+
+
+class PoolSettings(Frozen):
+    """Desktops that are made before anybody asks for them, on each of its hosts.
+
+    hosts: empty for all sandbox hosts. cpu, memory: None for the image's own. A desktop that nobody took
+    within `max_age_seconds` ends, and another one takes its place.
+    """
+
+    image: str
+    resolution: Resolution | None = None
+    hosts: tuple[Name, ...] = ()
+    size: int = Field(ge=1, le=100)
+    cpu: Cpu | None = None
+    memory: Memory | None = None
+    max_age_seconds: int = Field(default=1800, ge=60, le=86_400)
 
 
 class DesktopSettings(Frozen):
@@ -160,6 +231,15 @@ class Settings(Frozen):
     max_ttl_seconds: int = Field(ge=60)
     max_lifetime_seconds: int = Field(ge=60)
     create_deadline_seconds: int = Field(ge=1)
+    """From the moment a host is chosen until a frame is seen."""
+    queue_seconds: int = Field(default=300, ge=0)
+    """How long a session waits for a place before it is given up."""
+    idle_seconds: int | None = Field(default=None, ge=60)
+    """A session that says nothing else ends when nobody has used it for this long; None: never."""
+    keep_sessions_days: int = Field(default=30, ge=1)
+    keep_events_days: int = Field(default=1, ge=1)
+    any_image: bool = True
+    """May a caller of the OpenSandbox-compatible API name an image that is not in the catalogue?"""
     content_domain: HostName | None = None
     """Below it every desktop with a web page of its own gets an origin; None: such desktops are off."""
     tls_certificate_file: Path | None = None
@@ -171,6 +251,7 @@ class Settings(Frozen):
     """Empty where no host holds sandboxes."""
     desktops: tuple[DesktopSettings, ...] = ()
     services: tuple[ServiceSettings, ...] = ()
+    pools: tuple[PoolSettings, ...] = ()
 
     @property
     def canonical_origin(self) -> str:
@@ -190,6 +271,10 @@ class Settings(Frozen):
 
     def host(self, name: str) -> HostSettings | None:
         return next((host for host in self.hosts if host.name == name), None)
+
+    def quota(self, tenant: str) -> Quota:
+        """Of a tenant that the settings do not name: none."""
+        return next((one.quota for one in self.tenants if one.name == tenant), Quota())
 
     @property
     def sandbox_hosts(self) -> tuple[HostSettings, ...]:
@@ -242,6 +327,12 @@ class Settings(Frozen):
                 )
             if desktop.host not in hosts:
                 raise ValueError(f"desktops.{desktop.name}.host: no host {desktop.host!r}; add it to hosts")
+        for pool in self.pools:
+            if self.image(pool.image) is None:
+                raise ValueError(f"pools: no image {pool.image!r}; add it to images")
+            unknown = sorted(set(pool.hosts) - {host.name for host in self.sandbox_hosts})
+            if unknown:
+                raise ValueError(f"pools: no sandbox host {unknown[0]!r}; add it to hosts")
         for service in self.services:
             if service.tenant is not None and service.tenant not in tenants:
                 raise ValueError(
@@ -290,6 +381,10 @@ def load_settings(path: Path | None = None, *, check_secrets: bool = True) -> Se
     return settings
 
 
+def _is_loopback(url: str) -> bool:
+    return re.match(r"http://(127\.[0-9.]+|localhost|\[::1\])(:|/|$)", url) is not None
+
+
 def read_secret(path: Path) -> str:
     """The one value in a secret file, without the final newline."""
     try:
@@ -318,7 +413,10 @@ def _read_every_secret(path: Path, settings: Settings) -> None:
         _ = settings.secret_key
         for host in settings.hosts:
             host.opensandbox_key()
-            host.relay_key()
+            if host.relay_key_file is not None:
+                host.relay_key()
+        for image in settings.images:
+            image.registry_password()
         if settings.credentials is not None:
             settings.credentials.context()
     except (SettingsError, NodeFilesUnusable) as error:

@@ -491,6 +491,7 @@ def relays_of(settings: Settings) -> dict[str, RelayClient]:
     return {
         host.name: RelayClient(host.name, url=host.relay_url, key=host.relay_key(), node=settings.node(host))
         for host in settings.hosts
+        if host.relay_url is not None
     }
 
 

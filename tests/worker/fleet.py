@@ -206,7 +206,7 @@ class Fleet:
                 _image("shell", "sleep 1000", display="none"),
                 _image("broken", "echo the screen is on fire; exit 3"),
                 _image("missing", "true", uri="deskfleet-test/missing:1"),
-                _image("greedy", "true", memory="1Qi"),
+                _image("greedy", "true", cpu="9999"),
             ],
             **changed,
         }
