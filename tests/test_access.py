@@ -54,9 +54,31 @@ TABLE = {
     "POST /api/v1/sessions": "401 401 401 403 202 202 202 202 403 403",
     "GET /api/v1/sessions/<session_id>": "401 401 401 200 200 200 404 200 200 403",
     "DELETE /api/v1/sessions/<session_id>": "401 401 401 403 204 204 404 204 403 403",
+    "GET /api/v1/sessions/<session_id>/history": "401 401 401 200 200 200 404 200 200 403",
+    "POST /api/v1/sessions/<session_id>/pause": "401 401 401 403 409 409 404 409 403 403",
+    "POST /api/v1/sessions/<session_id>/resume": "401 401 401 403 409 409 404 409 403 403",
+    "POST /api/v1/sessions/<session_id>/renew": "401 401 401 403 409 409 404 409 403 403",
+    "PUT /api/v1/sessions/<session_id>/labels": "401 401 401 403 409 409 404 409 403 403",
+    "POST /api/v1/sessions/terminate": "401 401 401 403 422 422 422 422 403 403",
+    "PUT /api/v1/hosts/<name>/draining": "401 401 401 403 403 404 403 403 403 403",
+    "GET /api/v1/tasks": "401 401 401 200 200 200 200 200 200 403",
+    "POST /api/v1/tasks": "401 401 401 403 201 201 201 201 403 403",
+    "GET /api/v1/tasks/<task_id>": "401 401 401 200 200 200 404 200 200 403",
+    "GET /api/v1/agents": "401 401 401 200 200 200 200 200 200 403",
+    "POST /api/v1/agents": "401 401 401 403 201 201 201 201 403 403",
+    "GET /api/v1/agents/<agent_id>": "401 401 401 200 200 200 404 200 200 403",
     "POST /api/v1/sessions/<session_id>/entries": "401 401 401 201 201 201 404 201 403 403",
     "POST /api/v1/services/<name>/entries": "401 401 401 403 201 201 404 201 403 403",
 }
+
+
+BODIES: dict[str, object] = {
+    "POST /api/v1/sessions": {"wait": False},
+    "PUT /api/v1/sessions/<session_id>/labels": {"labels": {}},
+    "PUT /api/v1/hosts/<name>/draining": {"draining": True},
+}
+OF_ENDED_ONES = ("/pause", "/resume", "/renew", "/labels")
+"""What changes a session is asked of one that has ended: nobody is there to make a change true."""
 
 
 def all_headers(store: Store, people: People) -> dict[str, dict[str, str]]:
@@ -92,16 +114,23 @@ def test_route_answers_each_principal_as_the_table_says(
     route: str, client: ViewerClient, store: Store, people: People
 ) -> None:
     method, _, path = route.partition(" ")
-    make = kasmvnc_desktop if path.endswith("/entries") else running_session
-    session = make(store, people.alice)
-    path = path.replace("<session_id>", session.id).replace("<path:name>", "nothing-here.js")
+    if path.endswith("/entries"):
+        session = kasmvnc_desktop(store, people.alice)
+    else:
+        session = running_session(store, people.alice, task_id="t", agent_id="a")
+    path = (
+        path.replace("<task_id>", "t")
+        .replace("<agent_id>", "a")
+        .replace("<session_id>", session.id)
+        .replace("<path:name>", "nothing-here.js")
+    )
     path = path.replace("<name>", "code")
-    if method == "DELETE":
+    if method == "DELETE" or path.endswith(OF_ENDED_ONES):
         store.fleet.transition(session.id, Status.TERMINATED)
     stream = {"X-Forwarded-Uri": f"/stream/{session.id}", "X-Forwarded-Method": "GET"}
     got = {}
     for who, headers in all_headers(store, people).items():
-        body = json.dumps({"wait": False} if path == "/api/v1/sessions" else {}) if method == "POST" else None
+        body = json.dumps(BODIES.get(route, {})) if method in ("POST", "PUT") else None
         kind = {"Content-Type": "application/json"} if body else {}
         with client.open(path, method=method, data=body, headers={**headers, **kind, **stream}) as answer:
             got[who] = answer.status_code

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
 
-import viewer.api
+import viewer.session_api
 import viewer.store
 from tests.viewer_fixtures import (
     ORIGIN,
@@ -23,17 +23,21 @@ from tests.viewer_fixtures import (
     ViewerClient,
     new_session,
     running_session,
+    waiting,
 )
 from viewer.credentials import open_password
+from viewer.fleet_store import DeclaredDesktop
 from viewer.model import HostStatus, Session, Status
 from viewer.services import Services, Slots
 from viewer.settings import Settings
-from viewer.store import DeclaredDesktop, Store
+from viewer.store import Store
 
 FIELDS = [
     "id", "tenant_id", "kind", "display", "backend", "status", "status_reason", "sandbox_id", "host",
-    "host_status", "image", "resolution", "task_id", "agent_id", "page_url", "novnc_url", "vnc_endpoint",
-    "devtools_url", "error_message", "created_at", "updated_at", "expires_at", "terminated_at",
+    "host_status", "image", "resolution", "task_id", "agent_id", "labels", "cpu", "memory", "queue_position",
+    "wanted_status", "is_warm", "via", "created_by", "page_url", "novnc_url", "vnc_endpoint", "devtools_url",
+    "error_message", "created_at", "updated_at", "last_used_at", "idle_ends_at", "expires_at",
+    "lifetime_ends_at", "terminated_at",
 ]  # fmt: skip
 
 
@@ -44,9 +48,9 @@ def worker(store: Store) -> Any:
 
     def act(what: Callable[[Session], object]) -> None:
         def run() -> None:
-            while not (waiting := store.fleet.to_create()):
+            while not (found := waiting(store)):
                 store.wait_for_change(0.02)
-            what(waiting[0])
+            what(found[0])
 
         threads.append(threading.Thread(target=run))
         threads[-1].start()
@@ -94,7 +98,7 @@ def test_create_without_waiting_answers_at_once(client: ViewerClient, store: Sto
     answer = client.post("/api/v1/sessions", json={"wait": False}, headers=people.alice.headers)
     assert answer.status_code == 202
     assert answer.json["status"] == "creating"
-    [session] = store.fleet.to_create()
+    [session] = waiting(store)
     assert (session.image, session.resolution, session.ttl_seconds) == ("desktop", "1280x800", 3600)
     assert session.created_by.startswith("key:")
 
@@ -102,7 +106,7 @@ def test_create_without_waiting_answers_at_once(client: ViewerClient, store: Sto
 def test_create_that_the_worker_never_takes_up_is_answered_as_creating(
     client: ViewerClient, people: People, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(viewer.api, "_DEADLINE_GRACE_SECONDS", -1.9)
+    monkeypatch.setattr(viewer.session_api, "_DEADLINE_GRACE_SECONDS", -1.9)
     answer = client.post("/api/v1/sessions", json={}, headers=people.alice.headers)
     assert (answer.status_code, answer.json["status"]) == (202, "creating")
 
@@ -177,7 +181,7 @@ def test_one_tenant_cannot_fill_the_line_of_what_is_to_be_made(
     assert (refused.status_code, refused.mimetype) == (429, "application/problem+json")
     assert refused.json["type"] == "urn:deskfleet:problem:too-many-creating"
     assert int(refused.headers["Retry-After"]) > 0
-    assert len(store.fleet.to_create()) == 2
+    assert len(waiting(store)) == 2
     assert create(people.bob).status_code == 202
     store.fleet.transition(first["id"], Status.ERROR, error_message="It is not there.")
     assert create(people.alice).status_code == 202
@@ -188,7 +192,7 @@ def test_each_session_gets_a_password_of_its_own_that_only_the_fleets_key_opens(
 ) -> None:
     for _ in range(2):
         client.post("/api/v1/sessions", json={"wait": False}, headers=people.alice.headers)
-    sealed = [session.vnc_password_sealed or "" for session in store.fleet.to_create()]
+    sealed = [session.vnc_password_sealed or "" for session in waiting(store)]
     one, two = (open_password(text, settings.secret_key) for text in sealed)
     assert one != two
     assert re.fullmatch(r"[A-Za-z0-9]{8}", one)
@@ -462,7 +466,7 @@ def test_delete_answers_when_the_container_is_gone(
 def test_delete_is_accepted_while_the_host_is_silent(
     client: ViewerClient, store: Store, people: People, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(viewer.api, "SILENT_HOST_WAIT_SECONDS", 0.05)
+    monkeypatch.setattr(viewer.session_api, "SILENT_HOST_WAIT_SECONDS", 0.05)
     session = running_session(store, people.alice)
     store.fleet.record_host_status("here", HostStatus.UNREACHABLE)
     answer = client.delete(f"/api/v1/sessions/{session.id}", headers=people.alice.headers)
@@ -476,11 +480,11 @@ def test_delete_is_accepted_while_the_host_is_silent(
 def test_session_still_being_made_can_be_ended(
     client: ViewerClient, store: Store, people: People, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(viewer.api, "TERMINATION_WAIT_SECONDS", 0.0)
+    monkeypatch.setattr(viewer.session_api, "TERMINATION_WAIT_SECONDS", 0.0)
     session = new_session(store, people.alice)
     assert client.delete(f"/api/v1/sessions/{session.id}", headers=people.alice.headers).status_code == 202
-    [waiting] = store.fleet.to_create()
-    assert waiting.terminate_requested_at is not None
+    [row] = waiting(store)
+    assert row.terminate_requested_at is not None
 
 
 def test_declared_desktop_cannot_be_ended(client: ViewerClient, store: Store, people: People) -> None:

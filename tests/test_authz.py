@@ -15,10 +15,11 @@ from tests.viewer_fixtures import (
     sign_in,
 )
 from viewer.credentials import seal_password
+from viewer.fleet_store import DeclaredDesktop
 from viewer.grants import DesktopSocket, Grant, PublishedPort, open_grant
 from viewer.model import Status, utcnow
 from viewer.settings import Settings
-from viewer.store import DeclaredDesktop, Store
+from viewer.store import Store
 
 
 def asked(path: str, **headers: str) -> dict[str, str]:

@@ -16,11 +16,12 @@ from inventory.authority import ends
 from tests.relay_process import free_port
 from tests.sites import fleet_secrets
 from tests.viewer_fixtures import People, Person, ViewerClient, new_session, running_session, settings_values
+from viewer.fleet_store import DeclaredDesktop
 from viewer.model import HostStatus, Status, utcnow
 from viewer.nodes import Credentials
 from viewer.relay_client import RelayClient
 from viewer.settings import Settings
-from viewer.store import DeclaredDesktop, Store
+from viewer.store import Store
 from viewer.worker import RelayWatch
 
 DESKTOPS = [

@@ -150,8 +150,10 @@ def database(tmp_path: Path, *hosts: str) -> Database:
     store = Store(file)
     store.accounts.add_tenant("main")
     for name in (*hosts, "ended"):
-        row = store.tenant("main").create(
-            NewSession(image="desktop", resolution="1280x800", ttl_seconds=600, created_by="key:1")
+        row = (
+            store.tenant("main")
+            .create(NewSession(image="desktop", resolution="1280x800", ttl_seconds=600, created_by="key:1"))
+            .session
         )
         store.fleet.update(row.id, host=name)
         if name == "ended":

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -11,8 +11,7 @@ from hypothesis import strategies as st
 
 from tests.soaking import examples
 from viewer import reconcile
-from viewer.model import HostStatus, Kind, Role, Session, Status
-from viewer.placement import HostRoom, NoRoom, choose
+from viewer.model import Kind, Role, Session, Status
 from viewer.reconcile import (
     Action,
     Adopt,
@@ -21,8 +20,10 @@ from viewer.reconcile import (
     End,
     Fail,
     Follow,
+    FollowWish,
     Keep,
     Memory,
+    NoteUse,
     Policy,
     Renew,
     Report,
@@ -39,6 +40,7 @@ NOW = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
 HERE = "here"
 POLICY = Policy(fleet_id="f-1", create_deadline=timedelta(seconds=120), max_lifetime=timedelta(hours=24))
 TTL = 3600
+NO_USE: Mapping[str, datetime] = {}
 
 
 def session(number: int = 1, **fields: object) -> Session:
@@ -89,6 +91,7 @@ def verdict_on(
     watched: Collection[str] = (),
     busy: Collection[str] = (),
     memory: Memory | None = None,
+    used: Mapping[str, datetime] | None = NO_USE,
     table_began: datetime | None = NOW - timedelta(days=30),
     now: datetime = NOW,
 ) -> Verdict:
@@ -99,6 +102,7 @@ def verdict_on(
         rows=[row for row in rows if row.host == HERE],
         by_request={row.request_id: row for row in [*rows, *ended]},
         watched=watched,
+        used=used,
         busy=busy,
         memory=memory or Memory(),
         table_began=table_began,
@@ -156,9 +160,41 @@ def test_stream_stays_while_it_would_be_let_in_again(
 # --- the table alone ------------------------------------------------------------------------------------
 
 
-def test_new_session_is_brought_up() -> None:
-    row = session(status=Status.CREATING, sandbox_id=None, host=None, created_at=NOW)
+def test_session_is_brought_up_once_it_has_a_host() -> None:
+    row = session(status=Status.CREATING, sandbox_id=None, created_at=NOW, placed_at=NOW)
     assert due([row], hosts=[HERE], now=NOW, policy=POLICY) == [BringUp(row=row)]
+    waiting = row.model_copy(update={"host": None, "placed_at": None})
+    assert due([waiting], hosts=[HERE], now=NOW, policy=POLICY) == []
+
+
+def test_session_that_finds_no_place_in_time_is_given_up() -> None:
+    row = session(status=Status.CREATING, sandbox_id=None, host=None, created_at=NOW - timedelta(seconds=300))
+    [action] = due([row], hosts=[HERE], now=NOW, policy=POLICY)
+    assert isinstance(action, Fail)
+    assert (action.reason, action.message[:26]) == ("full", "no sandbox host has room w")
+
+
+def test_wish_to_pause_is_followed_until_it_is_so() -> None:
+    row = session(wanted_status=Status.PAUSED)
+    assert due([row], hosts=[HERE], now=NOW, policy=POLICY) == [FollowWish(row=row)]
+    assert due([session(status=Status.PAUSED)], hosts=[HERE], now=NOW, policy=POLICY) == []
+
+
+def test_session_that_nobody_uses_ends_when_its_time_is_over() -> None:
+    idle = session(idle_seconds=300, running_at=NOW - timedelta(seconds=301))
+    assert actions_on([idle], [sandbox_of(idle)]) == [Terminate(row=idle, reason="idle")]
+    fresh = session(idle_seconds=300, running_at=NOW - timedelta(seconds=299))
+    assert actions_on([fresh], [sandbox_of(fresh)]) == []
+    assert actions_on([idle], [sandbox_of(idle)], used=None) == [], "a silent relay says nothing of use"
+
+
+def test_use_of_a_session_is_noted_and_puts_its_end_off() -> None:
+    idle = session(idle_seconds=300, running_at=NOW - timedelta(hours=1))
+    assert actions_on([idle], [sandbox_of(idle)], watched={idle.id}) == [NoteUse(row=idle, at=NOW)]
+    lately = NOW - timedelta(seconds=20)
+    assert actions_on([idle], [sandbox_of(idle)], used={idle.id: lately}) == [NoteUse(row=idle, at=lately)]
+    noted = idle.model_copy(update={"last_used_at": lately})
+    assert actions_on([noted], [sandbox_of(noted)], used={idle.id: lately}) == []
 
 
 def test_running_session_asks_for_nothing() -> None:
@@ -323,8 +359,8 @@ def test_sandbox_that_claims_a_session_of_another_tenant_is_only_reported() -> N
 def test_sandbox_of_a_session_of_another_host_is_never_deleted() -> None:
     row = session(1, host="there")
     [action] = compare(
-        HERE, [sandbox_of(row)], rows=[], by_request={row.request_id: row}, watched=set(), busy=set(),
-        memory=Memory(), table_began=NOW, now=NOW, policy=POLICY,
+        HERE, [sandbox_of(row)], rows=[], by_request={row.request_id: row},
+        watched=set(), used={}, busy=set(), memory=Memory(), table_began=NOW, now=NOW, policy=POLICY,
     ).actions  # fmt: skip
     assert action == Report(
         sandbox_id=row.sandbox_id or "", why="host there shows it too; two hosts share one Docker"
@@ -339,6 +375,7 @@ def test_sandbox_that_became_the_rows_own_a_moment_ago_is_left_alone() -> None:
         rows=[],  # read before the worker wrote the sandbox's id
         by_request={row.request_id: row},
         watched=(),
+        used={},
         busy=(),
         memory=Memory(),
         table_began=NOW,
@@ -366,7 +403,7 @@ def test_watched_session_is_not_renewed_beyond_its_longest_life() -> None:
     assert actions_on([row], [sandbox_of(row)], watched={row.id}) == [
         Renew(row=row, until=NOW + timedelta(minutes=10))
     ]
-    at_its_limit = session(created_at=born, expires_at=NOW + timedelta(minutes=10))
+    at_its_limit = session(created_at=born, expires_at=NOW + timedelta(minutes=10), last_used_at=NOW)
     assert actions_on([at_its_limit], [sandbox_of(at_its_limit)], watched={row.id}) == []
 
 
@@ -377,28 +414,6 @@ def test_host_that_would_end_a_sandbox_too_early_is_told_to_keep_it() -> None:
     assert actions_on([row], [hasty]) == [
         Keep(sandbox_id="sb-1", until=row.expires_at + reconcile.HOST_GRACE)
     ]
-
-
-# --- placement ------------------------------------------------------------------------------------------
-
-
-def room(name: str, used: int, most: int = 8, status: HostStatus = HostStatus.OK) -> HostRoom:
-    detail = f"sandbox host {name} is unreachable: it is off" if status is HostStatus.UNREACHABLE else None
-    return HostRoom(name=name, status=status, detail=detail, used=used, max_desktops=most)
-
-
-def test_least_loaded_host_is_chosen_and_a_silent_one_skipped() -> None:
-    assert choose([room("a", 4), room("b", 3), room("c", 0, status=HostStatus.UNREACHABLE)]) == "b"
-
-
-def test_full_fleet_is_refused_with_how_full_it_is() -> None:
-    with pytest.raises(NoRoom, match=r"^no sandbox host has room: 8 of 8 desktops in use on here$"):
-        choose([room("here", 8)])
-
-
-def test_silent_fleet_is_refused_with_why() -> None:
-    with pytest.raises(NoRoom, match=r"no sandbox host answers: sandbox host here is unreachable: it is off"):
-        choose([room("here", 0, status=HostStatus.UNREACHABLE)])
 
 
 # --- properties -----------------------------------------------------------------------------------------

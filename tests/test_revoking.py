@@ -15,16 +15,18 @@ from tests.test_relay import Viewer, hold, rfb_server
 from tests.viewer_fixtures import People, Person, running_session
 from viewer import reconcile
 from viewer.accounts import DeclaredKey
+from viewer.chores import Chores
 from viewer.credentials import hash_of
 from viewer.grants import GRANT_HEADER, Grant, PublishedPort, seal_grant
 from viewer.lifecycle import HostLink, Lifecycle
 from viewer.model import Role, Session, utcnow
+from viewer.placement import Capacity
 from viewer.relay.answers import CloseCode
 from viewer.relay_client import RelayClient
 from viewer.sandbox_hosts import SandboxHost
 from viewer.settings import Settings
 from viewer.store import Store
-from viewer.worker import Chores, HostWatch
+from viewer.worker import HostWatch
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +40,7 @@ def link(relay: RelayProcess) -> Iterator[HostLink]:
     """The sandbox server of this host is down: access must end all the same."""
     silent = SandboxHost("here", url=f"http://127.0.0.1:{free_port()}", key="key", fleet_id="f-test")
     relay_client = RelayClient("here", url=relay.url, key=relay.key)
-    made = HostLink(name="here", sandboxes=silent, relay=relay_client, max_desktops=8)
+    made = HostLink(name="here", sandboxes=silent, relay=relay_client, capacity=Capacity(desktops=8))
     yield made
     made.close()
 
@@ -99,6 +101,7 @@ def test_who_loses_the_right_loses_the_stream_and_the_others_keep_theirs(
                 alice = await stream(http, relay, session, people.alice, port)
                 ada = await stream(http, relay, session, people.ada, port)
                 await asyncio.to_thread(watch.look)
+                assert link.relay is not None
                 assert len(await asyncio.to_thread(link.relay.streams)) == 2
                 if change == "revoked":
                     store.accounts.revoke_key(key_id(people.alice))
@@ -119,7 +122,7 @@ def test_look_goes_on_while_the_relay_is_silent(
         name="here",
         sandboxes=SandboxHost("here", url=nobody, key="key", fleet_id="f-test"),
         relay=RelayClient("here", url=nobody, key=b"x" * 43 + b"="),
-        max_desktops=8,
+        capacity=Capacity(desktops=8),
     )
     policy = reconcile.Policy(
         fleet_id="f-test", create_deadline=timedelta(seconds=2), max_lifetime=timedelta(hours=1)

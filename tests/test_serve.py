@@ -15,7 +15,7 @@ import httpx
 import pytest
 
 from tests.relay_process import free_port
-from tests.viewer_fixtures import ORIGIN, UNKNOWN_ID, settings_values, write_settings
+from tests.viewer_fixtures import ORIGIN, UNKNOWN_ID, settings_values, waiting, write_settings
 from viewer.credentials import hash_of, new_key
 from viewer.model import Status
 from viewer.store import Store
@@ -89,9 +89,9 @@ def test_create_is_answered_as_soon_as_another_process_makes_it_run(server: Serv
     ready: list[float] = []
 
     def worker() -> None:
-        while not (waiting := store.fleet.to_create()):
+        while not (found := waiting(store)):
             store.wait_for_change(1)
-        store.fleet.transition(waiting[0].id, Status.RUNNING, host="here", sandbox_id="box", vnc_port=40001)
+        store.fleet.transition(found[0].id, Status.RUNNING, host="here", sandbox_id="box", vnc_port=40001)
         ready.append(time.monotonic())
 
     thread = threading.Thread(target=worker)

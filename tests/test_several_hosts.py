@@ -19,15 +19,18 @@ from pydantic import SecretStr
 from tests.relay_process import RelayProcess, free_port, running_relay
 from tests.test_sandbox_hosts import Answer, FaultyHost, listed, page
 from tests.viewer_fixtures import People, new_session, settings_values
+from viewer.chores import Chores
+from viewer.fleet_store import HostRecord
 from viewer.grants import Target
 from viewer.lifecycle import HostLink, Lifecycle
 from viewer.model import DesktopBackend, Display, HostStatus, Session, Status, WantedBackend
+from viewer.placement import Capacity
 from viewer.relay.answers import ProbeOutcome, ProbeResult
 from viewer.relay_client import RelayClient
 from viewer.sandbox_hosts import SandboxHost
 from viewer.settings import DesktopSettings, Settings
-from viewer.store import HostRecord, Store
-from viewer.worker import Chores, DesktopWatch, Worker
+from viewer.store import Store
+from viewer.worker import DesktopWatch, Worker
 
 pytestmark = pytest.mark.real
 
@@ -65,7 +68,7 @@ def boxes(settings: Settings, store: Store, people: People) -> Iterator[Boxes]:
 def link_to(name: str, url: str) -> HostLink:
     relay = RelayClient(name, url=f"http://127.0.0.1:{free_port()}", key=Fernet.generate_key())
     host = SandboxHost(name, url=url, key="key", fleet_id="f-test")
-    return HostLink(name=name, sandboxes=host, relay=relay, max_desktops=8)
+    return HostLink(name=name, sandboxes=host, relay=relay, capacity=Capacity(desktops=8))
 
 
 def creates(host: FaultyHost) -> int:

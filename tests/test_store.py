@@ -17,19 +17,14 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
 from tests.soaking import examples
-from tests.viewer_fixtures import UNKNOWN_ID, People, new_session, running_session
+from tests.viewer_fixtures import UNKNOWN_ID, People, new_session, running_session, waiting
 from viewer.database import sqlite_engine
+from viewer.fleet_store import DeclaredDesktop
+from viewer.listing import BadCursor, SessionFilter
 from viewer.migrations import upgrade
 from viewer.model import HostStatus, Session, Status, utcnow
-from viewer.store import (
-    BadCursor,
-    DeclaredDesktop,
-    NewSession,
-    SandboxTaken,
-    SessionFilter,
-    SessionNotFound,
-    Store,
-)
+from viewer.rows import SandboxTaken, SessionNotFound
+from viewer.store import NewSession, Store
 from viewer.tables import Base
 from viewer.transitions import IllegalTransition
 
@@ -102,7 +97,7 @@ def test_new_session_is_creating_and_told_of(store: Store, people: People) -> No
     [event] = store.tenant("acme").events_after(0)
     assert session.status is Status.CREATING
     assert event.session == session
-    assert store.fleet.to_create() == [session]
+    assert waiting(store) == [session]
 
 
 def test_other_tenant_finds_nothing(store: Store, people: People) -> None:
@@ -374,7 +369,7 @@ class AnyOrderOfCalls(RuleBasedStateMachine):
     @rule()
     def create(self) -> None:
         new = NewSession(image="desktop", ttl_seconds=60, created_by="test")
-        self.ids.append(self.tenant.create(new).id)
+        self.ids.append(self.tenant.create(new).session.id)
 
     @rule(data=st.data(), to=st.sampled_from(Status), box=st.sampled_from(["a", "b", None]))
     def transition(self, data: st.DataObject, to: Status, box: str | None) -> None:

@@ -23,10 +23,11 @@ from viewer.access import COOKIE
 from viewer.accounts import DeclaredKey
 from viewer.app import create_app
 from viewer.credentials import hash_of, key_id_of, new_key
+from viewer.fleet_store import DeclaredDesktop
 from viewer.migrations import upgrade
 from viewer.model import Display, Role, Session, Status
 from viewer.settings import Settings
-from viewer.store import DeclaredDesktop, NewSession, Store
+from viewer.store import NewSession, Store
 
 ORIGIN = "http://deskfleet.localhost:8088"
 OTHER_ORIGIN = "http://localhost:8088"
@@ -214,7 +215,7 @@ def new_session(store: Store, person: Person, **values: Any) -> Session:
         "ttl_seconds": 3600,
         "created_by": "test",
     }
-    return store.tenant(person.tenant).create(NewSession(**{**defaults, **values}))
+    return store.tenant(person.tenant).create(NewSession(**{**defaults, **values})).session
 
 
 def kasmvnc_desktop(store: Store, person: Person, *, name: str = "studio") -> Session:
@@ -238,3 +239,8 @@ def running_session(store: Store, person: Person, *, sandbox_id: str = "box-1", 
         vnc_port=40001,
         expires_at=session.created_at + timedelta(hours=1),
     )
+
+
+def waiting(store: Store) -> list[Session]:
+    """Sessions that nobody has made a sandbox for, oldest first."""
+    return [row for row in store.fleet.live_sessions() if row.sandbox_id is None]

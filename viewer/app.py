@@ -27,10 +27,13 @@ from viewer.pages import (
 )
 from viewer.places import PlaceKind
 from viewer.problems import Problem, not_found, respond
+from viewer.rows import SessionNotFound
 from viewer.services import Services, services
+from viewer.session_api import session_api
 from viewer.settings import Settings
 from viewer.sign_in import sign_in
-from viewer.store import SessionNotFound, Store
+from viewer.store import Store
+from viewer.work_api import work_api
 
 _log = logging.getLogger("deskfleet.viewer")
 
@@ -45,7 +48,7 @@ def create_app(settings: Settings, store: Store | None = None) -> Flask:
     app.json.sort_keys = False  # type: ignore[attr-defined]
     app.extensions["deskfleet"] = Services(settings, store or Store(settings.database))
     app.add_url_rule("/healthz", view_func=healthz)
-    for blueprint in (api, events, content, authz, sign_in, pages, assets):
+    for blueprint in (api, session_api, work_api, events, content, authz, sign_in, pages, assets):
         app.register_blueprint(blueprint)
     files = read_manifest().files
     app.jinja_env.globals["asset"] = lambda name: f"/static/build/{files.get(name, name)}"

@@ -41,8 +41,8 @@ from viewer.grants import (
 from viewer.model import Display, Kind, Principal, Role, Session, Status, utcnow
 from viewer.places import PlaceKind, way_to_service
 from viewer.problems import Problem, not_found
+from viewer.rows import SessionNotFound
 from viewer.services import services
-from viewer.store import SessionNotFound
 
 authz = Blueprint("authz", __name__, url_prefix="/authz")
 

@@ -10,9 +10,10 @@ import string
 from typing import NewType
 
 from cryptography.fernet import Fernet, InvalidToken
-from pydantic import Field
+from pydantic import Field, ValidationError
 
 from viewer.model import Frozen
+from viewer.order import Order
 
 SecretToken = NewType("SecretToken", str)
 """43 URL-safe characters, 32 random bytes: a cookie's value or a link's token. Stored only as a hash."""
@@ -72,3 +73,17 @@ def open_password(sealed: str, key: bytes) -> str:
         return Fernet(key).decrypt(sealed.encode()).decode()
     except InvalidToken as error:
         raise SealBroken("the VNC password was sealed under another key") from error
+
+
+def seal_order(order: Order, key: bytes) -> str | None:
+    """None for an order that asks for nothing."""
+    return None if order.is_plain else Fernet(key).encrypt(order.model_dump_json().encode()).decode()
+
+
+def open_order(sealed: str | None, key: bytes) -> Order:
+    if sealed is None:
+        return Order()
+    try:
+        return Order.model_validate_json(Fernet(key).decrypt(sealed.encode()))
+    except (InvalidToken, ValidationError) as error:
+        raise SealBroken("the order was sealed under another key") from error

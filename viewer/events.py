@@ -16,8 +16,9 @@ from viewer.model import HostStatus, Principal, Role
 from viewer.openapi import Answer, Operation, describes
 from viewer.problems import FieldError, Problem, wrong_fields
 from viewer.public import public_session
+from viewer.rows import Event
 from viewer.services import Services, services
-from viewer.store import Event, TenantStore
+from viewer.store import TenantStore
 
 events = Blueprint("events", __name__, url_prefix="/api/v1")
 

@@ -7,13 +7,26 @@ from datetime import datetime, timedelta
 
 from pydantic import Field
 
-from viewer.model import DesktopBackend, Frozen, HostStatus, Principal, Role, Session, Status, WantedBackend
+from viewer.fleet_store import HostRecord
+from viewer.model import (
+    DesktopBackend,
+    Frozen,
+    HostReport,
+    HostStatus,
+    Principal,
+    Role,
+    Session,
+    Status,
+    WantedBackend,
+)
 from viewer.nodes import CERTIFICATE_WARNING
+from viewer.placement import Reserved
 from viewer.settings import DesktopSettings, HostSettings, Settings
-from viewer.store import HostRecord
 
 NOBODY_LOOKED = timedelta(seconds=120)
 """The worker writes at least every 30 s that a host still answers."""
+
+LITTLE_SPACE = 0.05
 
 _GRANTED: Mapping[WantedBackend, tuple[DesktopBackend, ...]] = {
     "kasmvnc": ("kasmvnc",),
@@ -44,6 +57,13 @@ class PublicHost(Frozen):
     last_seen_at: datetime | None
     used_desktops: int = Field(description="On-demand desktops of all tenants.")
     max_desktops: int = Field(description="0 for a host that takes no on-demand desktops.")
+    used_cpu: str = Field(description="What they reserve, in thousandths of a core such as `2000m`.")
+    max_cpu: str | None = Field(description="What they may reserve together; null for no limit.")
+    used_memory: str = Field(description="What they reserve, such as `2048Mi`.")
+    max_memory: str | None = Field(description="What they may reserve together; null for no limit.")
+    draining: bool = Field(description="It gets no new sandboxes; those that run go on.")
+    labels: dict[str, str]
+    report: HostReport | None = Field(description="Load and free space; for admins only.")
     desktops: tuple[HostDesktop, ...] = Field(description="Persistent desktops of your tenant.")
     warnings: tuple[str, ...]
     address: str | None = Field(description="Where the fleet reaches it; for admins only.")
@@ -58,13 +78,13 @@ def host_list(
     *,
     who: Principal,
     records: Iterable[HostRecord],
-    used: Mapping[str, int],
+    used: Mapping[str, Reserved],
     desktops: Sequence[Session],
     now: datetime,
 ) -> HostList:
     """Every host of the settings, as `who` may see it.
 
-    used: live sandboxes by host. desktops: live sessions of the persistent desktops of his tenant.
+    used: what live sandboxes hold, by host. desktops: live sessions of the persistent desktops of his tenant.
     """
     known = {record.name: record for record in records}
     rows = {session.sandbox_id: session for session in desktops}
@@ -75,7 +95,7 @@ def host_list(
         )
         wanted = [one for one in settings.desktops if one.host == host.name and one.tenant == who.tenant]
         shown = tuple(_desktop(one, rows.get(one.name)) for one in wanted)
-        count = used.get(host.name, 0)
+        held = used.get(host.name, Reserved())
         hosts.append(
             PublicHost(
                 name=host.name,
@@ -83,10 +103,17 @@ def host_list(
                 status=record.status,
                 detail=_for_eyes_of(who, record.detail, host),
                 last_seen_at=record.last_seen_at,
-                used_desktops=count,
+                used_desktops=held.desktops,
                 max_desktops=host.max_desktops,
+                used_cpu=f"{held.cpu_millis}m",
+                max_cpu=f"{host.cpu_millis}m" if host.cpu_millis is not None else None,
+                used_memory=f"{held.memory_mib}Mi",
+                max_memory=f"{host.memory_mib}Mi" if host.memory_mib is not None else None,
+                draining=record.is_draining,
+                labels=host.labels,
+                report=record.report if who.role.covers(Role.ADMIN) else None,
                 desktops=shown,
-                warnings=tuple(_warnings(host, record, count, shown, now)),
+                warnings=tuple(_warnings(host, record, held.desktops, shown, now)),
                 address=host.address if who.role.covers(Role.ADMIN) else None,
             )
         )
@@ -117,6 +144,11 @@ def _warnings(
         yield f"a certificate between it and the control host ends on {end:%Y-%m-%d}; run the deploy"
     if host.max_desktops and used >= host.max_desktops:
         yield "it is full: new desktops go to other hosts"
+    if record.is_draining:
+        yield "it is draining: new desktops go to other hosts, those that run go on"
+    report = record.report
+    if report is not None and report.disk_free < LITTLE_SPACE * report.disk_total:
+        yield f"its disk is nearly full: {report.disk_free >> 20} MiB are left for sandboxes"
     for desktop in desktops:
         if desktop.wanted_backend == "kasmvnc-or-tigervnc" and desktop.backend == "tigervnc":
             yield f"desktop {desktop.name} runs TigerVNC, because KasmVNC could not be had"

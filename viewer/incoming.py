@@ -11,8 +11,23 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstra
 from pydantic_core import from_json
 from werkzeug.datastructures import MultiDict
 
+from viewer.desktop_options import (
+    COMMAND_WANTED,
+    ENV_WANTED,
+    KEYBOARD_WANTED,
+    LOCALE_WANTED,
+    OPEN_URL_WANTED,
+    TIMEZONE_WANTED,
+    Command,
+    Env,
+    Keyboard,
+    Locale,
+    OpenUrl,
+    Timezone,
+)
 from viewer.model import Status
 from viewer.problems import FieldError, Problem, from_validation, wrong_fields
+from viewer.resources import Cpu, Memory
 
 _Model = TypeVar("_Model", bound=BaseModel)
 
@@ -38,6 +53,43 @@ def normal_resolution(text: str) -> str:
     return f"{width}x{height}"
 
 
+_LABEL_KEY = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._/-]{0,61}[A-Za-z0-9])?", re.ASCII)
+_LABEL_VALUE = re.compile(r"([A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?)?", re.ASCII)
+RESERVED_LABELS = ("deskfleet.", "opensandbox.io/")
+MOST_LABELS = 32
+
+
+def check_label(key: str, value: str) -> None:
+    """Raise ValueError for what is not a label in Kubernetes's syntax, or is one of ours."""
+    if not _LABEL_KEY.fullmatch(key):
+        raise ValueError(f"{key[:70]!r} is not a label's name: 1 to 63 of A-Z a-z 0-9 . _ / -")
+    if key.startswith(RESERVED_LABELS):
+        raise ValueError(f"{key} is reserved: take a name that does not begin with {key.partition('/')[0]}")
+    if not _LABEL_VALUE.fullmatch(value):
+        raise ValueError(f"{key} has a value that is not 0 to 63 of A-Z a-z 0-9 . _ -")
+
+
+def checked_labels(labels: dict[str, str]) -> dict[str, str]:
+    if len(labels) > MOST_LABELS:
+        raise ValueError(f"has {len(labels)} entries, more than {MOST_LABELS}")
+    for key, value in labels.items():
+        check_label(key, value)
+    return labels
+
+
+Labels = Annotated[dict[str, str], AfterValidator(checked_labels)]
+_LABELS_WANTED = "at most 32 names with a value each, in the syntax of Kubernetes labels"
+
+
+class ResourceLimits(BaseModel):
+    """What one desktop may use, and reserves on its host."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    cpu: Cpu | None = Field(None, description="cores, such as 2, 0.5 or 500m, in quotes")
+    memory: Memory | None = Field(None, description="a size such as 512Mi or 2Gi")
+
+
 class CreateSession(BaseModel):
     """What a new desktop may be asked for; everything has a default."""
 
@@ -53,9 +105,111 @@ class CreateSession(BaseModel):
     ttl_seconds: int | None = Field(
         None, ge=SHORTEST_TTL_SECONDS, description="a whole number of seconds, from 60 to the fleet's maximum"
     )
+    max_lifetime_seconds: int | None = Field(
+        None, ge=SHORTEST_TTL_SECONDS, description="a whole number of seconds, from 60 to the fleet's maximum"
+    )
+    idle_seconds: int | None = Field(
+        None, ge=SHORTEST_TTL_SECONDS, description="a whole number of seconds, at least 60"
+    )
+    labels: Labels = Field(default_factory=dict, description=_LABELS_WANTED)
+    host_labels: Labels = Field(
+        default_factory=dict,
+        description="labels that the sandbox host must have, as the inventory gives them",
+    )
+    resource_limits: ResourceLimits = Field(
+        default_factory=ResourceLimits, description="an object with `cpu`, `memory` or both"
+    )
+    env: Env = Field(default_factory=dict, repr=False, description=ENV_WANTED)
+    open_url: OpenUrl | None = Field(None, description=OPEN_URL_WANTED)
+    command: Command | None = Field(None, description=COMMAND_WANTED)
+    locale: Locale | None = Field(None, description=LOCALE_WANTED)
+    keyboard: Keyboard | None = Field(None, description=KEYBOARD_WANTED)
+    timezone: Timezone | None = Field(None, description=TIMEZONE_WANTED)
+    queue: bool = Field(
+        True, description="true to wait for a place where the fleet is full, false to be refused then"
+    )
     wait: bool = Field(
         True, description="true to be answered when the desktop is usable, false to be answered at once"
     )
+
+
+def _pair(text: str) -> str:
+    key, sign, value = text.partition("=")
+    if not sign:
+        raise ValueError("is not NAME=VALUE")
+    check_label(key, value)
+    return text
+
+
+class WaitQuery(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    wait_seconds: int = Field(0, ge=0, le=300, description="a whole number of seconds from 0 to 300")
+
+
+class RenewSession(BaseModel):
+    """How long it is to live from now on."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    ttl_seconds: int | None = Field(
+        None, ge=SHORTEST_TTL_SECONDS, description="a whole number of seconds, from 60 to the fleet's maximum"
+    )
+
+
+class TerminateSessions(BaseModel):
+    """Which sandboxes are to end: all given conditions hold. Without any, `all` must be true."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    status: tuple[Status, ...] = Field((), description=f"a list of {', '.join(Status)}")
+    task_id: Label | None = Field(None, description="1 to 200 printable characters")
+    agent_id: Label | None = Field(None, description="1 to 200 printable characters")
+    image: Label | None = Field(None, description="the name or alias of an image of the catalogue")
+    host: Label | None = Field(None, description="the name of a host")
+    labels: Labels = Field(default_factory=dict, description=_LABELS_WANTED)
+    all: bool = Field(False, description="true to end every sandbox of your tenant")
+
+
+class SetLabels(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    labels: Labels = Field(description=_LABELS_WANTED)
+
+
+class PutTask(BaseModel):
+    """What an agent works on; one that is there is brought in line."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    id: Label | None = Field(None, description="1 to 200 printable characters")
+    title: Label | None = Field(None, description="1 to 200 printable characters")
+    agent_id: Label | None = Field(None, description="1 to 200 printable characters")
+    external_run_id: Label | None = Field(None, description="1 to 200 printable characters")
+
+
+class PutAgent(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    id: Label | None = Field(None, description="1 to 200 printable characters")
+    name: Label | None = Field(None, description="1 to 200 printable characters")
+
+
+class PageQuery(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    cursor: Label | None = Field(None, description="a `next_cursor` as it was given out")
+    limit: int = Field(50, ge=1, le=200, description="a whole number from 1 to 200")
+
+
+class TaskQuery(PageQuery):
+    external_run_id: Label | None = Field(None, description="1 to 200 printable characters")
+
+
+class DrainHost(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    draining: bool = Field(description="true to give it no new sandboxes, false to give it some again")
 
 
 class ListQuery(BaseModel):
@@ -69,6 +223,9 @@ class ListQuery(BaseModel):
     sandbox_id: Label | None = Field(None, description="1 to 200 printable characters")
     image: Label | None = Field(None, description="the name or alias of an image of the catalogue")
     host: Label | None = Field(None, description="the name of a host")
+    label: tuple[Annotated[str, AfterValidator(_pair)], ...] = Field(
+        (), description="NAME=VALUE; given several times, all of them hold"
+    )
     cursor: Label | None = Field(None, description="a `next_cursor` as it was given out")
     limit: int = Field(50, ge=1, le=200, description="a whole number from 1 to 200")
 

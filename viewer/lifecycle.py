@@ -6,23 +6,27 @@ the row what was about to happen, asks the host whether it did, and goes on from
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
-import threading
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from pydantic import SecretStr
 
 from viewer import reconcile
-from viewer.credentials import SealBroken, new_vnc_password, open_password, seal_password
+from viewer.credentials import SealBroken, open_order, open_password
+from viewer.fleet_store import STARTING, FleetStore
 from viewer.grants import PublishedPort
 from viewer.model import Display, HostStatus, Session, Status, utcnow
-from viewer.placement import NoHostAnswers, NoRoom, choose, rooms
+from viewer.order import ImageAuth, Order
+from viewer.placement import UNREACHABLE, Capacity, lacks
 from viewer.relay.answers import ProbeOutcome, ProbeResult
 from viewer.relay_client import RelayClient, RelayUnreachable
+from viewer.resources import Resources
+from viewer.rows import QUEUED, TERMINATING, SandboxTaken
 from viewer.sandbox_hosts import (
     SHORTEST_TIMEOUT_SECONDS,
     AnswerLost,
@@ -35,19 +39,15 @@ from viewer.sandbox_hosts import (
     Stamp,
 )
 from viewer.settings import ImageSettings, Settings
-from viewer.store import TERMINATING, FleetStore, SandboxTaken
 from viewer.transitions import IllegalTransition
 
 log = logging.getLogger("deskfleet.worker")
 
-STARTING = "starting"
 FIRST_FRAME = "waiting for the first frame"
 BLANK = "blank"
-FULL = "full"
-UNREACHABLE = "unreachable"
 
-CREATES_AT_ONCE = 3
-"""Per host; with five at once each takes three times as long, because Docker is the bottleneck."""
+DEFAULT_ENTRYPOINT = ("tail", "-f", "/dev/null")
+"""What the stock OpenSandbox client names where its caller names nothing."""
 SETTLE_SECONDS = 5.0
 """A create whose answer was lost shows up in the host's list within this time, or it was not carried out."""
 LOOK_UP_EVERY_SECONDS = 0.3
@@ -88,15 +88,14 @@ class HostLink:
 
     name: str
     sandboxes: SandboxHost
-    relay: RelayClient
-    max_desktops: int
-    creates: threading.BoundedSemaphore = field(
-        default_factory=lambda: threading.BoundedSemaphore(CREATES_AT_ONCE)
-    )
+    relay: RelayClient | None
+    """None on an external host: nothing there can be watched."""
+    capacity: Capacity
 
     def close(self) -> None:
         self.sandboxes.close()
-        self.relay.close()
+        if self.relay is not None:
+            self.relay.close()
 
 
 class Lifecycle:
@@ -106,23 +105,23 @@ class Lifecycle:
         self._fleet = fleet
         self._settings = settings
         self._links = links
-        self._placing = threading.Lock()
         self._born = time.monotonic()
+        self._placed: dict[str, str] = {}
+        """Session id -> the host that this worker has just chosen for it."""
         self._answers_lost: dict[str, float] = {}
         """Session id -> when a create of it was last left without an answer, on the monotonic clock."""
-        self._failed: dict[str, dict[str, str]] = {}
-        """Session id -> host -> why it could not be made there; while it comes up."""
 
     # --- coming up ---------------------------------------------------------------------------------
 
     def bring_up(self, session_id: str) -> None:
-        """Take a `creating` row from wherever it stands to `running`, or to `error` with one sentence.
+        """Take a `creating` row that has a host from wherever it stands to `running`, to `error` with one
+        sentence, or back into the line for another host.
 
         The row is read here: one that was read before this thread had the session in hand may be old news.
         """
         row = self._fleet.get(session_id)
         try:
-            while row.status is Status.CREATING:
+            while row.status is Status.CREATING and row.host is not None:
                 row = self._next_step(row)
         except GiveUp as problem:
             self.fail(self._fleet.get(session_id), str(problem), reason=problem.reason)
@@ -131,53 +130,22 @@ class Lifecycle:
             row = self._fleet.get(session_id)
             self.terminate(row, reconcile.reason_of_end(row))
         else:
-            self._answers_lost.pop(session_id, None)
-        finally:
-            self._failed.pop(session_id, None)
+            if row.host is not None:
+                self._answers_lost.pop(session_id, None)
 
     def _next_step(self, row: Session) -> Session:
         _stop_if_ended(row)
-        if row.host is None:
-            placed = self._place(row)
-            # Nobody can have asked a host for it yet, so there is nothing to look up.
-            return self._create(placed, image=self._image(placed), looked_up=True)
         if row.sandbox_id is None:
-            return self._create(row, image=self._image(row), looked_up=False)
+            return self._create(row, image=self._image(row))
         if row.display is Display.NONE:
             return self._wait_until_started(row, row.sandbox_id)
         if row.vnc_port is None:
             return self._find_port(row, row.sandbox_id)
         return self._wait_for_a_frame(row, row.sandbox_id, PublishedPort(port=row.vnc_port))
 
-    def _place(self, row: Session) -> Session:
-        """Reserve a place: under one lock, because only one worker acts, and only this writes `host`."""
-        wanted = self._candidates(row)
-        statuses = {host.name: (host.status, host.detail) for host in self._fleet.hosts()}
-        if all(statuses.get(name, (HostStatus.UNKNOWN, ""))[0] is HostStatus.UNREACHABLE for name in wanted):
-            statuses = {}  # the last poll may be old news: ask them all, the refusal then says why
-        failed = self._failed.get(row.id, {})
-        with self._placing:
-            try:
-                found = rooms(wanted, statuses, self._fleet.live_sessions())
-                host = choose(found, without=failed)
-            except NoRoom as problem:
-                reason = UNREACHABLE if isinstance(problem, NoHostAnswers) else FULL
-                raise GiveUp("; ".join([str(problem), *failed.values()]), reason=reason) from problem
-            sealed = row.vnc_password_sealed or seal_password(new_vnc_password(), self._settings.secret_key)
-            return self._fleet.update(row.id, host=host, vnc_password_sealed=sealed, status_reason=STARTING)
-
-    def _candidates(self, row: Session) -> dict[str, int]:
-        """Host -> how many desktops it may hold, of the hosts that this session may be placed on."""
-        capacities = {name: link.max_desktops for name, link in self._links.items()}
-        if row.wanted_host is None:
-            return capacities
-        if row.wanted_host not in capacities:
-            raise GiveUp(f"sandbox host {row.wanted_host} is no longer part of this fleet")
-        return {row.wanted_host: capacities[row.wanted_host]}
-
     def _image(self, row: Session) -> ImageSettings:
-        image = self._settings.image(row.image)
-        if image is None:
+        image = self._settings.image_for(row.image)
+        if image.display is not row.display:
             raise GiveUp(f"the image {row.image} is no longer in the catalogue")
         if image.display is Display.KASMVNC:
             raise GiveUp(f"the image {row.image} serves KasmVNC; a sandbox must serve RFB")
@@ -187,37 +155,32 @@ class Lifecycle:
             )
         return image
 
-    def _create(self, row: Session, *, image: ImageSettings, looked_up: bool) -> Session:
+    def _create(self, row: Session, *, image: ImageSettings) -> Session:
         """Return the row with its sandbox, or without a host when another one is to be tried."""
         link = self._link(row)
         try:
-            sandbox = self._found_or_made(row, link, image, looked_up=looked_up)
+            sandbox = self._found_or_made(row, link, image)
         except HostGivenUp as given_up:
             if not self._may_go_elsewhere(row, link.name):
                 raise
-            return self._place_elsewhere(row, given_up.problem)
+            return self._leave_host(row, given_up.problem)
         try:
-            return self._fleet.update(row.id, sandbox_id=sandbox.id, status_reason=STARTING)
+            return self._fleet.update(row.id, sandbox_id=sandbox.id, status_reason=STARTING, made_at=utcnow())
         except IllegalTransition:
             self._delete(link, sandbox.id)  # ended meanwhile: nobody else knows of this container yet
             raise
         except SandboxTaken as problem:
             raise GiveUp(f"sandbox {sandbox.id} on {link.name} belongs to another session") from problem
 
-    def _found_or_made(
-        self, row: Session, link: HostLink, image: ImageSettings, *, looked_up: bool
-    ) -> Sandbox:
+    def _found_or_made(self, row: Session, link: HostLink, image: ImageSettings) -> Sandbox:
         """Return the sandbox that is there already for this request, else a new one; raises HostGivenUp."""
+        looked_up = self._is_fresh(row)
         sandbox = None if looked_up else self._look_up(row, link)
         patience = time.monotonic() + UNREACHABLE_PATIENCE_SECONDS
         while sandbox is None:
             try:
-                with link.creates:
-                    self._stop_or_give_up(row)
-                    started = time.monotonic()
-                    sandbox = link.sandboxes.create(self._order(row, image))
-                    log.info("session %s: created sandbox %s on %s in %.2f s",
-                             row.id, sandbox.id, link.name, time.monotonic() - started)  # fmt: skip
+                self._stop_or_give_up(row)
+                sandbox = self._made(row, link, image)
             except AnswerLost as problem:
                 log.warning("session %s: %s; looking for the sandbox", row.id, problem)
                 self._answers_lost[row.id] = time.monotonic()
@@ -225,32 +188,48 @@ class Lifecycle:
             except HostRefused as refusal:
                 if refusal.is_of_the_request:
                     raise GiveUp(str(refusal)) from refusal
-                raise HostGivenUp(self._all_reasons(row, refusal), refusal) from refusal
+                raise HostGivenUp(_all_reasons(row, refusal), refusal) from refusal
             except HostUnreachable as problem:
                 if looked_up and self._may_go_elsewhere(row, link.name):
                     raise HostGivenUp(str(problem), problem, reason=UNREACHABLE) from problem
                 self._be_patient(row, problem, patience)
         return sandbox
 
-    def _all_reasons(self, row: Session, last: HostRefused) -> str:
-        return "; ".join([*self._failed.get(row.id, {}).values(), str(last)])
+    def _is_fresh(self, row: Session) -> bool:
+        """Was it placed by this very worker, so that nobody can have asked that host for it before?"""
+        placed_by_us = self._placed.pop(row.id, None)
+        return placed_by_us is not None and placed_by_us == row.host
+
+    def note_placed(self, session_id: str, host: str) -> None:
+        """This worker has just chosen that host for it."""
+        self._placed[session_id] = host
+
+    def _made(self, row: Session, link: HostLink, image: ImageSettings) -> Sandbox:
+        started = time.monotonic()
+        sandbox = link.sandboxes.create(self._order(row, image))
+        log.info("session %s: created sandbox %s on %s in %.2f s",
+                 row.id, sandbox.id, link.name, time.monotonic() - started)  # fmt: skip
+        return sandbox
 
     def _may_go_elsewhere(self, row: Session, failed: str) -> bool:
         """Is there another host that answers, and on which this session has not failed yet?"""
         unreachable = {host.name for host in self._fleet.hosts() if host.status is HostStatus.UNREACHABLE}
-        return bool(
-            self._candidates(row).keys() - unreachable - self._failed.get(row.id, {}).keys() - {failed}
-        )
+        others = {name for name, link in self._links.items() if lacks(row, name, link.capacity) is None}
+        return bool(others - unreachable - row.failed_hosts.keys() - {failed})
 
-    def _place_elsewhere(self, row: Session, problem: HostUnreachable | HostRefused) -> Session:
-        """That host made no sandbox, as far as anybody can tell, so the session may go to another one.
+    def _leave_host(self, row: Session, problem: HostUnreachable | HostRefused) -> Session:
+        """That host made no sandbox, as far as anybody can tell, so the session waits for another one.
 
         Should one show up there after all (an answer was lost, and then the host), the reconciler deletes it
         once the session has its own.
         """
         log.warning("session %s: %s; trying another host", row.id, problem)
-        self._failed.setdefault(row.id, {})[problem.host] = str(problem)
-        return self._fleet.update(row.id, host=None, status_reason=str(problem))
+        return self._fleet.update(
+            row.id,
+            host=None,
+            failed_hosts={**row.failed_hosts, problem.host: str(problem)},
+            status_reason=QUEUED,
+        )
 
     def _look_up(self, row: Session, link: HostLink) -> Sandbox | None:
         """Return the sandbox that an earlier create of this request made; None once none can appear."""
@@ -285,14 +264,20 @@ class Lifecycle:
         return True
 
     def _order(self, row: Session, image: ImageSettings) -> SandboxOrder:
+        asked = self._asked(row)
+        reserved = Resources.of(image.cpu, image.memory)
+        if row.cpu_millis and row.memory_mib:
+            reserved = Resources(cpu_millis=row.cpu_millis, memory_mib=row.memory_mib)
         return SandboxOrder(
             image_uri=image.uri,
-            entrypoint=list(image.entrypoint),
-            cpu=image.cpu,
-            memory=image.memory,
+            image_auth=asked.image_auth or _auth_of(image),
+            entrypoint=_entrypoint(image, asked),
+            cpu=reserved.cpu,
+            memory=reserved.memory,
             timeout_seconds=_host_timeout(row, utcnow()),
             resolution=row.resolution,
             vnc_password=None if row.display is Display.NONE else self._vnc_password(row),
+            env={**asked.env, **asked.options.as_environment()},
             stamp=Stamp(
                 fleet=self._settings.fleet_id,
                 request_id=row.request_id,
@@ -300,6 +285,12 @@ class Lifecycle:
                 session_id=row.id,
             ),
         )
+
+    def _asked(self, row: Session) -> Order:
+        try:
+            return open_order(row.order_sealed, self._settings.secret_key)
+        except SealBroken as problem:
+            raise GiveUp("what it starts with was sealed under another key; create a new one") from problem
 
     def _vnc_password(self, row: Session) -> SecretStr | None:
         if row.vnc_password_sealed is None:
@@ -345,6 +336,8 @@ class Lifecycle:
         self, row: Session, link: HostLink, target: PublishedPort, password: SecretStr | None
     ) -> ProbeResult | None:
         """Return what the relay saw, or None with the reason in the row when the relay itself is silent."""
+        if link.relay is None:
+            raise GiveUp(f"sandbox host {link.name} has no relay, so its desktops cannot be watched")
         try:
             return link.relay.probe(row.id, target, password)
         except RelayUnreachable as problem:
@@ -472,6 +465,34 @@ class Lifecycle:
             self._fleet.update(row.id, expires_at=until)
             log.info("session %s: watched, lives until %s", row.id, until.isoformat(timespec="seconds"))
 
+    def follow_wish(self, row: Session) -> None:
+        """Pause or resume it as was asked. While its host is silent the wish stays."""
+        link = self._links.get(row.host or "")
+        if link is None or row.sandbox_id is None or row.wanted_status is None:
+            return
+        try:
+            if row.wanted_status is Status.PAUSED:
+                link.sandboxes.pause(row.sandbox_id)
+            else:
+                link.sandboxes.resume(row.sandbox_id)
+        except HostUnreachable as problem:
+            log.warning("session %s: cannot become %s yet: %s", row.id, row.wanted_status, problem)
+            return
+        except HostRefused as refusal:
+            self._give_wish_up(row, link, refusal)
+            return
+        self.follow(row, row.wanted_status)
+
+    def _give_wish_up(self, row: Session, link: HostLink, refusal: HostRefused) -> None:
+        """A host also refuses what is so already; the next comparison says how it is."""
+        log.warning("session %s: does not become %s: %s", row.id, row.wanted_status, refusal)
+        with contextlib.suppress(IllegalTransition):
+            self._fleet.update(row.id, wanted_status=None)
+
+    def note_use(self, row: Session, at: datetime) -> None:
+        with contextlib.suppress(IllegalTransition):
+            self._fleet.update(row.id, last_used_at=at)
+
     def keep(self, host: str, sandbox_id: str, until: datetime) -> bool:
         try:
             self._links[host].sandboxes.renew(sandbox_id, until)
@@ -505,7 +526,8 @@ class Lifecycle:
         """Between two tries: is the session still wanted, and is there time left?"""
         now_row = self._fleet.get(row.id)
         _stop_if_ended(now_row)
-        deadline = row.created_at + timedelta(seconds=self._settings.create_deadline_seconds)
+        begun = row.placed_at or row.created_at
+        deadline = begun + timedelta(seconds=self._settings.create_deadline_seconds)
         if utcnow() >= deadline:
             seconds = self._settings.create_deadline_seconds
             raise GiveUp(f"the desktop was not usable within {seconds} s; last: {now_row.status_reason}")
@@ -533,3 +555,25 @@ def _host_timeout(row: Session, now: datetime) -> int:
     """Seconds after which the host itself ends the sandbox: later than our table does."""
     left = (row.expires_at - now if row.expires_at else timedelta(0)) + reconcile.HOST_GRACE
     return max(SHORTEST_TIMEOUT_SECONDS, math.ceil(left.total_seconds()))
+
+
+def _all_reasons(row: Session, last: HostRefused) -> str:
+    return "; ".join([*row.failed_hosts.values(), str(last)])
+
+
+def _auth_of(image: ImageSettings) -> ImageAuth | None:
+    password = image.registry_password()
+    if image.registry_user is None or password is None:
+        return None
+    return ImageAuth(username=image.registry_user, password=password)
+
+
+def _entrypoint(image: ImageSettings, asked: Order) -> list[str]:
+    """A desktop always starts its own, so that there is something to watch; it takes the caller's program as
+    its arguments, and runs it beside the desktop."""
+    program = asked.entrypoint
+    if image.display is Display.NONE:
+        return list(program or image.entrypoint or DEFAULT_ENTRYPOINT)
+    if program is None or program == DEFAULT_ENTRYPOINT:
+        return list(image.entrypoint)
+    return [*image.entrypoint, "--", *program]

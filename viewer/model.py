@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Annotated, Literal
 
@@ -61,6 +61,20 @@ class Role(StrEnum):
         return order.index(self) >= order.index(needed)
 
 
+class Via(StrEnum):
+    """Which way a session was asked for."""
+
+    API = "api"
+    OPENSANDBOX = "opensandbox"
+    POOL = "pool"
+    INVENTORY = "inventory"
+
+
+POOL_TENANT = "pool.warm"
+"""Who owns a warm desktop until somebody claims it. The dot keeps it apart from every name that a site may
+give, and it is a label's value all the same."""
+
+
 class HostStatus(StrEnum):
     UNKNOWN = "unknown"
     OK = "ok"
@@ -101,6 +115,20 @@ class Session(Frozen):
     host: str | None = None
     wanted_host: str | None = None
     """The caller asked for this host; None: placement chooses."""
+    wanted_labels: dict[str, str] = Field(default_factory=dict)
+    """Labels that its host must have."""
+    failed_hosts: dict[str, str] = Field(default_factory=dict)
+    """Host -> why it could not be made there; placement leaves these out."""
+    may_queue: bool = True
+    """Does it wait for a place where there is none now?"""
+    via: Via = Via.API
+    cpu_millis: int = 0
+    memory_mib: int = 0
+    """What it reserves on its host: thousandths of a core, MiB."""
+    labels: dict[str, str] = Field(default_factory=dict)
+    order_sealed: str | None = Field(default=None, repr=False)
+    """What the caller asked for beside all this (`viewer.order.Order`), under the viewer's own key, because
+    its environment may hold secrets."""
     image: str
     resolution: Resolution | None = None
     task_id: str | None = None
@@ -113,14 +141,50 @@ class Session(Frozen):
     vnc_password_sealed: str | None = Field(default=None, repr=False)
     """The session's VNC password under the viewer's own key; never leaves the control plane in clear."""
     ttl_seconds: int
+    idle_seconds: int | None = None
+    """It ends when nobody has used it for this long; None: never."""
+    last_used_at: datetime | None = None
+    """When it was last watched or worked with; None: not yet."""
+    lifetime_ends_at: datetime | None = None
+    """No renewal goes beyond."""
+    wanted_status: Status | None = None
+    """`paused` or `running`: asked for, and not yet true on the host."""
     created_by: str
     created_at: datetime
     updated_at: datetime
+    placed_at: datetime | None = None
+    """When a host was first chosen; made_at: when its sandbox was there; running_at: when it was usable."""
+    made_at: datetime | None = None
+    running_at: datetime | None = None
+    is_warm: bool = False
+    """It came out of the pool."""
     expires_at: datetime | None
     """None only for desktops, which do not expire."""
     terminated_at: datetime | None = None
     terminate_requested_at: datetime | None = None
     """Set when somebody asked for the end; the worker makes it true, also after a restart."""
+
+    @property
+    def idle_ends_at(self) -> datetime | None:
+        """When it ends unless somebody uses it before; None while it cannot idle."""
+        since = self.last_used_at or self.running_at
+        if self.idle_seconds is None or since is None or self.status is not Status.RUNNING:
+            return None
+        return since + timedelta(seconds=self.idle_seconds)
+
+
+class HostReport(Frozen):
+    """What a host's hostwatch says of it. Sizes in bytes; load over one minute; images: tags on it."""
+
+    at: datetime
+    load: float = Field(ge=0)
+    cpus: int = Field(ge=1)
+    memory_total: int = Field(ge=0)
+    memory_available: int = Field(ge=0)
+    disk_total: int = Field(ge=0)
+    disk_free: int = Field(ge=0)
+    images: tuple[str, ...] = Field(default=(), max_length=500)
+    docker_version: str | None = None
 
 
 def utcnow() -> datetime:

@@ -137,7 +137,7 @@ _MEANINGS = {
     413: "The body is over 64 KiB.",
     415: "The body is not JSON.",
     422: "Fields cannot be used; `errors` names each one and what mends it.",
-    429: "Too many desktops of your tenant are being made; try again after `Retry-After` seconds.",
+    429: "Your tenant has as many desktops as it may, or too many in the making; try again later.",
     502: "The sandbox host could not make the desktop.",
     503: "The sandbox host does not answer, or too many are waiting; try again later.",
 }

@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 from typing import Literal
 
 from pydantic import Field
 
-from viewer.model import DesktopBackend, Display, Frozen, HostStatus, Kind, Principal, Role, Session, Status
+from viewer.model import (
+    DesktopBackend,
+    Display,
+    Frozen,
+    HostStatus,
+    Kind,
+    Principal,
+    Role,
+    Session,
+    Status,
+    Via,
+)
 from viewer.settings import Settings
 
 
@@ -31,6 +42,16 @@ class PublicSession(Frozen):
     resolution: str | None
     task_id: str | None
     agent_id: str | None
+    labels: dict[str, str]
+    cpu: str = Field(description="What it reserves on its host, in thousandths of a core such as `2000m`.")
+    memory: str = Field(description="What it reserves on its host, such as `2048Mi`.")
+    queue_position: int | None = Field(
+        description="Its place in the line for a host, from 1; null when it does not wait, and in events."
+    )
+    wanted_status: Status | None = Field(description="`paused` or `running`: asked for, and not yet so.")
+    is_warm: bool = Field(description="It was made before it was asked for.")
+    via: Via
+    created_by: str
     page_url: str = Field(description="Deep link to the session in the viewer.")
     novnc_url: str | None = Field(description="A page with nothing but the desktop.")
     vnc_endpoint: str | None = Field(description="The stream: WebSocket, subprotocol `binary`, RFB 3.8.")
@@ -38,8 +59,63 @@ class PublicSession(Frozen):
     error_message: str | None
     created_at: datetime
     updated_at: datetime
+    last_used_at: datetime | None
+    idle_ends_at: datetime | None = Field(description="It ends then unless somebody uses it before.")
     expires_at: datetime | None
+    lifetime_ends_at: datetime | None = Field(description="No renewal goes beyond.")
     terminated_at: datetime | None
+
+
+class PublicStep(Frozen):
+    """One step of a session's life. by: a principal, or `worker`."""
+
+    at: datetime
+    status: Status
+    reason: str | None
+    host: str | None
+    by: str
+    detail: str | None
+
+
+class History(Frozen):
+    """Oldest first."""
+
+    items: tuple[PublicStep, ...]
+
+
+class Terminated(Frozen):
+    """Sandboxes whose end has been asked for by this request; `more` says that others match, too."""
+
+    ids: tuple[str, ...]
+    more: bool
+
+
+class PublicTask(Frozen):
+    """external_run_id: the name of its run in another system."""
+
+    id: str
+    title: str | None
+    agent_id: str | None
+    external_run_id: str | None
+    created_at: datetime
+    updated_at: datetime
+
+
+class TaskList(Frozen):
+    items: tuple[PublicTask, ...]
+    next_cursor: str | None
+
+
+class PublicAgent(Frozen):
+    id: str
+    name: str | None
+    created_at: datetime
+    updated_at: datetime
+
+
+class AgentList(Frozen):
+    items: tuple[PublicAgent, ...]
+    next_cursor: str | None
 
 
 class SessionList(Frozen):
@@ -83,13 +159,23 @@ class Catalogue(Frozen):
     defaults: Defaults
 
 
-def public_session(session: Session, *, origin: str, hosts: dict[str, HostStatus]) -> PublicSession:
-    """`origin`: where the addresses point; `hosts`: the status of each known host."""
+def public_session(
+    session: Session,
+    *,
+    origin: str,
+    hosts: Mapping[str, HostStatus],
+    queue: Mapping[str, int] | None = None,
+) -> PublicSession:
+    """`origin`: where the addresses point; `hosts`: the status of each known host; `queue`: places in the
+    line by session."""
     streams = session.display is not Display.NONE
     ws_origin = origin.replace("http", "ws", 1)
     values = {name: getattr(session, name) for name in PublicSession.model_fields if hasattr(session, name)}
     return PublicSession(
         **values,
+        cpu=f"{session.cpu_millis}m",
+        memory=f"{session.memory_mib}Mi",
+        queue_position=(queue or {}).get(session.id),
         host_status=hosts.get(session.host, HostStatus.UNKNOWN) if session.host else None,
         page_url=f"{origin}/sandboxes/{session.id}",
         novnc_url=f"{origin}/view/{session.id}" if streams else None,
@@ -99,9 +185,14 @@ def public_session(session: Session, *, origin: str, hosts: dict[str, HostStatus
 
 
 def session_list(
-    sessions: Iterable[Session], next_cursor: str | None, *, origin: str, hosts: dict[str, HostStatus]
+    sessions: Iterable[Session],
+    next_cursor: str | None,
+    *,
+    origin: str,
+    hosts: Mapping[str, HostStatus],
+    queue: Mapping[str, int],
 ) -> SessionList:
-    items = tuple(public_session(session, origin=origin, hosts=hosts) for session in sessions)
+    items = tuple(public_session(one, origin=origin, hosts=hosts, queue=queue) for one in sessions)
     return SessionList(items=items, next_cursor=next_cursor)
 
 

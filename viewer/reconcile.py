@@ -12,7 +12,8 @@ from datetime import datetime, timedelta
 
 from pydantic import Field
 
-from viewer.model import Frozen, Kind, Role, Session, Status
+from viewer.model import POOL_TENANT, Frozen, Kind, Role, Session, Status
+from viewer.placement import FULL, NO_ROOM
 from viewer.relay.answers import StreamInfo
 from viewer.sandbox_hosts import Sandbox, SandboxState
 
@@ -23,9 +24,12 @@ HOST_GRACE = timedelta(seconds=300)
 """The host itself ends a sandbox this much after `expires_at`, so that in normal life our table ends it, and
 nothing leaks when no worker runs."""
 HOST_GRACE_SLACK = timedelta(seconds=30)
+USE_NOTED_EVERY = timedelta(seconds=15)
+"""How often `last_used_at` of a session in use is written; each write wakes all who wait for changes."""
 
 ON_REQUEST = "on request"
 EXPIRED = "expired"
+IDLE = "idle"
 GONE = "the container is gone"
 EXITED = "the container ended by itself"
 
@@ -35,6 +39,7 @@ class Policy(Frozen):
 
     fleet_id: str
     create_deadline: timedelta
+    queue_deadline: timedelta = timedelta(seconds=300)
     max_lifetime: timedelta
 
 
@@ -60,6 +65,7 @@ class Fail(Action):
 
     row: Session
     message: str
+    reason: str | None = None
 
 
 class End(Action):
@@ -77,6 +83,19 @@ class Adopt(Action):
 
     row: Session
     sandbox_id: str
+
+
+class FollowWish(Action):
+    """Pause or resume the sandbox, as was asked."""
+
+    row: Session
+
+
+class NoteUse(Action):
+    """Somebody watches it or works with it."""
+
+    row: Session
+    at: datetime
 
 
 class Follow(Action):
@@ -144,21 +163,34 @@ def _due(row: Session, hosts: Collection[str], now: datetime, policy: Policy) ->
         return Terminate(row=row, reason=reason_of_end(row))
     if row.expires_at is not None and row.expires_at <= now:
         return Terminate(row=row, reason=EXPIRED)
+    if row.lifetime_ends_at is not None and row.lifetime_ends_at <= now:
+        return Terminate(row=row, reason=EXPIRED)
     if row.status is not Status.CREATING:
-        return None
-    if row.created_at + policy.create_deadline <= now:
+        return FollowWish(row=row) if row.wanted_status not in (None, row.status) else None
+    return _over_time(row, now, policy) or (BringUp(row=row) if row.host is not None else None)
+
+
+def _over_time(row: Session, now: datetime, policy: Policy) -> Fail | None:
+    begun = row.placed_at or (row.created_at if row.host is not None else None)
+    if begun is not None and begun + policy.create_deadline <= now:
         seconds = int(policy.create_deadline.total_seconds())
         return Fail(
             row=row, message=f"the desktop was not usable within {seconds} s; last: {row.status_reason}"
         )
-    return BringUp(row=row)
+    if begun is None and row.created_at + policy.queue_deadline <= now:
+        seconds = int(policy.queue_deadline.total_seconds())
+        return Fail(row=row, message=f"{NO_ROOM} within {seconds} s; end some desktops", reason=FULL)
+    return None
 
 
 def reason_of_end(row: Session) -> str:
     """Why an end was asked for: expiry on a silent host is stored as a wish to end, like any other."""
     asked = row.terminate_requested_at
-    has_expired_first = row.expires_at is not None and asked is not None and row.expires_at <= asked
-    return EXPIRED if has_expired_first else ON_REQUEST
+    if asked is None:
+        return ON_REQUEST
+    if row.expires_at is not None and row.expires_at <= asked:
+        return EXPIRED
+    return IDLE if row.idle_ends_at is not None and row.idle_ends_at <= asked else ON_REQUEST
 
 
 def no_longer_allowed(
@@ -189,6 +221,7 @@ def compare(
     rows: Iterable[Session],
     by_request: Mapping[str, Session],
     watched: Collection[str],
+    used: Mapping[str, datetime] | None,
     busy: Collection[str],
     memory: Memory,
     table_began: datetime | None,
@@ -198,8 +231,9 @@ def compare(
     """Hold the host's list against the table.
 
     `rows`: the live sessions placed on this host, read after the list was taken. `by_request`: every session,
-    live or terminal, that a listed sandbox names. `watched`: ids of sessions with an open stream. `busy`: ids
-    of sessions that the worker is bringing up right now; it looks for their sandbox itself. `table_began`:
+    live or terminal, that a listed sandbox names. `watched`: ids of sessions with an open stream. `used`:
+    when the ports of sessions were last asked for, None while nobody can say who uses what. `busy`: ids of
+    sessions that the worker is bringing up right now; it looks for their sandbox itself. `table_began`:
     since when the table knows of sessions, None while nobody can say.
     """
     listed = {sandbox.id: sandbox for sandbox in sandboxes}
@@ -213,7 +247,8 @@ def compare(
             continue
         sandbox = listed.get(row.sandbox_id)
         if sandbox is not None:
-            actions += _follow(row, sandbox, watched=row.id in watched, now=now, policy=policy)
+            follow = _follow(row, sandbox, watched=row.id in watched, now=now, policy=policy)
+            actions += follow or _use(row, watched=row.id in watched, used=used, now=now)
         else:
             misses[row.id] = memory.misses.get(row.id, 0) + 1
             if misses[row.id] >= MISSES_BEFORE_GONE:
@@ -274,12 +309,27 @@ def _lifetime(
     return []
 
 
+def _use(row: Session, *, watched: bool, used: Mapping[str, datetime] | None, now: datetime) -> list[Action]:
+    """Note that the session is in use, or end one that nobody uses any more."""
+    if used is None or row.status is not Status.RUNNING:
+        return []
+    last = max((time for time in (row.last_used_at, used.get(row.id)) if time is not None), default=None)
+    last = now if watched else last
+    if last is not None and (row.last_used_at is None or last - row.last_used_at >= USE_NOTED_EVERY):
+        return [NoteUse(row=row, at=last)]
+    if row.idle_ends_at is not None and row.idle_ends_at <= now and not watched:
+        return [Terminate(row=row, reason=IDLE)]
+    return []
+
+
 def renewed_until(row: Session, *, now: datetime, policy: Policy) -> datetime | None:
     """Return the new end of a watched session; None while half its time is left, or at its limit."""
     ttl = timedelta(seconds=row.ttl_seconds)
-    if row.status is Status.CREATING or row.expires_at is None or row.expires_at - now >= ttl / 2:
+    if row.status is Status.CREATING or row.tenant_id == POOL_TENANT:
         return None
-    until = min(now + ttl, row.created_at + policy.max_lifetime)
+    if row.expires_at is None or row.expires_at - now >= ttl / 2:
+        return None
+    until = min(now + ttl, row.lifetime_ends_at or row.created_at + policy.max_lifetime)
     return until if until > row.expires_at else None
 
 

@@ -77,3 +77,14 @@ class Resources(Frozen):
     @classmethod
     def of(cls, cpu: str, memory: str) -> Resources:
         return cls(cpu_millis=cpu_millis(cpu), memory_mib=memory_mib(memory))
+
+
+class Quota(Frozen):
+    """What all live sandboxes of one tenant may take together, those that wait for a place included.
+
+    cpu: in thousandths of a core; memory: in MiB. None: no limit of its own.
+    """
+
+    desktops: int | None = Field(default=None, ge=1)
+    cpu_millis: int | None = Field(default=None, ge=1)
+    memory_mib: int | None = Field(default=None, ge=1)

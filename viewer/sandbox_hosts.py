@@ -14,8 +14,9 @@ from urllib.parse import urlencode
 import httpx
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, TypeAdapter, ValidationError, field_validator
 
-from viewer.model import Frozen
+from viewer.model import POOL_TENANT, Frozen
 from viewer.nodes import Node, client_of, is_refused_by_tls, why
+from viewer.order import ImageAuth
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
 
@@ -147,7 +148,9 @@ class Sandbox(Reply):
         return self.metadata.get(REQUEST_KEY)
 
     def is_of(self, *, tenant_id: str, session_id: str) -> bool:
-        return self.metadata.get(TENANT_KEY) == tenant_id and self.metadata.get(SESSION_KEY) == session_id
+        """A warm one keeps the pool's name when somebody has claimed it; its session is the same."""
+        named = self.metadata.get(TENANT_KEY)
+        return named in (tenant_id, POOL_TENANT) and self.metadata.get(SESSION_KEY) == session_id
 
 
 class SandboxOrder(Frozen):
@@ -160,11 +163,15 @@ class SandboxOrder(Frozen):
     timeout_seconds: int = Field(ge=SHORTEST_TIMEOUT_SECONDS)
     resolution: str | None
     vnc_password: SecretStr | None
+    env: dict[str, str] = Field(default_factory=dict, repr=False)
+    image_auth: ImageAuth | None = None
     stamp: Stamp
 
     def as_body(self) -> dict[str, object]:
+        auth = self.image_auth
+        credentials = {"auth": auth.model_dump(mode="json")} if auth is not None else {}
         return {
-            "image": {"uri": self.image_uri},
+            "image": {"uri": self.image_uri, **credentials},
             "entrypoint": self.entrypoint,
             "resourceLimits": {"cpu": self.cpu, "memory": self.memory},
             "timeout": self.timeout_seconds,
@@ -173,7 +180,7 @@ class SandboxOrder(Frozen):
         }
 
     def _environment(self) -> dict[str, str]:
-        environment = {}
+        environment = dict(self.env)
         if self.resolution:
             environment["RESOLUTION"] = self.resolution
         if self.vnc_password:
@@ -294,6 +301,14 @@ class SandboxHost:
         self._call(
             "POST", f"/v1/sandboxes/{sandbox_id}/renew-expiration", json={"expiresAt": until.isoformat()}
         )
+
+    def pause(self, sandbox_id: str) -> None:
+        """Freeze it; its memory stays. Raises HostRefused with status 404 if it is gone."""
+        self._call("POST", f"/v1/sandboxes/{sandbox_id}/pause")
+
+    def resume(self, sandbox_id: str) -> None:
+        """Let it run on. Raises HostRefused with status 404 if it is gone."""
+        self._call("POST", f"/v1/sandboxes/{sandbox_id}/resume")
 
     def log_tail(self, sandbox_id: str, lines: int = 5) -> list[str]:
         """Return the last lines that the sandbox's entrypoint wrote; empty if the host has none to give."""

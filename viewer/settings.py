@@ -21,7 +21,7 @@ from pydantic_core import ErrorDetails
 
 from viewer.model import Display, Frozen, Resolution, Role, WantedBackend
 from viewer.nodes import Credentials, Node, NodeFilesUnusable
-from viewer.resources import Cpu, Memory
+from viewer.resources import Cpu, Memory, Quota
 
 DEFAULT_PATH = Path("/etc/deskfleet/viewer.toml")
 PATH_VARIABLE = "DESKFLEET_SETTINGS"
@@ -51,17 +51,6 @@ class KeySettings(Frozen):
     role: Role
     sha256: Sha256Hex
     label: str = ""
-
-
-class Quota(Frozen):
-    """What all live sandboxes of one tenant may take together, those that wait for a place included.
-
-    cpu: in thousandths of a core; memory: in MiB. None: no limit of its own.
-    """
-
-    desktops: int | None = Field(default=None, ge=1)
-    cpu_millis: int | None = Field(default=None, ge=1)
-    memory_mib: int | None = Field(default=None, ge=1)
 
 
 class TenantSettings(Frozen):
@@ -268,6 +257,11 @@ class Settings(Frozen):
             if name == image.name or name in image.aliases:
                 return image
         return None
+
+    def image_for(self, name: str) -> ImageSettings:
+        """The catalogue's entry; for any other image one without a display, under its own address."""
+        found = self.image(name)
+        return found or ImageSettings(name="any", uri=name, display=Display.NONE)
 
     def host(self, name: str) -> HostSettings | None:
         return next((host for host in self.hosts if host.name == name), None)

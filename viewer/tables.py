@@ -7,7 +7,18 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
-from sqlalchemy import DateTime, Dialect, ForeignKey, Index, MetaData, UniqueConstraint, text
+from sqlalchemy import (
+    JSON,
+    DateTime,
+    Dialect,
+    ForeignKey,
+    Index,
+    MetaData,
+    UniqueConstraint,
+    false,
+    text,
+    true,
+)
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from sqlalchemy.types import TypeDecorator
 
@@ -35,7 +46,11 @@ class Base(DeclarativeBase):
             "pk": "pk_%(table_name)s",
         }
     )
-    type_annotation_map = {datetime: UtcDateTime()}  # noqa: RUF012
+    type_annotation_map = {  # noqa: RUF012
+        datetime: UtcDateTime(),
+        dict[str, str]: JSON(),
+        dict[str, object]: JSON(none_as_null=True),
+    }
 
 
 class TenantRow(Base):
@@ -59,6 +74,9 @@ class SessionRow(Base):
         Index("ix_sessions_tenant_status", "tenant_id", "status", "created_at", "id"),
         Index("ix_sessions_tenant_task", "tenant_id", "task_id", "created_at", "id"),
         Index("ix_sessions_tenant_sandbox", "tenant_id", "sandbox_id", "created_at", "id"),
+        Index("ix_sessions_tenant_agent", "tenant_id", "agent_id", "created_at", "id"),
+        Index("ix_sessions_tenant_host", "tenant_id", "host", "created_at", "id"),
+        Index("ix_sessions_tenant_image", "tenant_id", "image", "created_at", "id"),
         # The worker looks at the live rows every few seconds, whatever the history has grown to.
         Index("ix_sessions_live", "status", "host", sqlite_where=text("terminated_at IS NULL")),
     )
@@ -73,6 +91,14 @@ class SessionRow(Base):
     sandbox_id: Mapped[str | None]
     host: Mapped[str | None]
     wanted_host: Mapped[str | None]
+    wanted_labels: Mapped[dict[str, str]] = mapped_column(server_default="{}")
+    failed_hosts: Mapped[dict[str, str]] = mapped_column(server_default="{}")
+    may_queue: Mapped[bool] = mapped_column(server_default=true())
+    via: Mapped[str] = mapped_column(server_default="api")
+    cpu_millis: Mapped[int] = mapped_column(server_default="0")
+    memory_mib: Mapped[int] = mapped_column(server_default="0")
+    labels: Mapped[dict[str, str]] = mapped_column(server_default="{}")
+    order_sealed: Mapped[str | None]
     image: Mapped[str]
     resolution: Mapped[str | None]
     task_id: Mapped[str | None]
@@ -82,12 +108,100 @@ class SessionRow(Base):
     vnc_port: Mapped[int | None]
     vnc_password_sealed: Mapped[str | None]
     ttl_seconds: Mapped[int]
+    idle_seconds: Mapped[int | None]
+    last_used_at: Mapped[datetime | None]
+    lifetime_ends_at: Mapped[datetime | None]
+    wanted_status: Mapped[str | None]
     created_by: Mapped[str]
     created_at: Mapped[datetime]
     updated_at: Mapped[datetime]
+    placed_at: Mapped[datetime | None]
+    made_at: Mapped[datetime | None]
+    running_at: Mapped[datetime | None]
+    is_warm: Mapped[bool] = mapped_column(server_default=false())
     expires_at: Mapped[datetime | None]
     terminated_at: Mapped[datetime | None]
     terminate_requested_at: Mapped[datetime | None]
+
+
+class SessionLabelRow(Base):
+    """A session's labels once more, one a row, so that a list by label stays as quick as any other."""
+
+    __tablename__ = "session_labels"
+    __table_args__ = (
+        Index("ix_session_labels_value", "tenant_id", "key", "value", "created_at", "session_id"),
+    )
+
+    session_id: Mapped[str] = mapped_column(
+        ForeignKey("sandbox_sessions.id", ondelete="CASCADE"), primary_key=True
+    )
+    key: Mapped[str] = mapped_column(primary_key=True)
+    value: Mapped[str]
+    tenant_id: Mapped[str]
+    created_at: Mapped[datetime]
+    """The session's own."""
+
+
+class HistoryRow(Base):
+    """One step of a session's life: kept as long as the session is. `by`: a principal, `worker` or a host."""
+
+    __tablename__ = "session_history"
+    __table_args__ = (
+        Index("ix_session_history_session", "session_id", "id"),
+        {"sqlite_autoincrement": True},
+    )
+
+    id: Mapped[int] = mapped_column(primary_key=True, autoincrement=True)
+    session_id: Mapped[str] = mapped_column(ForeignKey("sandbox_sessions.id", ondelete="CASCADE"))
+    at: Mapped[datetime]
+    status: Mapped[str]
+    reason: Mapped[str | None]
+    host: Mapped[str | None]
+    by: Mapped[str]
+    detail: Mapped[str | None]
+
+
+class IdempotencyRow(Base):
+    """The session that a create with this key made. body_sha256: of what was asked for."""
+
+    __tablename__ = "idempotency_keys"
+
+    tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"), primary_key=True)
+    key: Mapped[str] = mapped_column(primary_key=True)
+    body_sha256: Mapped[str]
+    session_id: Mapped[str] = mapped_column(ForeignKey("sandbox_sessions.id", ondelete="CASCADE"), index=True)
+    created_at: Mapped[datetime]
+
+
+class TaskRow(Base):
+    """What an agent works on. external_run_id: the name of its run in another system."""
+
+    __tablename__ = "tasks"
+    __table_args__ = (
+        UniqueConstraint("tenant_id", "external_run_id"),
+        Index("ix_tasks_tenant", "tenant_id", "created_at", "id"),
+    )
+
+    tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"), primary_key=True)
+    id: Mapped[str] = mapped_column(primary_key=True)
+    title: Mapped[str | None]
+    agent_id: Mapped[str | None]
+    external_run_id: Mapped[str | None]
+    created_at: Mapped[datetime]
+    updated_at: Mapped[datetime]
+
+
+class AgentRow(Base):
+    """A program that makes and uses desktops."""
+
+    __tablename__ = "agents"
+    __table_args__ = (Index("ix_agents_tenant", "tenant_id", "created_at", "id"),)
+
+    tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"), primary_key=True)
+    id: Mapped[str] = mapped_column(primary_key=True)
+    name: Mapped[str | None]
+    created_at: Mapped[datetime]
+    updated_at: Mapped[datetime]
 
 
 class EventRow(Base):
@@ -115,6 +229,9 @@ class HostRow(Base):
     last_seen_at: Mapped[datetime | None]
     changed_at: Mapped[datetime]
     certificate_ends: Mapped[datetime | None]
+    is_draining: Mapped[bool] = mapped_column(server_default=false())
+    report: Mapped[dict[str, object] | None]
+    """What its hostwatch said last: `viewer.model.HostReport`."""
 
 
 class ApiKeyRow(Base):

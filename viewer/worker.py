@@ -14,7 +14,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime, timedelta
 from functools import partial
@@ -24,22 +24,25 @@ from types import FrameType
 from sqlalchemy.exc import OperationalError
 
 from viewer import reconcile
+from viewer.chores import Chores
+from viewer.fleet_store import DeclaredDesktop, FleetStore
 from viewer.grants import DesktopSocket
 from viewer.lifecycle import BLANK, HostLink, Lifecycle
 from viewer.model import Display, HostStatus, Session, Status, utcnow
 from viewer.nodes import CERTIFICATE_WARNING
+from viewer.placing import Placing, capacity_of
+from viewer.pool import PoolKeeper
 from viewer.relay.answers import ProbeOutcome, ProbeResult, StreamInfo
 from viewer.relay_client import RelayClient, RelayUnreachable
 from viewer.sandbox_hosts import HostRefused, HostUnreachable, Sandbox, SandboxHost
 from viewer.settings import DesktopSettings, Settings, SettingsError, load_settings
-from viewer.store import DeclaredDesktop, FleetStore, Store
+from viewer.store import Store
 from viewer.transitions import IllegalTransition
 
 log = logging.getLogger("deskfleet.worker")
 
 LOOK_AGAIN_SECONDS = 1.0
 """The table is looked at this often even when nothing changes: time alone ends sessions."""
-RETRY_SECONDS = 2.0
 POLL_SECONDS = 3.0
 STILL_OK_SECONDS = 30.0
 """How often an unchanged host's `last_seen_at` is written; each write wakes all who wait for changes."""
@@ -52,64 +55,25 @@ NO_CONTENT_DOMAIN = (
 STOP_SECONDS = 8.0
 """How long work in hand may take after SIGTERM; what is cut off is taken up by the next worker."""
 PURGE_SECONDS = 3600.0
-KEEP_EVENTS = timedelta(days=1)
-KEEP_ENDED_SESSIONS = timedelta(days=30)
-
-
-class Chores:
-    """Threads by key: a key is worked on by one thread at most, and not again before its pause is over."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._running: dict[str, threading.Thread] = {}
-        self._not_before: dict[str, float] = {}
-
-    def start(self, key: str, chore: Callable[[], None], *, pause: float = RETRY_SECONDS) -> bool:
-        """Run `chore` in a thread unless `key` is in hand or rests; after its end it rests for `pause` s."""
-        with self._lock:
-            if key in self._running or self._not_before.get(key, 0.0) > time.monotonic():
-                return False
-            # A daemon: a chore that hangs in a host's answer must not keep the process from ending.
-            thread = threading.Thread(target=self._run, args=(key, chore, pause), name=key, daemon=True)
-            self._running[key] = thread
-        thread.start()
-        return True
-
-    def in_hand(self, prefix: str) -> set[str]:
-        """Return what follows `prefix` in the keys that are being worked on."""
-        with self._lock:
-            return {key.removeprefix(prefix) for key in self._running if key.startswith(prefix)}
-
-    def wait(self, seconds: float) -> None:
-        deadline = time.monotonic() + seconds
-        with self._lock:
-            threads = list(self._running.values())
-        for thread in threads:
-            thread.join(max(0.0, deadline - time.monotonic()))
-
-    def _run(self, key: str, chore: Callable[[], None], pause: float) -> None:
-        try:
-            chore()
-        except Exception:
-            log.exception("%s failed; it will be tried again", key)
-        finally:
-            with self._lock:
-                del self._running[key]
-                self._not_before = {k: t for k, t in self._not_before.items() if t > time.monotonic()}
-                self._not_before[key] = time.monotonic() + pause
 
 
 UP = "session up "
 END = "session end "
 SANDBOX = "sandbox "
 DESKTOP = "desktop "
+WISH = "session wish "
 
 
 class RelayWatch:
     """One host through its relay alone: does it answer, and does each open stream still have its right?"""
 
     def __init__(
-        self, name: str, relay: RelayClient, store: Store, *, own_certificate_ends: datetime | None = None
+        self,
+        name: str,
+        relay: RelayClient | None,
+        store: Store,
+        *,
+        own_certificate_ends: datetime | None = None,
     ) -> None:
         self._name = name
         self._own_certificate_ends = own_certificate_ends
@@ -136,13 +100,19 @@ class RelayWatch:
 
     def look(self) -> None:
         try:
-            self._close_what_is_no_longer_allowed(self._relay.streams())
+            self._watched()
         except RelayUnreachable as problem:
             self._say(HostStatus.UNREACHABLE, str(problem))
         else:
             self._say(HostStatus.OK, None)
 
-    def _close_what_is_no_longer_allowed(self, streams: list[StreamInfo]) -> set[str]:
+    def _watched(self) -> set[str]:
+        """The sessions that somebody watches, after closing what is not allowed. Raises RelayUnreachable."""
+        if self._relay is None:
+            return set()
+        return self._close_what_is_no_longer_allowed(self._relay, self._relay.streams())
+
+    def _close_what_is_no_longer_allowed(self, relay: RelayClient, streams: list[StreamInfo]) -> set[str]:
         """A revoked key, a smaller role, an ended session end their streams; the sessions still watched."""
         if not streams:
             return set()
@@ -153,7 +123,7 @@ class RelayWatch:
         )
         try:
             for stream in closing:
-                self._relay.close_stream(stream)
+                relay.close_stream(stream)
                 log.info("stream %s of session %s: closed: %s may not have it any more",
                          stream.stream_id, stream.session_id, stream.principal)  # fmt: skip
         except RelayUnreachable as problem:
@@ -175,7 +145,8 @@ class RelayWatch:
 
     def _certificate_ends(self) -> datetime | None:
         """The first to end of what we and the host show each other; the log has it once, when it is near."""
-        known = [self._own_certificate_ends, self._relay.certificate_ends]
+        of_the_host = self._relay.certificate_ends if self._relay is not None else None
+        known = [self._own_certificate_ends, of_the_host]
         end = min((one for one in known if one is not None), default=None)
         if end is not None and end != self._warned_of and end - utcnow() < CERTIFICATE_WARNING:
             self._warned_of = end
@@ -207,7 +178,13 @@ class HostWatch(RelayWatch):
 
     def look(self) -> None:
         # First, so that access ends on time also where the sandbox server is silent.
-        watched, silence = self._watched()
+        watched: set[str] = set()
+        used: dict[str, datetime] | None = None
+        silence: str | None = None
+        try:
+            watched, used = self._watched(), {}
+        except RelayUnreachable as problem:
+            silence = str(problem)
         try:
             listed = self._sandboxes.everything()
         except (HostUnreachable, HostRefused) as problem:
@@ -223,6 +200,7 @@ class HostWatch(RelayWatch):
             rows=rows,
             by_request=self._sessions_named_by(listed, rows),
             watched=watched,
+            used=used,
             busy=self._chores.in_hand(UP),
             memory=self._memory,
             table_began=self._fleet.began_at(),
@@ -232,13 +210,6 @@ class HostWatch(RelayWatch):
         self._memory = verdict.memory
         for action in verdict.actions:
             self._act(action)
-
-    def _watched(self) -> tuple[set[str], str | None]:
-        """The sessions that somebody watches, after closing what is not allowed; why the relay is silent."""
-        try:
-            return self._close_what_is_no_longer_allowed(self._relay.streams()), None
-        except RelayUnreachable as problem:
-            return set(), str(problem)
 
     def _sessions_named_by(self, listed: list[Sandbox], rows: list[Session]) -> dict[str, Session]:
         """The sessions of sandboxes that are no live row's own; for most lists there are none to look for."""
@@ -256,6 +227,12 @@ class HostWatch(RelayWatch):
                 self._lifecycle.adopt(action.row, action.sandbox_id)
             case reconcile.Follow():
                 self._lifecycle.follow(action.row, action.status)
+            case reconcile.Terminate():
+                self._chores.start(
+                    END + action.row.id, lambda: self._lifecycle.terminate(action.row, action.reason)
+                )
+            case reconcile.NoteUse():
+                self._lifecycle.note_use(action.row, action.at)
             case reconcile.Renew():
                 self._lifecycle.renew(name, action.row, action.until)
             case reconcile.Keep():
@@ -382,6 +359,7 @@ class Worker:
         self._policy = reconcile.Policy(
             fleet_id=settings.fleet_id,
             create_deadline=timedelta(seconds=settings.create_deadline_seconds),
+            queue_deadline=timedelta(seconds=settings.queue_seconds),
             max_lifetime=timedelta(seconds=settings.max_lifetime_seconds),
         )
         credentials = settings.credentials
@@ -396,14 +374,18 @@ class Worker:
             has_content_domain=settings.content_domain is not None,
         )
         self._watches: dict[str, RelayWatch] = {
-            name: self._watch_of(name, relay, store) for name, relay in self._relays.items()
+            host.name: self._watch_of(host.name, store) for host in settings.hosts
         }
+        self._placing = Placing(self._fleet, settings, self._lifecycle, self._chores)
+        self._pools = PoolKeeper(self._fleet, settings, self._lifecycle)
+        self._keep_events = timedelta(days=settings.keep_events_days)
+        self._keep_sessions = timedelta(days=settings.keep_sessions_days)
         self._purge_at = 0.0
 
     def run(self, stop: threading.Event) -> None:
         """Act until `stop` is set; then let what is in hand finish, for some seconds."""
         self._desktops.retire()
-        self._fleet.forget_hosts(known=self._relays)
+        self._fleet.forget_hosts(known=self._watches)
         threads = [
             threading.Thread(target=watch.run, args=(stop,), daemon=True) for watch in self._watches.values()
         ]
@@ -423,6 +405,8 @@ class Worker:
         rows = self._fleet.live_sessions()
         for action in reconcile.due(rows, hosts=self._links.keys(), now=utcnow(), policy=self._policy):
             self._act(action)
+        self._placing.look(rows)
+        self._pools.look(rows)
         self._desktops.look()
         self._purge()
 
@@ -432,10 +416,12 @@ class Worker:
         for relay in self._relays.values():
             relay.close()
 
-    def _watch_of(self, name: str, relay: RelayClient, store: Store) -> RelayWatch:
+    def _watch_of(self, name: str, store: Store) -> RelayWatch:
         link = self._links.get(name)
         if link is None:
-            return RelayWatch(name, relay, store, own_certificate_ends=self._own_certificate_ends)
+            return RelayWatch(
+                name, self._relays[name], store, own_certificate_ends=self._own_certificate_ends
+            )
         return HostWatch(
             link,
             store,
@@ -452,9 +438,11 @@ class Worker:
             case reconcile.Terminate(row=row, reason=reason):
                 if not self._is_being_created(row):
                     self._chores.start(END + row.id, lambda: self._terminate(row, reason))
-            case reconcile.Fail(row=row, message=message):
+            case reconcile.Fail(row=row, message=message, reason=why):
                 if not self._is_being_created(row):
-                    self._chores.start(END + row.id, lambda: self._fail(row, message))
+                    self._chores.start(END + row.id, lambda: self._fail(row, message, why))
+            case reconcile.FollowWish(row=row):
+                self._chores.start(WISH + row.id, lambda: self._lifecycle.follow_wish(row))
 
     def _is_being_created(self, row: Session) -> bool:
         """Its create may be under way, with no id to delete yet; it ends by itself once there is one."""
@@ -464,8 +452,8 @@ class Worker:
         self._lifecycle.bring_up(row.id)
         self._look_at(self._fleet.get(row.id).host)
 
-    def _fail(self, row: Session, message: str) -> None:
-        self._lifecycle.fail(row, message)
+    def _fail(self, row: Session, message: str, reason: str | None) -> None:
+        self._lifecycle.fail(row, message, reason=reason)
         self._look_at(row.host)
 
     def _terminate(self, row: Session, reason: str) -> None:
@@ -483,7 +471,9 @@ class Worker:
             return
         self._purge_at = time.monotonic() + PURGE_SECONDS
         now = utcnow()
-        self._fleet.purge(events_before=now - KEEP_EVENTS, sessions_ended_before=now - KEEP_ENDED_SESSIONS)
+        self._fleet.purge(
+            events_before=now - self._keep_events, sessions_ended_before=now - self._keep_sessions
+        )
 
 
 def relays_of(settings: Settings) -> dict[str, RelayClient]:
@@ -510,8 +500,8 @@ def links_of(settings: Settings, relays: Mapping[str, RelayClient]) -> Iterator[
                 fleet_id=settings.fleet_id,
                 node=settings.node(host),
             ),
-            relay=relays[host.name],
-            max_desktops=host.max_desktops,
+            relay=relays.get(host.name),
+            capacity=capacity_of(host),
         )
 
 

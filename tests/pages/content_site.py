@@ -27,10 +27,11 @@ from tests.fake_kasmvnc import CLIENT, EXTRA_HEADERS, GREETING, INDEX
 from tests.relay_process import RelayProcess, free_port, wait_for_listener
 from tests.sites import secrets
 from tests.viewer_fixtures import settings_values, write_settings
+from viewer.fleet_store import DeclaredDesktop
 from viewer.grants import GRANT_HEADER, DesktopSocket, Grant, open_grant
 from viewer.migrations import upgrade
 from viewer.model import Display, Role, Session, Status, utcnow
-from viewer.store import DeclaredDesktop, Store
+from viewer.store import Store
 
 DOMAIN = "deskfleet.localhost"
 BELOW, APART = f"content.{DOMAIN}", "usercontent.localhost"

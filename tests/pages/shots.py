@@ -23,9 +23,9 @@ from tests.browser import (
 from tests.pages.content_site import BELOW, ContentSite
 from tests.pages.site import PagesSite
 from tests.painted_desktop import PaintedDesktop
+from viewer.fleet_store import DeclaredDesktop
 from viewer.frontend.hatch_build import build_pages
 from viewer.model import HostStatus, Role, Session, Status
-from viewer.store import DeclaredDesktop
 
 Colours = Literal["light", "dark"]
 COLOURS: tuple[Colours, ...] = ("light", "dark")

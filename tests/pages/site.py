@@ -142,15 +142,19 @@ class PagesSite:
         self, *, image: str = "desktop", task: str | None = None, agent: str | None = None
     ) -> Session:
         """A new session; the pretend worker brings it up at once unless its `creates` is False."""
-        return self.store.tenant(self.tenant).create(
-            NewSession(
-                image=image,
-                resolution="1280x800",
-                task_id=task,
-                agent_id=agent,
-                ttl_seconds=3600,
-                created_by="tests",
+        return (
+            self.store.tenant(self.tenant)
+            .create(
+                NewSession(
+                    image=image,
+                    resolution="1280x800",
+                    task_id=task,
+                    agent_id=agent,
+                    ttl_seconds=3600,
+                    created_by="tests",
+                )
             )
+            .session
         )
 
     def running(self, *, task: str | None = None, agent: str | None = None) -> Session:

@@ -12,8 +12,8 @@ from playwright.sync_api import Page, expect
 from tests.browser import Complaints, canvas_colours, wait_for_picture
 from tests.pages.site import PagesSite
 from tests.painted_desktop import PaintedDesktop
+from viewer.fleet_store import DeclaredDesktop
 from viewer.model import Session, Status
-from viewer.store import DeclaredDesktop
 
 pytestmark = [pytest.mark.browser, pytest.mark.real]
 

@@ -116,7 +116,7 @@ class Fleet:
         display = found.display if found else Display.RFB
         return self.main.create(
             NewSession(image=image, display=display, resolution="1280x800", ttl_seconds=ttl, created_by="key")
-        )
+        ).session
 
     def get(self, session: Session) -> Session:
         return self.main.get(session.id)

@@ -21,11 +21,12 @@ from tests.real_opensandbox import RealOpenSandbox
 from tests.relay_process import RelayProcess
 from tests.worker.fleet import CannedSocketDesktop, Fleet, LossyWire
 from viewer import reconcile
+from viewer.chores import Chores
 from viewer.grants import GRANT_HEADER, Grant, PublishedPort, seal_grant
 from viewer.lifecycle import Lifecycle
 from viewer.model import HostStatus, Role, Session, Status, utcnow
 from viewer.sandbox_hosts import SandboxHost, SandboxOrder, Stamp
-from viewer.worker import Chores, HostWatch
+from viewer.worker import HostWatch
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(180)]
 

@@ -1,0 +1,169 @@
+"""Which sessions a list shows, and where its next page begins. Only the stores import this module.
+
+Paging is by keyset (creation time and id), so that the thousandth page costs what the first one does. Each
+filter has an index that ends in the keyset; several statuses are one such look each, merged.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+
+from pydantic import Field, ValidationError
+from sqlalchemy import ColumnElement, Select, select, tuple_, union_all
+from sqlalchemy.orm import InstrumentedAttribute
+
+from viewer.model import Frozen, Session, Status
+from viewer.tables import SessionLabelRow, SessionRow
+
+
+class BadCursor(Exception):
+    """The paging cursor is not one that we gave out."""
+
+
+class SessionFilter(Frozen):
+    """All given conditions hold; `status` is any of the named ones, `labels` are all there."""
+
+    status: tuple[Status, ...] = ()
+    task_id: str | None = None
+    agent_id: str | None = None
+    sandbox_id: str | None = None
+    image: str | None = None
+    host: str | None = None
+    labels: Mapping[str, str] = Field(default_factory=dict)
+
+    @property
+    def is_empty(self) -> bool:
+        return self == SessionFilter()
+
+
+class SessionPage(Frozen):
+    """Newest first. `next_cursor` is None on the last page."""
+
+    items: tuple[Session, ...]
+    next_cursor: str | None
+
+
+class Position(Frozen):
+    """Where a page ended: the keyset of its last row."""
+
+    created_at: datetime
+    id: str
+
+    def to_cursor(self) -> str:
+        text = json.dumps([self.created_at.isoformat(), self.id])
+        return base64.urlsafe_b64encode(text.encode()).decode().rstrip("=")
+
+    @classmethod
+    def from_cursor(cls, cursor: str) -> Position:
+        """Raises BadCursor."""
+        try:
+            created_at, row_id = json.loads(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))
+            position = cls(created_at=datetime.fromisoformat(created_at), id=row_id)
+            if position.created_at.tzinfo is None:
+                raise BadCursor
+            return position
+        except (ValueError, TypeError, ValidationError) as error:
+            raise BadCursor from error
+
+
+def page_of(found: Sequence[Session], limit: int) -> SessionPage:
+    """`found`: one more than the page holds, if there are more."""
+    items = tuple(found[:limit])
+    more = len(found) > limit
+    last = items[-1] if items else None
+    cursor = Position(created_at=last.created_at, id=last.id).to_cursor() if more and last else None
+    return SessionPage(items=items, next_cursor=cursor)
+
+
+def matching(tenant_id: str, wanted: SessionFilter, cursor: str | None, limit: int) -> Select[SessionRow]:
+    """The tenant's sessions, newest first, at most `limit` from the cursor on. Raises BadCursor."""
+    after = Position.from_cursor(cursor) if cursor is not None else None
+    if len(set(wanted.status)) > 1:
+        return _merged(tenant_id, wanted, after, limit)
+    return _one_look(tenant_id, wanted, after, limit)
+
+
+def conditions(tenant_id: str, wanted: SessionFilter) -> list[ColumnElement[bool]]:
+    """What a session must fulfil to match, whatever page it is on."""
+    found: list[ColumnElement[bool]] = [SessionRow.tenant_id == tenant_id]
+    if wanted.status:
+        found.append(SessionRow.status.in_([status.value for status in wanted.status]))
+    columns: tuple[tuple[InstrumentedAttribute[str] | InstrumentedAttribute[str | None], str | None], ...] = (
+        (SessionRow.task_id, wanted.task_id),
+        (SessionRow.agent_id, wanted.agent_id),
+        (SessionRow.sandbox_id, wanted.sandbox_id),
+        (SessionRow.image, wanted.image),
+        (SessionRow.host, wanted.host),
+    )
+    found += [column == value for column, value in columns if value is not None]
+    found += [_has_label(key, value) for key, value in wanted.labels.items()]
+    return found
+
+
+def _one_look(
+    tenant_id: str, wanted: SessionFilter, after: Position | None, limit: int
+) -> Select[SessionRow]:
+    if wanted.labels:
+        return _by_label(tenant_id, wanted, after, limit)
+    query = select(SessionRow).where(*conditions(tenant_id, wanted))
+    return _newest_first(query, SessionRow.created_at, SessionRow.id, after, limit)
+
+
+def _by_label(
+    tenant_id: str, wanted: SessionFilter, after: Position | None, limit: int
+) -> Select[SessionRow]:
+    """Led by the index of the first label, so that a rare one is not looked for in every session."""
+    (key, value), *others = wanted.labels.items()
+    rest = wanted.model_copy(update={"labels": dict(others)})
+    query = (
+        select(SessionRow)
+        .join(SessionLabelRow, SessionLabelRow.session_id == SessionRow.id)
+        .where(
+            SessionLabelRow.tenant_id == tenant_id,
+            SessionLabelRow.key == key,
+            SessionLabelRow.value == value,
+            *conditions(tenant_id, rest),
+        )
+    )
+    return _newest_first(query, SessionLabelRow.created_at, SessionLabelRow.session_id, after, limit)
+
+
+def _newest_first(
+    query: Select[SessionRow],
+    created_at: InstrumentedAttribute[datetime],
+    row_id: InstrumentedAttribute[str],
+    after: Position | None,
+    limit: int,
+) -> Select[SessionRow]:
+    if after is not None:
+        # As one comparison of pairs it is where the index is entered, and not a filter over all before it.
+        query = query.where(tuple_(created_at, row_id) < (after.created_at, after.id))
+    return query.order_by(created_at.desc(), row_id.desc()).limit(limit)
+
+
+def _merged(tenant_id: str, wanted: SessionFilter, after: Position | None, limit: int) -> Select[SessionRow]:
+    """With `status IN (…)` SQLite would read and sort all that match."""
+    looks = [
+        _one_look(tenant_id, wanted.model_copy(update={"status": (status,)}), after, limit).with_only_columns(
+            SessionRow.id
+        )
+        for status in sorted(set(wanted.status))
+    ]
+    ids = union_all(*(select(look.subquery().c.id) for look in looks)).subquery()
+    query = select(SessionRow).where(SessionRow.id.in_(select(ids.c.id)))
+    return _newest_first(query, SessionRow.created_at, SessionRow.id, None, limit)
+
+
+def _has_label(key: str, value: str) -> ColumnElement[bool]:
+    return (
+        select(SessionLabelRow.session_id)
+        .where(
+            SessionLabelRow.session_id == SessionRow.id,
+            SessionLabelRow.key == key,
+            SessionLabelRow.value == value,
+        )
+        .exists()
+    )

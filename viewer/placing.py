@@ -1,0 +1,68 @@
+"""The worker's side of placement: who gets a host now, who waits on, who cannot have one at all."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Mapping
+from functools import partial
+
+from viewer.chores import Chores
+from viewer.fleet_store import FleetStore
+from viewer.lifecycle import Lifecycle
+from viewer.model import Kind, Session, Status
+from viewer.placement import Capacity, Decision, Place, Refuse, Table, decide
+from viewer.settings import HostSettings, Settings
+
+log = logging.getLogger("deskfleet.worker")
+
+REFUSE = "session end "
+"""The same key as any other end of a session: one thread at a time."""
+
+
+def capacity_of(host: HostSettings) -> Capacity:
+    return Capacity(
+        desktops=host.max_desktops,
+        cpu_millis=host.cpu_millis,
+        memory_mib=host.memory_mib,
+        creates=host.max_creates,
+        labels=host.labels,
+        shows_desktops=not host.external,
+    )
+
+
+def capacities_of(settings: Settings) -> dict[str, Capacity]:
+    return {host.name: capacity_of(host) for host in settings.sandbox_hosts}
+
+
+class Placing:
+    """Gives hosts to those that wait for one."""
+
+    def __init__(self, fleet: FleetStore, settings: Settings, lifecycle: Lifecycle, chores: Chores) -> None:
+        self._fleet = fleet
+        self._lifecycle = lifecycle
+        self._chores = chores
+        self._capacities = capacities_of(settings)
+        self._uris: Mapping[str, str] = {image.name: image.uri for image in settings.images}
+
+    def look(self, rows: Iterable[Session]) -> None:
+        """`rows`: the live sessions, as they were a moment ago."""
+        if not any(_waits(row) for row in rows):
+            return
+        by_id = {row.id: row for row in rows}
+        for decision in self._fleet.place(self._decide):
+            if isinstance(decision, Place):
+                log.info("session %s: goes to %s", decision.session_id, decision.host)
+                self._lifecycle.note_placed(decision.session_id, decision.host)
+            elif isinstance(decision, Refuse) and decision.session_id in by_id:
+                self._refuse(by_id[decision.session_id], decision)
+
+    def _decide(self, table: Table) -> list[Decision]:
+        return decide(table, self._capacities, self._uris)
+
+    def _refuse(self, row: Session, refusal: Refuse) -> None:
+        fail = partial(self._lifecycle.fail, row, refusal.why, reason=refusal.reason)
+        self._chores.start(REFUSE + row.id, fail)
+
+
+def _waits(row: Session) -> bool:
+    return row.status is Status.CREATING and row.host is None and row.kind is Kind.SANDBOX

@@ -1,0 +1,243 @@
+"""From the session table's rows to sessions and back; every change of a row is told from here.
+
+A change is one transaction: the row, its event in the outbox, and its line in the history. Only the stores
+import this module.
+"""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import Mapping
+from datetime import datetime
+from typing import TypedDict
+
+from sqlalchemy import ColumnElement, Select, func, inspect, select
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Session as OrmSession
+
+from viewer.model import (
+    DesktopBackend,
+    Display,
+    Frozen,
+    Kind,
+    Session,
+    Status,
+    Via,
+    utcnow,
+)
+from viewer.tables import AgentRow, EventRow, HistoryRow, SessionLabelRow, SessionRow, TaskRow
+from viewer.transitions import check_transition
+
+TERMINATING = "terminating"
+"""`status_reason` of a session whose end was asked for and is not yet true."""
+QUEUED = "queued"
+"""`status_reason` of a session that waits for a place on a host."""
+WORKER = "worker"
+
+_NOT_IN_EVENTS = {"vnc_password_sealed", "vnc_port", "order_sealed"}
+_WORDS = Status | Kind | Display | Via
+_IN_HISTORY = ("status", "status_reason", "host", "wanted_status", "error_message", "expires_at")
+
+
+class SessionNotFound(Exception):
+    """No such session for whoever asks."""
+
+
+class SandboxTaken(Exception):
+    """That host's sandbox already belongs to another session."""
+
+
+class Event(Frozen):
+    """One change: the session as it was right after it, without what streams need."""
+
+    id: int
+    tenant_id: str
+    session: Session
+
+
+class Step(Frozen):
+    """One step of a session's life. by: a principal's id, or `worker`."""
+
+    at: datetime
+    status: Status
+    reason: str | None
+    host: str | None
+    by: str
+    detail: str | None
+
+
+class SessionChanges(TypedDict, total=False):
+    """What the worker may change beside the status. A key that is absent stays as it is; None clears."""
+
+    host: str | None
+    sandbox_id: str | None
+    vnc_port: int | None
+    vnc_password_sealed: str | None
+    resolution: str | None
+    image: str
+    display: Display
+    backend: DesktopBackend | None
+    expires_at: datetime | None
+    status_reason: str | None
+    failed_hosts: dict[str, str]
+    wanted_status: Status | None
+    last_used_at: datetime | None
+    placed_at: datetime | None
+    made_at: datetime | None
+    ttl_seconds: int
+
+
+def new_id() -> str:
+    return str(uuid.uuid4())
+
+
+def row_of(session: Session) -> SessionRow:
+    return SessionRow(**{name: str(value) if isinstance(value, _WORDS) else value for name, value in session})
+
+
+def session_of(row: SessionRow) -> Session:
+    return Session.model_validate(row, from_attributes=True)
+
+
+def event_of(row: EventRow) -> Event:
+    return Event(id=row.id, tenant_id=row.tenant_id, session=Session.model_validate_json(row.payload))
+
+
+def step_of(row: HistoryRow) -> Step:
+    return Step.model_validate(row, from_attributes=True)
+
+
+def find(orm: OrmSession, session_id: str) -> SessionRow:
+    row = orm.get(SessionRow, session_id)
+    if row is None:
+        raise SessionNotFound
+    return row
+
+
+def live_rows(*conditions: ColumnElement[bool]) -> Select[SessionRow]:
+    return select(SessionRow).where(SessionRow.terminated_at.is_(None), *conditions)
+
+
+def add(orm: OrmSession, session: Session, by: str) -> None:
+    """Write a new session with its labels, its event, its first step, and what it names."""
+    row = row_of(session)
+    orm.add(row)
+    # The tables are tied by keys, not by relationships: the row must be there first.
+    orm.flush()
+    note_names(orm, session)
+    write_labels(orm, session)
+    tell(orm, row, by)
+
+
+def note_names(orm: OrmSession, session: Session) -> None:
+    """The task and the agent that a session names become rows of its tenant, unless they are already."""
+    now = utcnow()
+    for table, name in ((TaskRow, session.task_id), (AgentRow, session.agent_id)):
+        if name is not None and orm.get(table, (session.tenant_id, name)) is None:
+            orm.add(table(tenant_id=session.tenant_id, id=name, created_at=now, updated_at=now))
+
+
+def write_labels(orm: OrmSession, session: Session) -> None:
+    for key, value in session.labels.items():
+        orm.add(
+            SessionLabelRow(
+                session_id=session.id,
+                key=key,
+                value=value,
+                tenant_id=session.tenant_id,
+                created_at=session.created_at,
+            )
+        )
+
+
+def change(orm: OrmSession, row: SessionRow, changes: SessionChanges, *, by: str = WORKER) -> None:
+    """Set the fields; when anything is different now, stamp the row and write its event."""
+    for name, value in changes.items():
+        plain = str(value) if isinstance(value, _WORDS) else value
+        if getattr(row, name) != plain:
+            setattr(row, name, plain)
+    if not orm.is_modified(row):
+        return
+    is_a_step = any(_is_changed(row, name) for name in _IN_HISTORY)
+    row.updated_at = utcnow()
+    orm.flush()
+    tell(orm, row, by, is_a_step=is_a_step)
+
+
+def move(
+    orm: OrmSession,
+    row: SessionRow,
+    to: Status,
+    changes: SessionChanges,
+    *,
+    reason: str | None,
+    error_message: str | None,
+    by: str = WORKER,
+) -> None:
+    """Move the row to `to`; IllegalTransition where that may not follow, always from a terminal one."""
+    check_transition(Status(row.status), to)
+    row.status = to.value
+    row.error_message = error_message or row.error_message
+    if row.wanted_status == to.value or to.is_terminal:
+        row.wanted_status = None
+    if to.is_terminal:
+        row.terminated_at = utcnow()
+    elif to is Status.RUNNING and row.running_at is None:
+        row.running_at = utcnow()
+    change(orm, row, {**changes, "status_reason": reason}, by=by)
+
+
+def ask_for_the_end(orm: OrmSession, row: SessionRow, by: str) -> None:
+    if Status(row.status).is_terminal or row.terminate_requested_at is not None:
+        return
+    row.terminate_requested_at = utcnow()
+    change(orm, row, {"status_reason": TERMINATING}, by=by)
+
+
+def tell(orm: OrmSession, row: SessionRow, by: str, *, is_a_step: bool = True) -> None:
+    """Write the row's event into the outbox and its step into the history, in the change's transaction."""
+    session = session_of(row)
+    orm.add(
+        EventRow(
+            tenant_id=session.tenant_id,
+            session_id=session.id,
+            at=session.updated_at,
+            payload=session.model_dump_json(exclude=_NOT_IN_EVENTS),
+        )
+    )
+    if is_a_step:
+        orm.add(
+            HistoryRow(
+                session_id=row.id,
+                at=session.updated_at,
+                status=row.status,
+                reason=row.status_reason,
+                host=row.host,
+                by=by,
+                detail=row.error_message,
+            )
+        )
+
+
+class sandbox_is_free:
+    """Turns the database's refusal of a second owner of one sandbox into SandboxTaken."""
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
+        if isinstance(error, IntegrityError):
+            raise SandboxTaken from error
+
+
+def count(orm: OrmSession, *conditions: ColumnElement[bool]) -> int:
+    return orm.scalar(select(func.count()).select_from(SessionRow).where(*conditions)) or 0
+
+
+def json_of(value: Mapping[str, object]) -> str:
+    return json.dumps(value, sort_keys=True, separators=(",", ":"))
+
+
+def _is_changed(row: SessionRow, name: str) -> bool:
+    return bool(inspect(row).attrs[name].history.has_changes())

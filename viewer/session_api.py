@@ -1,0 +1,345 @@
+"""API v1: sessions. The worker acts on hosts; this writes what is wanted, and waits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import timedelta
+
+from flask import Blueprint, Response, request
+
+from viewer.access import needs, principal
+from viewer.answers import host_statuses, json_answer, public, public_list
+from viewer.creating import create, may_be_warm, new_session, once_of, order_of, ttl
+from viewer.incoming import (
+    CreateSession,
+    ListQuery,
+    RenewSession,
+    SetLabels,
+    TerminateSessions,
+    WaitQuery,
+    json_body,
+    query,
+)
+from viewer.listing import BadCursor, SessionFilter
+from viewer.model import HostStatus, Kind, Role, Session, Status, utcnow
+from viewer.openapi import Answer, Operation, describes
+from viewer.problems import FieldError, Problem, wrong_fields
+from viewer.public import History, PublicSession, PublicStep, SessionList, Terminated
+from viewer.services import services
+from viewer.store import TenantStore
+from viewer.transitions import IllegalTransition
+from viewer.waiting import wait_until
+
+session_api = Blueprint("sessions", __name__, url_prefix="/api/v1")
+
+TERMINATION_WAIT_SECONDS = 15.0
+SILENT_HOST_WAIT_SECONDS = 1.0
+MOST_AT_ONCE = 1000
+"""Sessions that one request may end."""
+# The worker gives up at the deadline itself; a moment more lets its word arrive before we answer.
+_DEADLINE_GRACE_SECONDS = 5.0
+
+
+@session_api.post("/sessions")
+@needs(Role.OPERATOR)
+@describes(
+    Operation(
+        summary="Create a desktop",
+        body=CreateSession,
+        headers={
+            "Idempotency-Key": "Any text of your own: for 24 hours, the same one with the same body finds"
+            " what it made first."
+        },
+        answers={
+            201: Answer("The desktop is usable.", PublicSession),
+            202: Answer("It is being made: `wait` was false, or too many are waiting.", PublicSession),
+        },
+        problems=(400, 409, 413, 415, 422, 429, 502, 503),
+    )
+)
+def create_session() -> Response:
+    wanted = json_body(CreateSession)
+    order = order_of(wanted)
+    made = create(
+        new_session(wanted, order), once_of(request.get_data()), may_be_warm=may_be_warm(wanted, order)
+    )
+    session = made.session
+    if wanted.wait:
+        seconds = services().settings.create_deadline_seconds + _DEADLINE_GRACE_SECONDS
+        session = wait_until(session, _is_made, seconds)
+    if session.status.is_terminal and not made.is_replay:
+        raise failed_create(session)
+    answer = json_answer(public(session), 202 if session.status is Status.CREATING else 201)
+    answer.headers["Location"] = f"/api/v1/sessions/{session.id}"
+    if made.is_replay:
+        answer.headers["Idempotent-Replayed"] = "true"
+    return answer
+
+
+@session_api.get("/sessions")
+@needs(Role.WATCHER)
+@describes(
+    Operation(
+        summary="List sessions, newest first",
+        query=ListQuery,
+        answers={200: Answer("One page.", SessionList)},
+        problems=(400, 422),
+    )
+)
+def list_sessions() -> Response:
+    asked = query(ListQuery)
+    wanted = SessionFilter(
+        status=asked.status,
+        task_id=asked.task_id,
+        agent_id=asked.agent_id,
+        sandbox_id=asked.sandbox_id,
+        image=_image_name(asked.image),
+        host=asked.host,
+        labels=dict(pair.split("=", 1) for pair in asked.label),
+    )
+    try:
+        page = _tenant().list(wanted, asked.cursor, asked.limit)
+    except BadCursor as error:
+        raise bad_cursor() from error
+    return json_answer(public_list(page.items, page.next_cursor))
+
+
+@session_api.get("/sessions/<session_id>")
+@needs(Role.WATCHER)
+@describes(
+    Operation(
+        summary="One session; with `wait_seconds`, once it is no longer being made",
+        query=WaitQuery,
+        answers={200: Answer("The session.", PublicSession)},
+        problems=(404, 422),
+    )
+)
+def get_session(session_id: str) -> Response:
+    asked = query(WaitQuery)
+    return json_answer(public(wait_until(_tenant().get(session_id), _is_made, asked.wait_seconds)))
+
+
+@session_api.delete("/sessions/<session_id>")
+@needs(Role.OPERATOR)
+@describes(
+    Operation(
+        summary="End a session and stop its container",
+        answers={
+            204: Answer("It has ended and the container is gone; also when it had ended before."),
+            202: Answer("It will end: the host does not answer yet.", PublicSession),
+        },
+        problems=(404, 409),
+    )
+)
+def terminate_session(session_id: str) -> Response:
+    _sandbox(session_id)
+    session = _tenant().request_termination(session_id, by=principal().id)
+    session = wait_until(session, lambda now: now.status.is_terminal, patience(session))
+    if session.status.is_terminal:
+        return Response(status=204)
+    return json_answer(public(session), 202)
+
+
+@session_api.post("/sessions/terminate")
+@needs(Role.OPERATOR)
+@describes(
+    Operation(
+        summary="End every sandbox that matches",
+        body=TerminateSessions,
+        answers={202: Answer("Their end is asked for; each one tells of it by an event.", Terminated)},
+        problems=(400, 413, 415, 422),
+    )
+)
+def terminate_sessions() -> Response:
+    asked = json_body(TerminateSessions)
+    wanted = SessionFilter(
+        status=asked.status,
+        task_id=asked.task_id,
+        agent_id=asked.agent_id,
+        image=_image_name(asked.image),
+        host=asked.host,
+        labels=asked.labels,
+    )
+    if wanted.is_empty and not asked.all:
+        mend = "name a condition, or send `all: true` to end every sandbox of your tenant"
+        raise wrong_fields([FieldError(field="body", message="no condition is given", mend=mend)])
+    ids = _tenant().request_terminations(wanted, by=principal().id, limit=MOST_AT_ONCE + 1)
+    return json_answer(Terminated(ids=tuple(ids), more=len(ids) > MOST_AT_ONCE), 202)
+
+
+@session_api.post("/sessions/<session_id>/pause")
+@needs(Role.OPERATOR)
+@describes(
+    Operation(
+        summary="Freeze a running desktop; its memory stays",
+        answers={
+            200: Answer("It is paused.", PublicSession),
+            202: Answer("It will be: the host does not answer yet.", PublicSession),
+        },
+        problems=(404, 409),
+    )
+)
+def pause_session(session_id: str) -> Response:
+    return _become(session_id, Status.PAUSED)
+
+
+@session_api.post("/sessions/<session_id>/resume")
+@needs(Role.OPERATOR)
+@describes(
+    Operation(
+        summary="Let a paused desktop run on",
+        answers={
+            200: Answer("It runs.", PublicSession),
+            202: Answer("It will: the host does not answer yet.", PublicSession),
+        },
+        problems=(404, 409),
+    )
+)
+def resume_session(session_id: str) -> Response:
+    return _become(session_id, Status.RUNNING)
+
+
+@session_api.post("/sessions/<session_id>/renew")
+@needs(Role.OPERATOR)
+@describes(
+    Operation(
+        summary="Let a session live on, from now",
+        body=RenewSession,
+        answers={200: Answer("The session with its new end, at most that of its lifetime.", PublicSession)},
+        problems=(400, 404, 409, 413, 415, 422),
+    )
+)
+def renew_session(session_id: str) -> Response:
+    asked = json_body(RenewSession)
+    session = _sandbox(session_id)
+    seconds = session.ttl_seconds if asked.ttl_seconds is None else ttl(asked.ttl_seconds)
+    try:
+        session = _tenant().renew(session_id, utcnow() + timedelta(seconds=seconds), by=principal().id)
+    except IllegalTransition as error:
+        raise not_now(error) from error
+    return json_answer(public(session))
+
+
+@session_api.put("/sessions/<session_id>/labels")
+@needs(Role.OPERATOR)
+@describes(
+    Operation(
+        summary="Replace a session's labels",
+        body=SetLabels,
+        answers={200: Answer("The session.", PublicSession)},
+        problems=(400, 404, 409, 413, 415, 422),
+    )
+)
+def set_labels(session_id: str) -> Response:
+    asked = json_body(SetLabels)
+    try:
+        return json_answer(public(_tenant().set_labels(session_id, asked.labels)))
+    except IllegalTransition as error:
+        raise not_now(error) from error
+
+
+@session_api.get("/sessions/<session_id>/history")
+@needs(Role.WATCHER)
+@describes(
+    Operation(
+        summary="What happened to a session, when and by whom",
+        answers={200: Answer("Its steps, oldest first.", History)},
+        problems=(404,),
+    )
+)
+def get_history(session_id: str) -> Response:
+    steps = _tenant().history(session_id)
+    return json_answer(
+        History(items=tuple(PublicStep.model_validate(step, from_attributes=True) for step in steps))
+    )
+
+
+def _become(session_id: str, wanted: Status) -> Response:
+    """Ask for that status, and wait until it is so."""
+    _sandbox(session_id)
+    try:
+        session = _tenant().request_status(session_id, wanted, by=principal().id)
+    except IllegalTransition as error:
+        raise not_now(error) from error
+    session = wait_until(session, settled(wanted), patience(session))
+    if session.status is wanted:
+        return json_answer(public(session))
+    if session.wanted_status is None:
+        raise not_now(IllegalTransition(session.status, wanted))
+    return json_answer(public(session), 202)
+
+
+def settled(wanted: Status) -> Callable[[Session], bool]:
+    """Is it so, or will it not become so?"""
+    return lambda now: now.status is wanted or now.wanted_status is None
+
+
+def patience(session: Session) -> float:
+    """How long to wait for what was asked of the session's host, in seconds."""
+    return SILENT_HOST_WAIT_SECONDS if is_host_silent(session) else TERMINATION_WAIT_SECONDS
+
+
+def is_host_silent(session: Session) -> bool:
+    return session.host is not None and host_statuses().get(session.host) is HostStatus.UNREACHABLE
+
+
+def not_now(error: IllegalTransition) -> Problem:
+    if error.current is error.wanted:
+        detail = f"This session is {error.current} and cannot be changed any more."
+    else:
+        detail = f"A session that is {error.current} cannot become {error.wanted}; read it again."
+    return Problem(409, "wrong-status", "Not in this status", detail)
+
+
+def bad_cursor() -> Problem:
+    wrong = FieldError(field="cursor", message="is not one of ours", mend="start again without it")
+    return wrong_fields([wrong], status=400)
+
+
+def failed_create(session: Session) -> Problem:
+    """The row stays, as `error` or `terminated`; the problem names it."""
+    if session.status is Status.TERMINATED:
+        return Problem(
+            409,
+            "ended-while-created",
+            "It was ended while it was being made",
+            "Somebody ended this session before the desktop was ready; create another one.",
+            session_id=session.id,
+        )
+    # No host had room or answered, or the one that was chosen has gone silent: the request itself was fine.
+    later = session.host is None or is_host_silent(session)
+    return Problem(
+        503 if later else 502,
+        "create-failed",
+        "The desktop could not be made",
+        session.error_message or "The sandbox host gave no reason; see the worker's log.",
+        headers={"Retry-After": "10"} if later else {},
+        session_id=session.id,
+        error_message=session.error_message,
+    )
+
+
+def _is_made(session: Session) -> bool:
+    return session.status is not Status.CREATING
+
+
+def _tenant() -> TenantStore:
+    return services().store.tenant(principal().tenant)
+
+
+def _sandbox(session_id: str) -> Session:
+    """The session, unless the inventory declares it; raise 404 or 409."""
+    session = _tenant().get(session_id)
+    if session.kind is Kind.DESKTOP:
+        raise Problem(
+            409,
+            "declared-desktop",
+            "A declared desktop stays as it is",
+            "This desktop is declared in the inventory; take it out there and run the deploy.",
+        )
+    return session
+
+
+def _image_name(asked: str | None) -> str | None:
+    image = services().settings.image(asked) if asked else None
+    return image.name if image else asked
