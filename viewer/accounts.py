@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session as OrmSession
 
 from viewer.credentials import NewKey, SecretToken, hash_of, key_id_of, new_key, new_token, same
 from viewer.database import Database
-from viewer.model import Frozen, Principal, Role, utcnow
+from viewer.model import POOL_TENANT, Frozen, Principal, Role, utcnow
 from viewer.tables import ApiKeyRow, SignInLinkRow, SignInRow, TenantRow
 
 SIGN_IN_IDLE = timedelta(hours=12)
@@ -50,7 +50,8 @@ class AccountStore:
 
     def tenants(self) -> list[str]:
         with self._database.reading() as orm:
-            return list(orm.scalars(select(TenantRow.id).order_by(TenantRow.id)))
+            named = select(TenantRow.id).where(TenantRow.id != POOL_TENANT).order_by(TenantRow.id)
+            return list(orm.scalars(named))
 
     def add_tenant(self, name: str) -> None:
         with self._database.writing() as orm:
@@ -198,7 +199,7 @@ class AccountStore:
 
 def _tenant_row(orm: OrmSession, name: str) -> TenantRow:
     row = orm.get(TenantRow, name)
-    if row is None:
+    if row is None or name == POOL_TENANT:  # nobody signs in as the pool
         raise UnknownTenant(name)
     return row
 

@@ -165,5 +165,6 @@ def _has_label(key: str, value: str) -> ColumnElement[bool]:
             SessionLabelRow.key == key,
             SessionLabelRow.value == value,
         )
+        .correlate(SessionRow)
         .exists()
     )
