@@ -17,7 +17,7 @@ from datetime import datetime, timedelta
 from pydantic import SecretStr
 
 from viewer import reconcile
-from viewer.credentials import SealBroken, open_order, open_password
+from viewer.credentials import SealBroken, new_vnc_password, open_order, open_password, seal_password
 from viewer.fleet_store import STARTING, FleetStore
 from viewer.grants import PublishedPort
 from viewer.model import Display, HostStatus, Session, Status, utcnow
@@ -205,6 +205,7 @@ class Lifecycle:
         self._placed[session_id] = host
 
     def _made(self, row: Session, link: HostLink, image: ImageSettings) -> Sandbox:
+        row = self._with_password(row)
         started = time.monotonic()
         sandbox = link.sandboxes.create(self._order(row, image))
         log.info("session %s: created sandbox %s on %s in %.2f s",
@@ -291,6 +292,13 @@ class Lifecycle:
             return open_order(row.order_sealed, self._settings.secret_key)
         except SealBroken as problem:
             raise GiveUp("what it starts with was sealed under another key; create a new one") from problem
+
+    def _with_password(self, row: Session) -> Session:
+        """A desktop has its password in the table before it exists; one of the pool gets it only here."""
+        if row.display is Display.NONE or row.vnc_password_sealed is not None:
+            return row
+        sealed = seal_password(new_vnc_password(), self._settings.secret_key)
+        return self._fleet.update(row.id, vnc_password_sealed=sealed)
 
     def _vnc_password(self, row: Session) -> SecretStr | None:
         if row.vnc_password_sealed is None:

@@ -294,6 +294,7 @@ class Check:
     async def _create(self, image: str | None, host: str | None) -> PublicSession:
         body: dict[str, str | int | bool] = {
             "wait": True,
+            "queue": False,
             "ttl_seconds": LIFE_SECONDS,
             "agent_id": "deskfleet-check",
         }

@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 from cryptography.fernet import Fernet
 
@@ -111,12 +112,15 @@ class Fleet:
 
     # --- the table ---------------------------------------------------------------------------------
 
-    def create(self, image: str = "tiny", *, ttl: int = 3600) -> Session:
+    def create(self, image: str = "tiny", *, ttl: int = 3600, tenant: str = "main", **more: Any) -> Session:
+        return self.store.tenant(tenant).create(self.new(image, ttl=ttl, **more)).session
+
+    def new(self, image: str = "tiny", *, ttl: int = 3600, **more: Any) -> NewSession:
+        """A create of this image; it reserves nothing but a desktop's place unless it says so."""
         found = self.settings.image(image)
         display = found.display if found else Display.RFB
-        return self.main.create(
-            NewSession(image=image, display=display, resolution="1280x800", ttl_seconds=ttl, created_by="key")
-        ).session
+        values = {"resolution": "1280x800", "created_by": "key", **more}
+        return NewSession(image=image, display=display, ttl_seconds=ttl, **values)
 
     def get(self, session: Session) -> Session:
         return self.main.get(session.id)
@@ -173,6 +177,11 @@ class Fleet:
         ]
         self._write_settings({**self._values, "hosts": hosts})
 
+    def set(self, **changed: object) -> None:
+        """Other settings for the next worker."""
+        self._values = {**self._values, **changed}
+        self.have({})
+
     def _host(self, name: str, url: str, key: str, relay: RelayProcess) -> Toml:
         """Its entry in the settings; its keys as files. `here` has the plain names."""
         suffix = "" if name == "here" else f"-{name}"
@@ -183,10 +192,12 @@ class Fleet:
             "opensandbox_key_file": str(self.folder / f"opensandbox{suffix}.key"),
             "relay_url": relay.url,
             "relay_key_file": str(self.folder / f"relay{suffix}.key"), "max_desktops": self._max_desktops,
+            "max_creates": self._max_creates,
         }  # fmt: skip
 
     def _toml(self, changed: Toml) -> Toml:
         self._max_desktops = changed.pop("max_desktops", 8)
+        self._max_creates = changed.pop("max_creates", 3)
         return {
             "fleet_id": self.fleet_id,
             "origins": ["http://localhost:8088"],

@@ -12,6 +12,7 @@ import sys
 import time
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from aiohttp import ClientSession
@@ -22,19 +23,22 @@ from tests.relay_process import RelayProcess
 from tests.worker.fleet import CannedSocketDesktop, Fleet, LossyWire
 from viewer import reconcile
 from viewer.chores import Chores
+from viewer.credentials import seal_order
 from viewer.grants import GRANT_HEADER, Grant, PublishedPort, seal_grant
 from viewer.lifecycle import Lifecycle
 from viewer.model import HostStatus, Role, Session, Status, utcnow
+from viewer.order import Order
+from viewer.relay.answers import ProbeOutcome
 from viewer.sandbox_hosts import SandboxHost, SandboxOrder, Stamp
 from viewer.worker import HostWatch
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(180)]
 
 
-def running_one(fleet: Fleet) -> Session:
+def running_one(fleet: Fleet, image: str = "tiny", **more: Any) -> Session:
     """A session that a worker has brought up."""
     fleet.start()
-    return fleet.wait_for(fleet.create(), Status.RUNNING)
+    return fleet.wait_for(fleet.create(image, **more), Status.RUNNING)
 
 
 # --- coming up ------------------------------------------------------------------------------------------
@@ -102,9 +106,125 @@ def test_full_host_refuses_with_how_full_it_is(
 ) -> None:
     with Fleet(tmp_path, server, relay, max_desktops=1) as fleet:
         running_one(fleet)
-        refused = fleet.wait_for(fleet.create(), Status.ERROR)
+        refused = fleet.wait_for(fleet.create(may_queue=False), Status.ERROR)
         assert refused.error_message == "no sandbox host has room: 1 of 1 desktops in use on here"
         assert refused.status_reason == "full"
+
+
+def test_session_waits_in_line_until_there_is_room(
+    tmp_path: Path, server: RealOpenSandbox, relay: RelayProcess
+) -> None:
+    with Fleet(tmp_path, server, relay, max_desktops=1) as fleet:
+        first = running_one(fleet)
+        second, third = fleet.create(), fleet.create()
+        fleet.wait_until(third, lambda row: row.status_reason == "queued")
+        assert fleet.store.fleet.queue() == {second.id: 1, third.id: 2}
+        fleet.main.request_termination(first.id)
+        fleet.wait_for(second, Status.RUNNING)
+        assert fleet.get(third).host is None
+        fleet.main.request_termination(third.id)
+        assert fleet.wait_for(third, Status.TERMINATED).status_reason == "on request"
+
+
+def test_line_that_nothing_leaves_is_given_up(
+    tmp_path: Path, server: RealOpenSandbox, relay: RelayProcess
+) -> None:
+    with Fleet(tmp_path, server, relay, max_desktops=1, queue_seconds=1) as fleet:
+        running_one(fleet)
+        refused = fleet.wait_for(fleet.create(), Status.ERROR)
+        assert refused.error_message == "no sandbox host has room within 1 s; end some desktops"
+        assert refused.status_reason == "full"
+
+
+def test_pause_and_resume_are_carried_out_on_the_host(fleet: Fleet) -> None:
+    row = running_one(fleet)
+    container = fleet.server.container_of(row.sandbox_id or "")
+    for wanted, paused in ((Status.PAUSED, "true"), (Status.RUNNING, "false")):
+        fleet.main.request_status(row.id, wanted, by="key")
+        fleet.wait_for(row, wanted)
+        seen = fleet.server.daemon.docker("inspect", "-f", "{{.State.Paused}}", container).stdout.strip()
+        assert seen == paused
+    assert [step.status for step in fleet.main.history(row.id)][-1] is Status.RUNNING
+
+
+def test_session_that_nobody_uses_ends(fleet: Fleet) -> None:
+    row = running_one(fleet, idle_seconds=2)
+    ended = fleet.wait_for(row, Status.TERMINATED)
+    assert ended.status_reason == "idle"
+    assert fleet.containers() == []
+
+
+def test_environment_limits_and_program_reach_the_container(fleet: Fleet) -> None:
+    order = Order(env={"GREETING": "hello"}, entrypoint=("sleep", "999"))
+    sealed = seal_order(order, fleet.settings.secret_key)
+    row = running_one(fleet, "shell", order_sealed=sealed, cpu_millis=500, memory_mib=64)
+    container = fleet.server.container_of(row.sandbox_id or "")
+    form = "{{json .Config.Env}} {{.HostConfig.NanoCpus}} {{.HostConfig.Memory}} {{json .Config.Cmd}}"
+    seen = fleet.server.daemon.docker("inspect", "-f", form, container).stdout
+    assert '"GREETING=hello"' in seen
+    assert " 500000000 67108864 " in seen
+    assert '"sleep","999"' in seen
+
+
+# --- the pool -------------------------------------------------------------------------------------------
+
+POOL: list[dict[str, object]] = [
+    {"image": "tiny", "resolution": "1280x800", "size": 2, "cpu": "10m", "memory": "64Mi"}
+]
+LIKE_THE_POOLS: dict[str, Any] = {"cpu_millis": 10, "memory_mib": 64}
+
+
+def wait_for_warm(fleet: Fleet, size: int, *, without: str = "") -> list[Session]:
+    """The pool's desktops once that many are ready, `without` not among them."""
+    deadline = time.monotonic() + 20
+    while True:
+        ready = [row for row in fleet.store.fleet.warm() if row.status is Status.RUNNING]
+        if len(ready) == size and without not in {row.id for row in ready}:
+            return ready
+        assert time.monotonic() < deadline, f"{len(ready)} warm\n{fleet.last_log()}"
+        fleet.store.wait_for_change(0.1)
+
+
+def test_pool_is_filled_claimed_and_filled_again(
+    tmp_path: Path, server: RealOpenSandbox, relay: RelayProcess
+) -> None:
+    with Fleet(tmp_path, server, relay, pools=POOL) as fleet:
+        fleet.start()
+        ready = wait_for_warm(fleet, 2)
+        claimed = fleet.main.create(fleet.new(**LIKE_THE_POOLS), may_be_warm=True).session
+        assert (claimed.id, claimed.status) == (ready[0].id, Status.RUNNING)
+        password = SecretStr(fleet.vnc_password_of(claimed))
+        assert fleet.link.relay is not None
+        seen = fleet.link.relay.probe(claimed.id, PublishedPort(port=claimed.vnc_port or 0), password)
+        assert seen.result is ProbeOutcome.FRAME
+        wait_for_warm(fleet, 2, without=claimed.id)
+        fleet.server.daemon.docker("rm", "-f", fleet.server.container_of(claimed.sandbox_id or ""))
+        assert fleet.wait_for(claimed, Status.TERMINATED).status_reason == "the container is gone"
+
+
+def test_warm_desktop_that_dies_is_replaced_and_one_too_many_ends(
+    tmp_path: Path, server: RealOpenSandbox, relay: RelayProcess
+) -> None:
+    with Fleet(tmp_path, server, relay, pools=POOL) as fleet:
+        fleet.start()
+        dead = wait_for_warm(fleet, 2)[0]
+        fleet.server.daemon.docker("kill", fleet.server.container_of(dead.sandbox_id or ""))
+        wait_for_warm(fleet, 2, without=dead.id)
+        fleet.stop()
+        fleet.set(pools=[{**POOL[0], "size": 1}])
+        fleet.start()
+        [left] = wait_for_warm(fleet, 1)
+        fleet.wait_for_containers([left.sandbox_id or ""])
+
+
+def test_who_is_there_comes_before_the_pool(
+    tmp_path: Path, server: RealOpenSandbox, relay: RelayProcess
+) -> None:
+    with Fleet(tmp_path, server, relay, pools=POOL, max_desktops=2) as fleet:
+        fleet.start()
+        wait_for_warm(fleet, 2)
+        fleet.wait_for(fleet.create("shell"), Status.RUNNING)
+        assert len(fleet.store.fleet.warm()) == 1
 
 
 def test_five_at_once_all_come_up(fleet: Fleet) -> None:
