@@ -8,10 +8,15 @@ from __future__ import annotations
 import io
 import subprocess
 import tarfile
+import threading
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+
+from typing_extensions import override
 
 from roles.images import SOURCES, UPSTREAM_EXECD, archive
 from tests.framebuffer import Picture, first_frame
@@ -54,9 +59,11 @@ class Desktop:
     container: str
 
     @classmethod
-    def start(cls, daemon: OwnDocker, image: str, *environment: str) -> Desktop:
+    def start(cls, daemon: OwnDocker, image: str, *environment: str, program: Sequence[str] = ()) -> Desktop:
+        """`program`: what the image's entrypoint is given to run beside the desktop."""
         settings = (f"--env={setting}" for setting in (f"VNC_PASSWORD={PASSWORD}", *environment))
-        return cls(daemon, daemon.docker("run", "--detach", *HARDENING, *settings, image).stdout.strip())
+        started = daemon.docker("run", "--detach", *HARDENING, *settings, image, *program)
+        return cls(daemon, started.stdout.strip())
 
     def remove(self) -> None:
         self.daemon.docker("rm", "--force", self.container, check=False)
@@ -73,8 +80,44 @@ class Desktop:
         session = "export DISPLAY=:1 DBUS_SESSION_BUS_ADDRESS=unix:path=$(echo /tmp/desktop.*)/bus\n"
         return self.daemon.docker("exec", self.container, "sh", "-c", session + script).stdout.strip()
 
+    def log(self) -> list[str]:
+        """Lines of the container's own output, both streams."""
+        logs = self.daemon.docker("logs", self.container)
+        return (logs.stdout + logs.stderr).splitlines()
+
     def picture(self) -> Picture:
         return first_frame(self.address, 8080, PASSWORD)
+
+
+@dataclass
+class Page:
+    """A page on the machine, where containers reach it; `languages`: what each who asked for it accepts."""
+
+    url: str = ""
+    languages: list[str] = field(default_factory=list)
+
+
+@contextmanager
+def served_page(daemon: OwnDocker) -> Iterator[Page]:
+    page = Page()
+
+    class Answer(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            if self.path == "/page?a=b&c=%27d%27":
+                page.languages.append(self.headers["Accept-Language"])
+            self.send_response(200)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        @override
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+    with ThreadingHTTPServer((daemon.gateway, 0), Answer) as server:
+        page.url = f"http://{daemon.gateway}:{server.server_port}/page?a=b&c=%27d%27"
+        threading.Thread(target=server.serve_forever).start()
+        yield page
+        server.shutdown()
 
 
 def eventually(holds: Callable[[], bool], *, seconds: float = 15) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -16,6 +18,7 @@ from viewer.desktop_options import (
     LONGEST_VALUE_BYTES,
     MOST_ENV_BYTES,
     MOST_VARIABLES,
+    RESERVED_VARIABLE,
     DesktopOptions,
     Env,
 )
@@ -148,6 +151,9 @@ def test_only_what_was_given_reaches_the_environment() -> None:
         "TZ": "UTC",
     }
     assert everything.as_environment().keys() <= FIELD_OF_VARIABLE.keys()
+    told = Path("templates/images/desktop/rootfs/usr/local/bin/deskfleet-desktop").read_text()
+    for name in (*FIELD_OF_VARIABLE, RESERVED_VARIABLE):
+        assert f"\n#   {name} " in told, "the image's entrypoint does not say what it does with it"
 
 
 @settings(max_examples=examples(100), deadline=None)

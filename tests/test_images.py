@@ -16,7 +16,7 @@ import pytest
 from roles.images import EXECD_IMAGE, SOURCES, source_hash
 from tests.framebuffer import VNC_AUTH, Refused, dial, first_frame, log_in, offered_security
 from tests.hosts.own_docker import OwnDocker, own_dockerd
-from tests.image_host import PASSWORD, Desktop, eventually, lay_out, make_images
+from tests.image_host import PASSWORD, Desktop, eventually, lay_out, make_images, served_page
 from tests.real_opensandbox import EXECD_IMAGE as TINY_EXECD
 from tests.real_opensandbox import RealOpenSandbox
 from tests.relay_process import free_port
@@ -324,7 +324,79 @@ def test_desktop_ends_at_once_when_asked_to(desktop: Desktop) -> None:
     assert desktop.inspect("{{.State.ExitCode}}") == "0"
 
 
+# --- what it starts with ---
+
+
+def test_desktop_starts_with_what_it_was_asked_for(host: OwnDocker) -> None:
+    with served_page(host) as page:
+        desktop = Desktop.start(
+            host, "deskfleet/desktop:latest",
+            f"OPEN_URL={page.url}", "LANG=de_DE.UTF-8", "KEYBOARD=ch(fr)", "TZ=Asia/Tokyo",
+            "OPEN_COMMAND=echo $DISPLAY $(date -d 2026-03-01 +%B) >>ran; echo said; exit 3",
+        )  # fmt: skip
+        try:
+            desktop.picture()
+            assert eventually(lambda: "ran" in desktop.run("ls").split())
+            assert "\nsaid\n" in desktop.run("cat /tmp/desktop.*/session.log")
+            assert re.search(r"layout: +ch\nvariant: +fr$", desktop.run("setxkbmap -query"))
+            assert desktop.run("date +%Z; locale charmap; date -d 2026-03-01 +%B") == "JST\nUTF-8\nMärz"
+            assert eventually(lambda: page.languages != [], seconds=60)
+            assert page.languages[0].startswith("de-DE,de;")
+            # Not restarted, as what belongs to the desktop is.
+            assert desktop.run("cat ran") == ":1 März"
+            assert desktop.log() == []
+        finally:
+            desktop.remove()
+
+
+def test_what_cannot_be_used_is_said_and_hinders_nothing(host: OwnDocker) -> None:
+    desktop = Desktop.start(
+        host, "deskfleet/desktop:latest",
+        "OPEN_URL=file:///etc/passwd", "LANG=../../home.UTF-8", "KEYBOARD=zz", "TZ=\x1b/no\nzone",
+    )  # fmt: skip
+    try:
+        assert desktop.picture().colours() > 1000
+        assert eventually(lambda: "xfce4-panel" in desktop.run("ps axo comm=").split())
+        assert sorted(desktop.log()) == [
+            "deskfleet-desktop: KEYBOARD 'zz' is ignored: it is no keyboard layout of this image.",
+            "deskfleet-desktop: LANG '../../home.UTF-8' is ignored: it is no locale of this image "
+            "(ls /usr/share/deskfleet/locales).",
+            "deskfleet-desktop: OPEN_URL 'file:///etc/passwd' is ignored: it is no http or https URL.",
+            "deskfleet-desktop: TZ '/nozone' is ignored: it is no time zone of this image.",
+        ]
+        assert desktop.run("ps axo comm= | grep -c firefox || true") == "0"
+    finally:
+        desktop.remove()
+
+
+@pytest.mark.parametrize("separator", [(), ("--",)])
+def test_a_program_runs_once_beside_the_desktop(host: OwnDocker, separator: tuple[str, ...]) -> None:
+    program = ("sh", "-c", 'echo "$0 $(id -un) $DISPLAY"; exit 3', "two words")
+    desktop = Desktop.start(host, "deskfleet/desktop:latest", program=(*separator, *program))
+    try:
+        assert eventually(
+            lambda: desktop.log() == ["two words desk :1", "deskfleet-desktop: sh ended with code 3"]
+        )
+        assert desktop.picture().colours() > 1000
+        assert eventually(lambda: "xfwm4" in desktop.run("ps axo comm=").split())
+    finally:
+        desktop.remove()
+
+
 # --- chrome ---
+
+
+def test_chrome_opens_the_url_in_place_of_its_start_page(host: OwnDocker) -> None:
+    with served_page(host) as page:
+        chrome = Desktop.start(host, "deskfleet/chrome:latest", f"OPEN_URL={page.url}", "LANG=pt_BR.UTF-8")
+        try:
+            assert eventually(lambda: page.languages != [], seconds=60)
+            assert page.languages[0].startswith("pt-BR,pt;")
+            tabs = httpx.get(f"http://{chrome.address}:9222/json/list", timeout=5, trust_env=False).json()
+            assert [tab["url"] for tab in tabs if tab["type"] == "page"] == [page.url]
+            assert "firefox" not in chrome.run("ps axo comm=")
+        finally:
+            chrome.remove()
 
 
 def test_chromium_answers_devtools_through_its_forwarder_only(chrome: Desktop) -> None:
