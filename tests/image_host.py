@@ -116,8 +116,10 @@ def served_page(daemon: OwnDocker) -> Iterator[Page]:
     with ThreadingHTTPServer((daemon.gateway, 0), Answer) as server:
         page.url = f"http://{daemon.gateway}:{server.server_port}/page?a=b&c=%27d%27"
         threading.Thread(target=server.serve_forever).start()
-        yield page
-        server.shutdown()
+        try:
+            yield page
+        finally:
+            server.shutdown()
 
 
 def eventually(holds: Callable[[], bool], *, seconds: float = 15) -> bool:
