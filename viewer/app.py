@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import uuid
 
 from flask import Flask, Response, g, request
 from werkzeug.exceptions import HTTPException
@@ -16,6 +15,7 @@ from viewer.authz import authz
 from viewer.content import content
 from viewer.events import events
 from viewer.incoming import MOST_BODY_BYTES, drain_body, too_large
+from viewer.observed import observe_on
 from viewer.opensandbox import knock
 from viewer.pages import (
     content_policy,
@@ -52,7 +52,7 @@ def create_app(settings: Settings, store: Store | None = None) -> Flask:
         app.register_blueprint(blueprint)
     files = read_manifest().files
     app.jinja_env.globals["asset"] = lambda name: f"/static/build/{files.get(name, name)}"
-    app.before_request(_name_the_request)
+    observe_on(app)
     app.before_request(_knock_at_opensandbox)
     places_on(app)
     app.before_request(send_to_canonical_origin)
@@ -71,10 +71,6 @@ def healthz() -> Response:
     if not services().store.is_answering():
         raise Problem(503, "no-database", "Not ready", "The database does not answer.")
     return Response('{"status":"ok"}', content_type="application/json")
-
-
-def _name_the_request() -> None:
-    g.request_id = uuid.uuid4().hex[:16]
 
 
 def _knock_at_opensandbox() -> None:
@@ -129,7 +125,6 @@ def _answer_failure(error: Exception) -> BaseResponse:
 def _finish(response: Response) -> Response:
     drain_body()
     headers = response.headers
-    headers["X-Request-Id"] = g.request_id
     headers["X-Content-Type-Options"] = "nosniff"
     headers["Referrer-Policy"] = "same-origin"
     headers["Cross-Origin-Resource-Policy"] = "same-origin"

@@ -12,6 +12,7 @@ from typing import NewType
 from cryptography.fernet import Fernet, InvalidToken
 from pydantic import Field, ValidationError
 
+from viewer import logs
 from viewer.model import Frozen
 from viewer.order import Order
 
@@ -61,7 +62,9 @@ def same(one: str, other: str) -> bool:
 
 def new_vnc_password() -> str:
     """Eight letters: VncAuth looks at no more."""
-    return "".join(secrets.choice(_PASSWORD_LETTERS) for _ in range(8))
+    password = "".join(secrets.choice(_PASSWORD_LETTERS) for _ in range(8))
+    logs.hide(password)
+    return password
 
 
 def seal_password(password: str, key: bytes) -> str:
@@ -70,9 +73,11 @@ def seal_password(password: str, key: bytes) -> str:
 
 def open_password(sealed: str, key: bytes) -> str:
     try:
-        return Fernet(key).decrypt(sealed.encode()).decode()
+        password = Fernet(key).decrypt(sealed.encode()).decode()
     except InvalidToken as error:
         raise SealBroken("the VNC password was sealed under another key") from error
+    logs.hide(password)
+    return password
 
 
 def seal_order(order: Order, key: bytes) -> str | None:

@@ -13,6 +13,7 @@ from typing import Annotated, Literal
 from cryptography.fernet import Fernet, InvalidToken
 from pydantic import Field, SecretStr, ValidationError, field_serializer
 
+from viewer import logs
 from viewer.model import Frozen
 
 GRANT_HEADER = "X-Df-Grant"
@@ -72,6 +73,8 @@ def open_grant(token: str, key: bytes, *, purpose: str, now: datetime) -> Grant:
         grant = Grant.model_validate_json(Fernet(key).decrypt(token.encode()))
     except (InvalidToken, ValidationError, ValueError) as error:
         raise GrantRefused("the grant is not one that this relay's control plane made") from error
+    if grant.vnc_password is not None:
+        logs.hide(grant.vnc_password.get_secret_value())
     if grant.purpose != purpose:
         raise GrantRefused(f"the grant is for {grant.purpose}, not for {purpose}")
     if grant.expires_at <= now:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+from collections.abc import Mapping
 from typing import Annotated, TypeVar
 
 from flask import request
@@ -11,6 +12,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstra
 from pydantic_core import from_json
 from werkzeug.datastructures import MultiDict
 
+from viewer import logs
 from viewer.desktop_options import (
     COMMAND_WANTED,
     ENV_WANTED,
@@ -302,10 +304,18 @@ def json_body(model: type[_Model]) -> _Model:
         ) from error
     if not isinstance(value, dict):
         raise Problem(400, "malformed-json", "The body is not a JSON object", "Send one JSON object, `{…}`.")
+    _hide_environment(value)
     try:
         return model.model_validate(value)
     except ValidationError as error:
         raise from_validation(error, model) from error
+
+
+def _hide_environment(body: Mapping[str, object]) -> None:
+    """Before anything else is done with it, because what is refused is told too."""
+    given = body.get("env")
+    if isinstance(given, dict):
+        logs.hide_environment({str(name): value for name, value in given.items() if isinstance(value, str)})
 
 
 def form_body(model: type[_Model]) -> _Model:

@@ -14,6 +14,7 @@ from urllib.parse import urlencode
 import httpx
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, TypeAdapter, ValidationError, field_validator
 
+from viewer import logs
 from viewer.model import POOL_TENANT, Frozen
 from viewer.nodes import Node, client_of, is_refused_by_tls, why
 from viewer.order import ImageAuth
@@ -185,6 +186,7 @@ class SandboxOrder(Frozen):
             environment["RESOLUTION"] = self.resolution
         if self.vnc_password:
             environment["VNC_PASSWORD"] = self.vnc_password.get_secret_value()
+        logs.hide_environment(environment)
         return environment
 
 
@@ -251,7 +253,8 @@ class SandboxHost:
         Raises HostRefused (nothing was created), AnswerLost (perhaps it was), HostUnreachable (it was not).
         """
         timeout = httpx.Timeout(CREATE_READ_SECONDS, connect=CONNECT_SECONDS)
-        answer = self._call("POST", "/v1/sandboxes", json=order.as_body(), timeout=timeout)
+        with logs.about(request_id=order.stamp.request_id):
+            answer = self._call("POST", "/v1/sandboxes", json=order.as_body(), timeout=timeout)
         return self._read(Sandbox, answer)
 
     def find_by_request(self, request_id: str) -> list[Sandbox]:
@@ -362,6 +365,10 @@ class SandboxHost:
         raise self._refusal(answer)
 
     def _send(self, method: str, path: str, **request: Any) -> httpx.Response:
+        request_id = logs.request_id()
+        if request_id is not None:
+            # OpenSandbox has it in its own log, and sends it back.
+            request["headers"] = {"X-Request-ID": request_id}
         try:
             return self._http.request(method, path, **request)
         except (httpx.ReadError, httpx.RemoteProtocolError):

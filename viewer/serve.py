@@ -6,6 +6,7 @@ a waiting create only waits.
 
 from __future__ import annotations
 
+import logging
 import signal
 import sys
 from types import FrameType
@@ -13,8 +14,10 @@ from typing import Any
 
 from flask import Flask
 from gunicorn.app.base import BaseApplication  # type: ignore[import-untyped]
+from gunicorn.glogging import Logger  # type: ignore[import-untyped]
 from gunicorn.workers.gthread import ThreadWorker  # type: ignore[import-untyped]
 
+from viewer import logs
 from viewer.app import create_app
 from viewer.bootstrap import prepare_database
 from viewer.services import Services
@@ -39,6 +42,14 @@ class Server(BaseApplication):  # type: ignore[misc]
         return create_app(self._settings)
 
 
+class ServerLog(Logger):  # type: ignore[misc]
+    """gunicorn's own lines go where all others go, in the same form and as clean of secrets."""
+
+    def setup(self, cfg: object) -> None:
+        self.error_log.setLevel(logging.WARNING)
+        self.error_log.propagate = True
+
+
 def options(settings: Settings) -> dict[str, Any]:
     return {
         "bind": settings.listen,
@@ -51,8 +62,7 @@ def options(settings: Settings) -> dict[str, Any]:
         "graceful_timeout": 3,
         # Paths hold no secrets, but an access log of ours would only repeat Caddy's.
         "accesslog": None,
-        "errorlog": "-",
-        "loglevel": "warning",
+        "logger_class": ServerLog,
         "proc_name": "deskfleet-viewer",
         "control_socket_disable": True,
         # Caddy is on loopback, which gunicorn would trust to set SCRIPT_NAME, and so the route, with a header
@@ -75,6 +85,7 @@ def end_streams_on_stop(worker: ThreadWorker) -> None:
 
 
 def main() -> None:
+    logs.set_up("deskfleet-viewer")
     try:
         settings = load_settings()
         prepare_database(settings)

@@ -22,6 +22,7 @@ from viewer.incoming import (
 )
 from viewer.listing import BadCursor, SessionFilter
 from viewer.model import HostStatus, Kind, Role, Session, Status, utcnow
+from viewer.observed import session_made
 from viewer.openapi import Answer, Operation, describes
 from viewer.problems import FieldError, Problem, wrong_fields
 from viewer.public import History, PublicSession, PublicStep, SessionList, Terminated
@@ -64,6 +65,7 @@ def create_session() -> Response:
         new_session(wanted, order), once_of(request.get_data()), may_be_warm=may_be_warm(wanted, order)
     )
     session = made.session
+    session_made(session)
     if wanted.wait:
         seconds = services().settings.create_deadline_seconds + _DEADLINE_GRACE_SECONDS
         session = wait_until(session, _is_made, seconds)

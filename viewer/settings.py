@@ -19,6 +19,7 @@ from cryptography.fernet import Fernet
 from pydantic import BaseModel, Field, SecretStr, StringConstraints, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 
+from viewer import logs
 from viewer.model import Display, Frozen, Resolution, Role, WantedBackend
 from viewer.nodes import Credentials, Node, NodeFilesUnusable
 from viewer.resources import Cpu, Memory, Quota
@@ -383,6 +384,7 @@ def read_secret(path: Path) -> str:
     """The one value in a secret file, without the final newline."""
     try:
         value = path.read_text().strip()
+        logs.hide(value)
     except (OSError, UnicodeDecodeError) as error:
         why = error.strerror if isinstance(error, OSError) else "it is not text"
         raise SettingsError(f"{path}: the secret cannot be read ({why}); run the deploy again") from error

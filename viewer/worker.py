@@ -15,7 +15,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
@@ -23,7 +23,7 @@ from types import FrameType
 
 from sqlalchemy.exc import OperationalError
 
-from viewer import reconcile
+from viewer import logs, reconcile
 from viewer.chores import Chores
 from viewer.fleet_store import DeclaredDesktop, FleetStore
 from viewer.grants import DesktopSocket
@@ -89,6 +89,7 @@ class RelayWatch:
         self._wake.set()
 
     def run(self, stop: threading.Event) -> None:
+        logs.bind(host=self._name)
         while not stop.is_set():
             try:
                 self.look()
@@ -246,7 +247,8 @@ class HostWatch(RelayWatch):
                 self._report(action)
 
     def _end(self, action: reconcile.End) -> None:
-        self._lifecycle.end(action)
+        with _about(action.row):
+            self._lifecycle.end(action)
         self.poke()
 
     def _report(self, action: reconcile.Report) -> None:
@@ -449,15 +451,19 @@ class Worker:
         return row.sandbox_id is None and row.id in self._chores.in_hand(UP)
 
     def _bring_up(self, row: Session) -> None:
-        self._lifecycle.bring_up(row.id)
+        with _about(row):
+            self._lifecycle.bring_up(row.id)
         self._look_at(self._fleet.get(row.id).host)
 
     def _fail(self, row: Session, message: str, reason: str | None) -> None:
-        self._lifecycle.fail(row, message, reason=reason)
+        with _about(row):
+            self._lifecycle.fail(row, message, reason=reason)
         self._look_at(row.host)
 
     def _terminate(self, row: Session, reason: str) -> None:
-        if self._lifecycle.terminate(row, reason):
+        with _about(row):
+            ended = self._lifecycle.terminate(row, reason)
+        if ended:
             self._look_at(row.host)
 
     def _look_at(self, host: str | None) -> None:
@@ -474,6 +480,12 @@ class Worker:
         self._fleet.purge(
             events_before=now - self._keep_events, sessions_ended_before=now - self._keep_sessions
         )
+
+
+def _about(row: Session) -> AbstractContextManager[None]:
+    """Lines of the log, and calls to hosts, that are for this session. Its own request id, not that of
+    whoever asked for it: the viewer's log joins the two."""
+    return logs.about(session_id=row.id, tenant=row.tenant_id, request_id=row.request_id)
 
 
 def relays_of(settings: Settings) -> dict[str, RelayClient]:
@@ -546,8 +558,7 @@ def _wait_for_tables(store: Store, stop: threading.Event) -> None:
 
 def main() -> int:
     """`deskfleet-worker`: act until SIGTERM. Exit code 2 with one sentence for unusable settings."""
-    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s", stream=sys.stderr)
-    logging.getLogger("httpx").setLevel(logging.WARNING)
+    logs.set_up("deskfleet-worker")
     try:
         settings = load_settings()
     except SettingsError as error:

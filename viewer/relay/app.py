@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from aiohttp import web
+from aiohttp.typedefs import Handler
 from pydantic import BaseModel
 
+from viewer import logs
 from viewer.grants import GRANT_HEADER, DesktopSocket, Grant, GrantRefused, Target, open_grant
 from viewer.model import utcnow
 from viewer.relay.answers import CloseCode, StreamList
@@ -31,7 +33,7 @@ class Relay:
         self._files = ContentFiles(settings)
 
     def app(self) -> web.Application:
-        app = web.Application()
+        app = web.Application(middlewares=[_name_the_request])
         app.router.add_get("/healthz", self.healthz, allow_head=False)
         app.router.add_get("/stream/{session_id}", self.stream, allow_head=False)
         app.router.add_get(f"{CONTENT}{{tail:.*}}", self.content, allow_head=False)
@@ -136,6 +138,14 @@ class Relay:
         if grant.target is None:
             raise GrantRefused("the grant names no target")
         return grant, grant.target
+
+
+@web.middleware
+async def _name_the_request(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Lines of the log have the id that the edge gave the request; requests of the worker have none."""
+    given = request.headers.get("X-Request-Id", "")
+    logs.bind(**({"request_id": given[:40]} if given else {}))
+    return await handler(request)
 
 
 def _check_session(grant: Grant, session_id: str) -> None:

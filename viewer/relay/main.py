@@ -13,6 +13,7 @@ from pathlib import Path
 import uvloop
 from aiohttp import web
 
+from viewer import logs
 from viewer.relay.answers import CloseCode
 from viewer.relay.app import Relay
 from viewer.relay.settings import (
@@ -33,7 +34,7 @@ log = logging.getLogger("viewer.relay")
 
 def main() -> None:
     """Serve until SIGTERM or SIGINT; exits 2 with one sentence when it cannot start."""
-    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(levelname)s %(message)s")
+    logs.set_up("deskfleet-relay")
     try:
         settings = read_settings(Path(os.environ.get(SETTINGS_VARIABLE, DEFAULT_PATH)))
         key = read_key(settings)

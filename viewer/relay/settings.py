@@ -10,6 +10,7 @@ from typing import Annotated
 from cryptography.fernet import Fernet
 from pydantic import Field, StringConstraints, ValidationError
 
+from viewer import logs
 from viewer.model import Frozen
 
 SETTINGS_VARIABLE = "DESKFLEET_RELAY_SETTINGS"
@@ -76,6 +77,7 @@ def read_key(settings: Settings) -> bytes:
     """Return the grant key, or raise SettingsError; the sentence never holds what the file holds."""
     try:
         key = settings.key_file.read_bytes().strip()
+        logs.hide(key.decode(errors="replace"))
         Fernet(key)
     except OSError as error:
         raise SettingsError(

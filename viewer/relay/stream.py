@@ -84,7 +84,7 @@ class Stream(ABC):
             timer.cancel()
 
     def _log_opening(self) -> None:
-        log.info("stream %s open %s", self.stream_id, self._who())
+        log.info("stream %s open %s", self.stream_id, self._who(), extra=self._fields())
 
     def _log_closing(self, ending: Ending) -> None:
         log.info(
@@ -96,7 +96,11 @@ class Stream(ABC):
             self.bytes_to_browser,
             self.bytes_to_desktop,
             ending.reason,
+            extra=self._fields(),
         )
+
+    def _fields(self) -> dict[str, str]:
+        return {"session_id": self.grant.session_id, "tenant": self.grant.tenant_id}
 
     def _who(self) -> str:
         grant = self.grant
