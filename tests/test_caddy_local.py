@@ -16,6 +16,7 @@ from contextlib import ExitStack, closing, contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 import pytest
 from aiohttp import ClientSession, WSMsgType, WSServerHandshakeError
@@ -33,6 +34,7 @@ from tests.caddy_fleet import (
     served_certificate,
     wait_until,
 )
+from tests.canaries import assert_nowhere, new_canaries
 from tests.relay_process import free_port, wait_for_listener
 from tests.self_signed import self_signed
 from tests.sites import host_config
@@ -43,6 +45,8 @@ DOMAIN = "deskfleet.localhost"
 
 
 class LocalSite:
+    log: Path
+
     def __init__(self) -> None:
         self.port = free_port()
         ports = {"viewer": free_port(), "relay": free_port()}
@@ -57,6 +61,17 @@ class LocalSite:
             TinyUpstream("relay", "127.0.0.1", ports["relay"]),
             TinyUpstream("notebook", "127.0.0.1", notebook.port),
         )
+
+    def logged(self, path: str) -> dict[str, Any]:
+        """The line of the one request to that path, as soon as there is one."""
+
+        def lines() -> list[dict[str, Any]]:
+            told = [json.loads(line) for line in self.log.read_text().splitlines()]
+            return [line for line in told if line.get("request", {}).get("uri", "").startswith(path)]
+
+        wait_until(lambda: bool(lines()))
+        [line] = lines()
+        return line
 
     def get(self, path: str, *, host: str, headers: dict[str, str] | None = None) -> Answer:
         with closing(connected(("127.0.0.1", self.port))) as channel:
@@ -95,7 +110,7 @@ def local() -> Iterator[LocalSite]:
     site = LocalSite()
     with ExitStack() as stack:
         stack.enter_context(running_upstreams(*site.upstreams))
-        stack.enter_context(running_caddy(site.config, port=site.port))
+        site.log = stack.enter_context(running_caddy(site.config, port=site.port))
         yield site
 
 
@@ -176,6 +191,62 @@ def test_what_caddy_answers_by_itself_is_a_problem_in_words(local: LocalSite) ->
         local.viewer.says = (200, {"X-Df-Upstream": "here", "X-Df-Grant": "grant"})
     assert (answer.status, answer.all("content-type")) == (502, ["application/problem+json"])
     assert json.loads(answer.body)["status"] == 502
+
+
+# The log
+
+
+@pytest.mark.parametrize(
+    ("host", "path"),
+    [
+        (DOMAIN, "/of-the-viewer"),
+        (DOMAIN, "/stream/of-the-relay"),
+        (f"0b9c.content.{DOMAIN}", "/of-a-page"),
+        (f"0b9c.content.{DOMAIN}", "/.deskfleet/of-a-page"),
+        (f"notebook.{DOMAIN}", "/of-a-service"),
+        (f"opensandbox.{DOMAIN}", "/v1/of-the-api"),
+    ],
+)
+def test_request_has_one_id_in_the_log_and_for_every_program(local: LocalSite, host: str, path: str) -> None:
+    local.viewer.asked.clear()
+    forged = {"X-Request-Id": "forged", "X_Request_Id": "forged"}
+    answer = local.get(f"{path}?token=secret", host=host, headers=forged)
+    given = answer.seen["headers"]["x-request-id"]
+    assert len(given) == 36
+    assert [asked["headers"]["x-request-id"] for asked in local.viewer.asked] in ([], [given])
+    line = local.logged(path)
+    assert (line["request_id"], line["status"], line["request"]["method"]) == (given, 200, "GET")
+    assert line["request"]["uri"] == f"{path}?..."
+    assert "headers" not in line["request"]
+
+
+def test_no_secret_is_in_the_log_of_the_edge(local: LocalSite) -> None:
+    canaries = new_canaries()
+    named = {kind: value for kind, value in canaries.items() if "\n" not in value}
+    sent = {
+        "Authorization": f"Bearer {named['API key']}",
+        "Cookie": f"__Host-deskfleet={named['sign-in token']}; theirs={named['cookie of a service']}",
+        "OPEN-SANDBOX-API-KEY": named["key of an OpenSandbox server"],
+        "X-Df-Grant": named["sealed value"],
+        "X-Df-Anything": named["Fernet key"],
+        "Sec-WebSocket-Protocol": named["VNC password"],
+        "Referer": f"http://{DOMAIN}/signin?token={named['sign-in token']}",
+    }
+    local.viewer.adds = {
+        "Set-Cookie": f"theirs={named['cookie of a service']}",
+        "Location": f"/signin?token={named['sign-in token']}",
+    }
+    local.viewer.says = (200, {"X-Df-Upstream": "nowhere", "X-Df-Grant": named["sealed value"]})
+    try:
+        for host in (DOMAIN, f"0b9c.content.{DOMAIN}", f"opensandbox.{DOMAIN}", f"notebook.{DOMAIN}"):
+            local.get(f"/canary?key={named['API key']}", host=host, headers=sent)
+        failed = local.get(f"/stream/canary?key={named['API key']}", host=DOMAIN, headers=sent)
+    finally:
+        local.viewer.adds = {}
+        local.viewer.says = (200, {"X-Df-Upstream": "here", "X-Df-Grant": "grant"})
+    assert failed.status == 502
+    assert local.logged("/stream/canary")["request_id"] == failed.all("x-request-id")[0]
+    assert_nowhere([local.log], canaries)
 
 
 # Certificates that Caddy gets by itself
