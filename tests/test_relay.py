@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import re
 import signal
 import socket
@@ -748,11 +749,16 @@ def test_the_log_has_one_line_per_opening_and_closing_and_no_secret(tmp_path: Pa
 
         async def body(http: aiohttp.ClientSession) -> None:
             with rfb_server(hold) as port:
+                http.headers["X-Request-Id"] = "of-the-edge"
                 viewer = await open_viewer(http, relay, target=port, password="secret12")
                 await viewer.ending()
 
         with_http(body)
     lines = relay.log.read_text().splitlines()
+    about = [
+        [line.get(name) for name in ("request_id", "session_id", "tenant")] for line in map(json.loads, lines)
+    ]
+    assert about.count(["of-the-edge", "s1", "t1"]) == 2
     assert len([line for line in lines if " open session=s1 tenant=t1" in line]) == 1
     assert len([line for line in lines if " closed session=s1 tenant=t1" in line and "4502" in line]) == 1
     assert not [line for line in lines if "secret12" in line or relay.key.decode() in line]

@@ -53,6 +53,7 @@ class Asked:
     path: str
     body: object
     key: str | None
+    request_id: str | None
     accepts: str | None = None
     """Encodings of the answer."""
 
@@ -108,7 +109,8 @@ class FaultyHost:
                 data = self.rfile.read(int(self.headers.get("Content-Length", 0)))
                 body = json.loads(data) if data else None
                 key, accepts = self.headers.get(KEY_HEADER), self.headers.get("Accept-Encoding")
-                here.asked.append(Asked(self.command, self.path, body, key, accepts))
+                request_id = self.headers.get("X-Request-ID")
+                here.asked.append(Asked(self.command, self.path, body, key, request_id, accepts))
                 answer = here.next_answer()
                 time.sleep(answer.delay)
                 if answer.hang_up:
@@ -168,6 +170,7 @@ def test_create_sends_what_the_contract_says_and_the_key_in_its_header(
     assert host.create(ORDER).id == "sb-1"
     [asked] = faulty.asked
     assert (asked.method, asked.path, asked.key) == ("POST", "/v1/sandboxes", "the-key")
+    assert asked.request_id == "r-1"
     assert asked.body == {
         "image": {"uri": "deskfleet/desktop:latest"},
         "entrypoint": ["/bin/true"],
