@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -10,14 +11,17 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import httpx
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
+from tests.canaries import assert_nowhere, new_canaries
 from tests.relay_process import free_port
 from tests.viewer_fixtures import ORIGIN, UNKNOWN_ID, settings_values, waiting, write_settings
 from viewer.credentials import hash_of, new_key
-from viewer.model import Status
+from viewer.model import Role, Status
 from viewer.store import Store
 
 pytestmark = pytest.mark.real
@@ -25,9 +29,9 @@ pytestmark = pytest.mark.real
 ROOT = Path(__file__).parent.parent
 
 
-def start(settings_file: Path) -> subprocess.Popen[str]:
+def start(settings_file: Path, program: str = "viewer.serve") -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-m", "viewer.serve"],
+        [sys.executable, "-m", program],
         cwd=ROOT,
         env={**os.environ, "DESKFLEET_SETTINGS": str(settings_file)},
         stderr=subprocess.PIPE,
@@ -47,8 +51,11 @@ class Server:
             "tenants": [{"name": "main", "keys": [declared]}],
             "content_domain": "content.deskfleet.localhost",
         }
+        for url in ("relay_url", "opensandbox_url"):
+            values["hosts"][0][url] = f"http://127.0.0.1:{free_port()}"  # nobody there
         self.database = directory / "deskfleet.db"
-        self.process = start(write_settings(values, directory / "viewer.toml"))
+        self.settings_file = write_settings(values, directory / "viewer.toml")
+        self.process = start(self.settings_file)
         self.client = httpx.Client(
             base_url=self.url, headers={"Authorization": f"Bearer {self.key}"}, timeout=20
         )
@@ -135,6 +142,60 @@ def test_client_cannot_choose_another_route_than_that_of_its_path(server: Server
     assert server.client.get("/authz/content", headers=here).status_code == 401
     forged = {**here, name: "/.deskfleet"}
     assert server.client.get("/.deskfleet/authz/content", headers=forged).status_code == 404
+
+
+def test_one_scrape_has_what_viewer_and_worker_recorded_and_no_secret_is_left_anywhere(
+    tmp_path: Path,
+) -> None:
+    """The worker's host does not answer; that is something to record too."""
+    server, canaries = Server(tmp_path), new_canaries()
+    worker = start(server.settings_file, "viewer.worker")
+    store = Store(server.database)
+    admin = store.accounts.add_key("main", Role.ADMIN).text
+    own = {"admin's key": admin, "operator's key": server.key}
+    own |= {name: (tmp_path / name).read_text().strip() for name in ("viewer.key", "relay.key")}
+
+    def scrape() -> dict[str, float]:
+        answer = server.client.get("/metrics", headers={"Authorization": f"Bearer {admin}"})
+        assert answer.status_code == 200
+        (tmp_path / "scraped").write_text(answer.text)
+        return {
+            f"{sample.name} {' '.join(sample.labels.values())}".strip(): sample.value
+            for family in text_string_to_metric_families(answer.text)
+            for sample in family.samples
+        }
+
+    try:
+        made = server.client.post("/api/v1/sessions", json={"wait": False}).json()["id"]
+        for kind, value in canaries.items():
+            shown = value.replace("\n", "")
+            headers = {"Cookie": f"theirs={shown}", "X-Df-Grant": shown, "OPEN-SANDBOX-API-KEY": shown}
+            asked = {"params": {"token": value}, "headers": headers}
+            body = {"env": {kind: value}, "image": value}
+            assert server.client.post("/api/v1/sessions", json=body, **asked).status_code == 422
+            assert server.client.get(f"/api/v1/{quote(shown, safe='')}", **asked).status_code == 404
+        deadline = time.monotonic() + 20
+        call = "deskfleet_host_calls_seconds_count GET /streams here"
+        while not (now := scrape()).get(call):
+            assert time.monotonic() < deadline, now
+            time.sleep(0.1)
+        time.sleep(0.1)
+        assert scrape()["deskfleet_reconcile_lag_seconds here"] > 0.1
+        assert now["deskfleet_host_up here"] == 0
+        assert now["deskfleet_sessions creating"] + now["deskfleet_queue_length"] >= 1
+        assert now["deskfleet_http_requests_total POST /api/v1/sessions 202"] == 1
+        assert now["deskfleet_http_requests_total POST /api/v1/sessions 422"] == len(canaries)
+    finally:
+        store.close()
+        worker.terminate()
+        said = [server.stop(), worker.communicate(timeout=20)[1]]
+    lines = [json.loads(line) for text in said for line in text.splitlines()]
+    assert {line["program"] for line in lines} == {"deskfleet-viewer", "deskfleet-worker"}
+    of_the_session = [line for line in lines if line.get("session_id") == made]
+    assert {line["program"] for line in of_the_session} == {"deskfleet-viewer", "deskfleet-worker"}
+    (tmp_path / "said").write_text("\n".join(said))
+    places = [tmp_path / "said", tmp_path / "scraped", tmp_path / "metrics", *tmp_path.glob("deskfleet.db*")]
+    assert_nowhere(places, canaries | own)
 
 
 def test_server_that_stops_ends_open_streams_properly(server: Server) -> None:

@@ -28,6 +28,7 @@ from viewer.pages import (
 from viewer.places import PlaceKind
 from viewer.problems import Problem, not_found, respond
 from viewer.rows import SessionNotFound
+from viewer.scrape import scrape
 from viewer.services import Services, services
 from viewer.session_api import session_api
 from viewer.settings import Settings
@@ -48,7 +49,7 @@ def create_app(settings: Settings, store: Store | None = None) -> Flask:
     app.json.sort_keys = False  # type: ignore[attr-defined]
     app.extensions["deskfleet"] = Services(settings, store or Store(settings.database))
     app.add_url_rule("/healthz", view_func=healthz)
-    for blueprint in (api, session_api, work_api, events, content, authz, sign_in, pages, assets):
+    for blueprint in (api, session_api, work_api, events, content, authz, sign_in, pages, assets, scrape):
         app.register_blueprint(blueprint)
     files = read_manifest().files
     app.jinja_env.globals["asset"] = lambda name: f"/static/build/{files.get(name, name)}"

@@ -1,4 +1,4 @@
-"""What the viewer notes of each request: its id, and one line in the log.
+"""What the viewer notes of each request: its id, one line in the log, its count and its time.
 
 The edge gives each request an id, whatever the client sent, and logs it; a request that comes without one
 gets it here. Only what changes something or fails has a line: Caddy's own log has all of them. A line never
@@ -14,7 +14,7 @@ import uuid
 
 from flask import Flask, Response, g, request
 
-from viewer import logs
+from viewer import logs, metrics
 from viewer.model import Principal, Session
 
 REQUEST_ID = "X-Request-Id"
@@ -50,6 +50,9 @@ def _begin() -> None:
 
 def _end(response: Response) -> Response:
     seconds, status = time.monotonic() - g.began, response.status_code
+    metrics.http_answered(
+        request.method, request.url_rule.rule if request.url_rule else "none", status, seconds
+    )
     if status >= 400 or request.method not in _READS:
         who = g.get("principal")
         _log.log(

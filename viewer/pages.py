@@ -143,7 +143,11 @@ def view_page(session_id: str) -> Response:
 
 def is_page(path: str) -> bool:
     """Does a person look at what this path answers?"""
-    return not path.startswith(("/api/", "/authz/", "/static/")) and path not in ("/api", "/healthz")
+    return not path.startswith(("/api/", "/authz/", "/static/")) and path not in (
+        "/api",
+        "/healthz",
+        "/metrics",
+    )
 
 
 def error_page(problem: Problem) -> BaseResponse:

@@ -8,6 +8,7 @@ from typing import TypeVar
 import httpx
 from pydantic import BaseModel, SecretStr, ValidationError
 
+from viewer import metrics
 from viewer.grants import GRANT_HEADER, Grant, Target, seal_grant
 from viewer.model import utcnow
 from viewer.nodes import Node, certificate_ends, client_of, why
@@ -77,7 +78,10 @@ class RelayClient:
     ) -> httpx.Response:
         headers = {GRANT_HEADER: seal_grant(grant, self._key)}
         try:
-            answer = self._http.request(method, path, headers=headers, timeout=timeout or self._http.timeout)
+            with metrics.host_call(self._host, method, path):
+                answer = self._http.request(
+                    method, path, headers=headers, timeout=timeout or self._http.timeout
+                )
         except httpx.TransportError as error:
             raise RelayUnreachable(
                 f"the relay of host {self._host} does not answer at {self._url}: {why(error)}"

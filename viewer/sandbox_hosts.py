@@ -14,7 +14,7 @@ from urllib.parse import urlencode
 import httpx
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, TypeAdapter, ValidationError, field_validator
 
-from viewer import logs
+from viewer import logs, metrics
 from viewer.model import POOL_TENANT, Frozen
 from viewer.nodes import Node, client_of, is_refused_by_tls, why
 from viewer.order import ImageAuth
@@ -349,7 +349,8 @@ class SandboxHost:
 
     def _call(self, method: str, path: str, *, fine: tuple[int, ...] = (), **request: Any) -> httpx.Response:
         try:
-            answer = self._send(method, path, **request)
+            with metrics.host_call(self.name, method, path):
+                answer = self._send(method, path, **request)
         except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout) as error:
             raise HostUnreachable(
                 self.name, f"no connection to {self._http.base_url}: {why(error)}"

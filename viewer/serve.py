@@ -17,7 +17,7 @@ from gunicorn.app.base import BaseApplication  # type: ignore[import-untyped]
 from gunicorn.glogging import Logger  # type: ignore[import-untyped]
 from gunicorn.workers.gthread import ThreadWorker  # type: ignore[import-untyped]
 
-from viewer import logs
+from viewer import logs, metrics
 from viewer.app import create_app
 from viewer.bootstrap import prepare_database
 from viewer.services import Services
@@ -39,6 +39,7 @@ class Server(BaseApplication):  # type: ignore[misc]
 
     def load(self) -> Flask:
         """Runs in the worker process, after the fork: database connections must not cross one."""
+        metrics.set_up("viewer", self._settings.database)
         return create_app(self._settings)
 
 

@@ -48,6 +48,10 @@ class Slots:
             self._held.append((who.tenant, who.id))
             return True
 
+    def held(self) -> int:
+        with self._lock:
+            return len(self._held)
+
     def give_back(self, who: Principal) -> None:
         with self._lock:
             self._held.remove((who.tenant, who.id))

@@ -19,6 +19,7 @@ from sqlalchemy.orm import Session as OrmSession
 from viewer.accounts import AccountStore
 from viewer.database import Database
 from viewer.entries import EntryStore
+from viewer.figures import FigureStore
 from viewer.fleet_store import IDEMPOTENCY_LIFE, FleetStore
 from viewer.listing import SessionFilter, SessionPage, matching, page_of
 from viewer.listing import conditions as conditions_of
@@ -120,6 +121,7 @@ class Store:
         self.fleet = FleetStore(self._database)
         self.accounts = AccountStore(self._database)
         self.entries = EntryStore(self._database, self.accounts)
+        self.figures = FigureStore(self._database)
 
     def tenant(self, tenant_id: str) -> TenantStore:
         return TenantStore(self._database, tenant_id)

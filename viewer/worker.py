@@ -23,7 +23,7 @@ from types import FrameType
 
 from sqlalchemy.exc import OperationalError
 
-from viewer import logs, reconcile
+from viewer import logs, metrics, reconcile
 from viewer.chores import Chores
 from viewer.fleet_store import DeclaredDesktop, FleetStore
 from viewer.grants import DesktopSocket
@@ -90,6 +90,7 @@ class RelayWatch:
 
     def run(self, stop: threading.Event) -> None:
         logs.bind(host=self._name)
+        metrics.watching(self._name)
         while not stop.is_set():
             try:
                 self.look()
@@ -106,6 +107,7 @@ class RelayWatch:
             self._say(HostStatus.UNREACHABLE, str(problem))
         else:
             self._say(HostStatus.OK, None)
+            metrics.compared(self._name)
 
     def _watched(self) -> set[str]:
         """The sessions that somebody watches, after closing what is not allowed. Raises RelayUnreachable."""
@@ -115,6 +117,7 @@ class RelayWatch:
 
     def _close_what_is_no_longer_allowed(self, relay: RelayClient, streams: list[StreamInfo]) -> set[str]:
         """A revoked key, a smaller role, an ended session end their streams; the sessions still watched."""
+        metrics.streams_open(self._name, [stream.kind for stream in streams])
         if not streams:
             return set()
         closing = reconcile.no_longer_allowed(
@@ -211,6 +214,7 @@ class HostWatch(RelayWatch):
         self._memory = verdict.memory
         for action in verdict.actions:
             self._act(action)
+        metrics.compared(self._name)
 
     def _sessions_named_by(self, listed: list[Sandbox], rows: list[Session]) -> dict[str, Session]:
         """The sessions of sandboxes that are no live row's own; for most lists there are none to look for."""
@@ -221,6 +225,7 @@ class HostWatch(RelayWatch):
 
     def _act(self, action: reconcile.Action) -> None:
         name = self._name
+        metrics.reconciled(name, type(action).__name__)
         match action:
             case reconcile.End():
                 self._chores.start(END + action.row.id, lambda: self._end(action))
@@ -587,6 +592,7 @@ def _act_until(stop: threading.Event, settings: Settings, store: Store) -> None:
     with acting_alone(settings.database, stop) as acting:
         if not acting:
             return
+        metrics.set_up("worker", settings.database)
         _wait_for_tables(store, stop)
         log.info(
             "acting for fleet %s on %s", settings.fleet_id, ", ".join(host.name for host in settings.hosts)
