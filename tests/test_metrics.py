@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -129,6 +130,20 @@ def test_everything_that_can_be_recorded_is_shown(client: ViewerClient, people: 
     assert value(now, "host_calls_seconds_count", host="here", call=call) == 1
     with pytest.raises(ValueError, match="known: queued"):
         metrics.create_took("firstframe", 1, image="desktop")
+
+
+def test_every_metric_is_explained_to_operators(client: ViewerClient, people: People) -> None:
+    guide = (Path(metrics.__file__).parent.parent / "docs/operating.md").read_text()
+    explained = set(re.findall(r"^\| .*?\|", guide, re.MULTILINE))
+    named = set(re.findall(r"`(deskfleet_\w+)(?:\{([\w,]+)\})?`", " ".join(explained)))
+    recorded = {
+        (metric._name + ("_total" if metric._type == "counter" else ""), ",".join(metric._labelnames))
+        for metric in vars(metrics._metrics).values()
+    } - {(metrics.COMPARED_AT, "host")}
+    assert recorded <= named
+    answer = client.get("/metrics", headers=people.ada.headers).get_data(as_text=True)
+    shown = {line.split()[2] for line in answer.splitlines() if line.startswith("# HELP")}
+    assert {name for name in shown if not name.endswith("_created")} <= {name for name, _ in named}
 
 
 # A process of each program: it begins, records, and says what the directory of both holds then.

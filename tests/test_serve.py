@@ -170,7 +170,7 @@ def test_one_scrape_has_what_viewer_and_worker_recorded_and_no_secret_is_left_an
         for kind, value in canaries.items():
             shown = value.replace("\n", "")
             headers = {"Cookie": f"theirs={shown}", "X-Df-Grant": shown, "OPEN-SANDBOX-API-KEY": shown}
-            asked = {"params": {"token": value}, "headers": headers}
+            asked: dict[str, Any] = {"params": {"token": value}, "headers": headers}
             body = {"env": {kind: value}, "image": value}
             assert server.client.post("/api/v1/sessions", json=body, **asked).status_code == 422
             assert server.client.get(f"/api/v1/{quote(shown, safe='')}", **asked).status_code == 404

@@ -6,6 +6,7 @@ Stand-ins, by name: the sandboxes are busybox with a canned RFB server where a d
 from __future__ import annotations
 
 import asyncio
+import json
 import random
 import subprocess
 import sys
@@ -18,6 +19,7 @@ import pytest
 from aiohttp import ClientSession
 from pydantic import SecretStr
 
+from tests.canaries import assert_nowhere
 from tests.real_opensandbox import RealOpenSandbox
 from tests.relay_process import RelayProcess
 from tests.worker.fleet import CannedSocketDesktop, Fleet, LossyWire
@@ -456,13 +458,18 @@ def test_second_worker_waits_until_the_first_is_gone(fleet: Fleet) -> None:
 
 
 def test_worker_ends_cleanly_and_its_log_holds_no_secret(fleet: Fleet) -> None:
-    running_one(fleet)
+    session = running_one(fleet)
+    password = fleet.vnc_password_of(session)
     assert fleet.stop() == 0
     log = fleet.log.read_text()
     assert "stopped" in log
     assert "Traceback" not in log
-    for name in ("viewer.key", "opensandbox.key", "relay.key"):
-        assert (fleet.folder / name).read_text() not in log
+    secrets = {
+        name: (fleet.folder / name).read_text() for name in ("viewer.key", "opensandbox.key", "relay.key")
+    }
+    assert_nowhere([fleet.log, fleet.folder / "metrics"], {**secrets, "VNC password": password})
+    about = [line for line in map(json.loads, log.splitlines()) if line.get("session_id") == session.id]
+    assert {(line["request_id"], line["tenant"]) for line in about} == {(session.request_id, "main")}
 
 
 # --- persistent desktops --------------------------------------------------------------------------------
