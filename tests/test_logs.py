@@ -6,14 +6,19 @@ import json
 import logging
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
+from sqlalchemy import text
+from sqlalchemy.exc import OperationalError
 
 from tests.canaries import assert_nowhere, new_canaries
 from tests.viewer_fixtures import People, ViewerClient
 from viewer import logs
+from viewer.database import sqlite_engine
 from viewer.logs import HIDDEN, JsonLines, redact
+from viewer.settings import Settings
 from viewer.store import Store
 
 # Logs all that it is given, in the ways in which secrets get into logs by mistake.
@@ -30,7 +35,7 @@ log = logging.getLogger("deskfleet.careless")
 looks = {k: v for k, v in given.items() if k != "cookie of a service"}
 log.info("as it is: %s, as repr: %r, as JSON: %s", looks, looks, json.dumps(json.dumps(looks)))
 for value in looks.values():
-    log.info("%s", value, extra={"path": "/x/" + value, "tenant": value})
+    log.info("%s", value, extra={"path": "/x/" + value})
     log.info("https://example.com/a?token=%s and b'%s'", value, value)
 crumb = given["cookie of a service"]
 log.info("Cookie: theirs=%s; more=%s", crumb, crumb)
@@ -113,6 +118,28 @@ def test_sealed_value_that_was_cut_off_is_hidden_too() -> None:
 def test_short_value_of_an_environment_does_not_tear_holes_into_words() -> None:
     logs.hide_environment({"DEBUG": "1", "MODE": "fast", "LANG": "running"})
     assert redact("1 session is running fast") == "1 session is running fast"
+
+
+def test_tenant_cannot_blot_out_who_did_what() -> None:
+    logs.hide_environment({"A": "0b9cf3a4-of-mallory", "B": "mallory-inc"})
+    record = logging.LogRecord("a.b", logging.INFO, __file__, 1, "for %s", ("mallory-inc",), None)
+    record.session_id, record.tenant = "0b9cf3a4-of-mallory", "mallory-inc"
+    said = json.loads(JsonLines("deskfleet-test").format(record))
+    assert (said["session_id"], said["tenant"]) == ("0b9cf3a4-of-mallory", "mallory-inc")
+    assert said["message"] == f"for {HIDDEN}"
+
+
+@pytest.mark.parametrize("part", ["a-", "password", "cookie", "x-df-", "://a:", "?a", "Aa", "'\\", "env={"])
+def test_no_path_takes_long_to_search(part: str) -> None:
+    began = time.monotonic()
+    redact(part * (4096 // len(part)))
+    assert time.monotonic() - began < 0.5  # 1 to 30 ms; what grows with the square takes seconds
+
+
+def test_error_of_the_database_does_not_show_the_row(store: Store, settings: Settings) -> None:
+    with sqlite_engine(settings.database).connect() as connection, pytest.raises(OperationalError) as failure:
+        connection.execute(text("SELECT * FROM nowhere WHERE a = :a"), {"a": "of the row"})
+    assert "of the row" not in str(failure.value)
 
 
 def test_line_from_outside_is_one_line_and_says_what_it_is_about() -> None:

@@ -150,13 +150,14 @@ def test_every_metric_is_explained_to_operators(client: ViewerClient, people: Pe
 PROGRAM = """
 import json, sys
 from pathlib import Path
+from prometheus_client.multiprocess import MultiProcessCollector
 from viewer import metrics
-from viewer.scrape import _Recorded
 for kind in sys.argv[2].split(","):
     metrics.set_up(kind, Path(sys.argv[1]))
     metrics.create_failed("full")
     metrics.streams_open("of-" + kind, ["rfb"])
-print(json.dumps([[s.name, s.labels, s.value] for f in _Recorded().collect() for s in f.samples]))
+samples = [s for f in MultiProcessCollector(None).collect() for s in f.samples]
+print(json.dumps([[s.name, s.labels, s.value] for s in samples]))
 """
 
 

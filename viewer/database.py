@@ -19,7 +19,8 @@ POLL_SECONDS = 0.015
 
 def sqlite_engine(path: Path) -> Engine:
     """An engine whose connections use WAL, wait 10 s for a lock, and hold foreign keys."""
-    engine = create_engine(f"sqlite:///{path}", pool_size=16, max_overflow=64)
+    # Else the text of an error, and so the log, would have the values of the row.
+    engine = create_engine(f"sqlite:///{path}", pool_size=16, max_overflow=64, hide_parameters=True)
 
     @event.listens_for(engine, "connect")
     def prepare(connection: DBAPIConnection, _entry: ConnectionPoolEntry) -> None:

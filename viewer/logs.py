@@ -32,7 +32,7 @@ FIELDS = ("request_id", "session_id", "tenant", "host", "method", "path", "statu
 HIDDEN = "[hidden]"
 SHORTEST_HIDDEN = 6
 """Characters. A shorter value cannot be told from an ordinary word, so it is hidden by its name alone."""
-_MOST_HIDDEN = 20_000
+_MOST_OWN, _MOST_GIVEN = 20_000, 5_000
 _LOUD = ("alembic", "docker", "httpcore", "httpx", "urllib3")
 _HARMLESS = frozenset({"RESOLUTION", "LANG", "LANGUAGE", "LC_ALL", "TZ"})
 """Variables of a sandbox's environment that are no secrets and would be missed in logs."""
@@ -66,18 +66,19 @@ def request_id() -> str | None:
 # --- secrets ----------------------------------------------------------------------------------------
 
 _HEADERS = (
-    r"(?:proxy[-_])?authorization|(?:set[-_])?cookie|open[-_]sandbox[-_]api[-_]key|x[-_]api[-_]key"
-    r"|x[-_]df[-_][\w-]+|sec[-_]websocket[-_]protocol"
+    r"authorization|cookie|open[-_]sandbox[-_]api[-_]key|x[-_]api[-_]key|x[-_]df[-_][\w-]{1,40}"
+    r"|sec[-_]websocket[-_]protocol"
 )
-_NAMES = r"[\w-]*(?:password|passwd|passphrase|secret|token|ticket|api[-_]?key|private[-_]?key)"
+_NAMES = r"password|passwd|passphrase|secret|token|ticket|api[-_]?key|private[-_]?key"
+# No pattern may begin with what repeats: a client chooses the paths that are searched.
 _QUOTED = r"b?(?P<q>\\*[\"']).*?(?P=q)"
 _PATTERNS = [
     # Anything by its name: `env={…}`, `"environment": {…}`, as JSON, as Python, as JSON inside JSON.
     (re.compile(r"(?i)(\benv(?:ironment)?\\*[\"']?\s*[:=]\s*)\{[^{}]*\}"), rf"\1{{{HIDDEN}}}"),
-    (re.compile(rf"(?i)\b((?:http_)?(?:{_HEADERS})\\*[\"']?\s*[:=,]\s*){_QUOTED}"), rf"\1{HIDDEN}"),
-    (re.compile(rf"(?im)\b((?:http_)?(?:{_HEADERS})\s*[:=]\s*)(?![\"'\\\[])\S.*$"), rf"\1{HIDDEN}"),
-    (re.compile(rf"(?i)\b({_NAMES}\\*[\"']?\s*[:=]\s*){_QUOTED}"), rf"\1{HIDDEN}"),
-    (re.compile(rf"(?i)\b({_NAMES}\s*[:=]\s*)(?![\"'\\\[])[^\s,;&)}}\]]+"), rf"\1{HIDDEN}"),
+    (re.compile(rf"(?i)((?:{_HEADERS})\\*[\"']?\s*[:=,]\s*){_QUOTED}"), rf"\1{HIDDEN}"),
+    (re.compile(rf"(?im)((?:{_HEADERS})\s*[:=]\s*)(?![\"'\\\[])\S.*$"), rf"\1{HIDDEN}"),
+    (re.compile(rf"(?i)((?:{_NAMES})\\*[\"']?\s*[:=]\s*){_QUOTED}"), rf"\1{HIDDEN}"),
+    (re.compile(rf"(?i)((?:{_NAMES})\s*[:=]\s*)(?![\"'\\\[])[^\s,;&)}}\]]+"), rf"\1{HIDDEN}"),
     (re.compile(r"\b((?:Bearer|bearer|Basic)\s+)[A-Za-z0-9._~+/=-]+"), rf"\1{HIDDEN}"),
     (re.compile(r"(?<=://)[^/\s:@]+:[^/\s@]+@"), f"{HIDDEN}@"),
     (re.compile(r"\?[\w.~%-]+=[^\s\"'<>]*"), "?…"),
@@ -95,7 +96,8 @@ _PATTERNS = [
 class _KnownSecrets:
     """Values that this process knows to be secrets; the oldest are forgotten. Safe to share."""
 
-    def __init__(self) -> None:
+    def __init__(self, most: int) -> None:
+        self._most = most
         self._lock = threading.Lock()
         self._values: OrderedDict[str, None] = OrderedDict()
 
@@ -106,7 +108,7 @@ class _KnownSecrets:
             for form in forms:
                 self._values[form] = None
                 self._values.move_to_end(form)
-            while len(self._values) > _MOST_HIDDEN:
+            while len(self._values) > self._most:
                 self._values.popitem(last=False)
 
     def cover(self, text: str) -> str:
@@ -117,26 +119,35 @@ class _KnownSecrets:
         return text
 
 
-_known = _KnownSecrets()
+_own = _KnownSecrets(_MOST_OWN)
+# Apart, so that no tenant can push out the fleet's own, or choose "secrets" that blot out who did what.
+_given = _KnownSecrets(_MOST_GIVEN)
 
 
 def hide(value: str) -> None:
     """Never write this value into a log of this process; for whoever makes, reads or opens a secret."""
-    for part in {value, *value.splitlines()}:
-        if len(part.strip()) >= SHORTEST_HIDDEN:
-            _known.add(part.strip())
+    _hide(value, _own)
 
 
 def hide_environment(environment: Mapping[str, str]) -> None:
     """The same for the values of a sandbox's environment: any of them may be a secret of its maker."""
     for name, value in environment.items():
         if name not in _HARMLESS:
-            hide(value)
+            _hide(value, _given)
 
 
-def redact(text: str) -> str:
-    """The text without what is, or looks like, a secret."""
-    text = _known.cover(text)
+def _hide(value: str, known: _KnownSecrets) -> None:
+    for part in {value, *value.splitlines()}:
+        if len(part.strip()) >= SHORTEST_HIDDEN:
+            known.add(part.strip())
+
+
+def redact(text: str, *, given: bool = True) -> str:
+    """The text without what is, or looks like, a secret. `given` False: also where a tenant calls it one,
+    for what we ourselves say of who did what."""
+    text = _own.cover(text)
+    if given:
+        text = _given.cover(text)
     for pattern, put in _PATTERNS:
         text = pattern.sub(put, text)
     return text
@@ -226,7 +237,8 @@ def _fields_of(record: logging.LogRecord) -> dict[str, str | int | float]:
     for name in FIELDS:
         value: Any = getattr(record, name, known.get(name))
         if value is not None:
-            found[name] = value if isinstance(value, int | float) else redact(str(value))
+            plain = isinstance(value, int | float)
+            found[name] = value if plain else redact(str(value), given=name == "path")
     return found
 
 
