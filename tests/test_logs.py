@@ -111,6 +111,21 @@ def test_key_can_still_be_told_from_another() -> None:
     assert redact("key df_abcdefgh_" + "x" * 43) == f"key df_abcdefgh_{HIDDEN}"
 
 
+@pytest.mark.parametrize(
+    "told",
+    [
+        "password='crumb ",
+        "{'token': \"crumb\nand crumb\"}",
+        "Cookie: [crumb",
+        "TOKEN=b'crumb'",
+        "ticket: crumb,",
+    ],
+)
+def test_value_after_its_name_is_hidden_also_when_cut_off_or_broken(told: str) -> None:
+    assert "crumb" not in redact(told)
+    assert HIDDEN in redact(told)
+
+
 def test_sealed_value_that_was_cut_off_is_hidden_too() -> None:
     assert redact("grant gAAAAABnQ1x2…") == f"grant {HIDDEN}…"
 

@@ -71,14 +71,14 @@ _HEADERS = (
 )
 _NAMES = r"password|passwd|passphrase|secret|token|ticket|api[-_]?key|private[-_]?key"
 # No pattern may begin with what repeats: a client chooses the paths that are searched.
-_QUOTED = r"b?(?P<q>\\*[\"']).*?(?P=q)"
+_QUOTED = r"b?(?P<q>\\*[\"'])(?s:.*?)(?P=q)"
 _PATTERNS = [
     # Anything by its name: `env={…}`, `"environment": {…}`, as JSON, as Python, as JSON inside JSON.
     (re.compile(r"(?i)(\benv(?:ironment)?\\*[\"']?\s*[:=]\s*)\{[^{}]*\}"), rf"\1{{{HIDDEN}}}"),
     (re.compile(rf"(?i)((?:{_HEADERS})\\*[\"']?\s*[:=,]\s*){_QUOTED}"), rf"\1{HIDDEN}"),
-    (re.compile(rf"(?im)((?:{_HEADERS})\s*[:=]\s*)(?![\"'\\\[])\S.*$"), rf"\1{HIDDEN}"),
+    (re.compile(rf"(?im)((?:{_HEADERS})\s*[:=]\s*)(?!\[hidden)\S.*$"), rf"\1{HIDDEN}"),
     (re.compile(rf"(?i)((?:{_NAMES})\\*[\"']?\s*[:=]\s*){_QUOTED}"), rf"\1{HIDDEN}"),
-    (re.compile(rf"(?i)((?:{_NAMES})\s*[:=]\s*)(?![\"'\\\[])[^\s,;&)}}\]]+"), rf"\1{HIDDEN}"),
+    (re.compile(rf"(?i)((?:{_NAMES})\s*[:=]\s*)(?!\[hidden)[^\s,;&)}}\]]+"), rf"\1{HIDDEN}"),
     (re.compile(r"\b((?:Bearer|bearer|Basic)\s+)[A-Za-z0-9._~+/=-]+"), rf"\1{HIDDEN}"),
     (re.compile(r"(?<=://)[^/\s:@]+:[^/\s@]+@"), f"{HIDDEN}@"),
     (re.compile(r"\?[\w.~%-]+=[^\s\"'<>]*"), "?…"),
