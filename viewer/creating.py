@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import time
 
 from flask import request
 
+from viewer import metrics
 from viewer.access import principal
 from viewer.credentials import new_vnc_password, seal_order, seal_password
 from viewer.desktop_options import DesktopOptions
@@ -32,8 +34,9 @@ LONGEST_KEY = 255
 def create(new: NewSession, once: Once | None, *, may_be_warm: bool) -> Created:
     """Write the session down, within its tenant's quota; raise the problem that says why not."""
     here, tenant = services(), principal().tenant
+    began = time.monotonic()
     try:
-        return here.store.tenant(tenant).create(
+        made = here.store.tenant(tenant).create(
             new, quota=here.settings.quota(tenant), once=once, may_be_warm=may_be_warm
         )
     except TooManyCreating as error:
@@ -47,6 +50,9 @@ def create(new: NewSession, once: Once | None, *, may_be_warm: bool) -> Created:
             mend="take a new one, or send the same body again",
         )
         raise wrong_fields([wrong]) from error
+    if made.session.is_warm and not made.is_replay:
+        metrics.create_took("total", time.monotonic() - began, image=new.image, warm=True)
+    return made
 
 
 def may_be_warm(wanted: CreateSession, order: Order) -> bool:

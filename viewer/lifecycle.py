@@ -10,13 +10,13 @@ import contextlib
 import logging
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from pydantic import SecretStr
 
-from viewer import reconcile
+from viewer import metrics, reconcile
 from viewer.credentials import SealBroken, new_vnc_password, open_order, open_password, seal_password
 from viewer.fleet_store import STARTING, FleetStore
 from viewer.grants import PublishedPort
@@ -328,10 +328,8 @@ class Lifecycle:
             seen = self._probe(row, link, target, password)
             if seen is not None and seen.result in (ProbeOutcome.FRAME, ProbeOutcome.BLANK):
                 reason = BLANK if seen.result is ProbeOutcome.BLANK else None
-                running = self._fleet.transition(row.id, Status.RUNNING, reason=reason)
-                age = (utcnow() - row.created_at).total_seconds()
-                log.info("session %s: running after %.2f s%s", row.id, age, f" ({reason})" if reason else "")
-                return running
+                log.info("session %s: running%s", row.id, f" ({reason})" if reason else "")
+                return self._running(row, reason)
             ended = self._end_of(link, sandbox_id)
             if ended is not None:
                 raise GiveUp(ended)
@@ -367,8 +365,15 @@ class Lifecycle:
             else:
                 if sandbox is not None and sandbox.state is SandboxState.RUNNING:
                     log.info("session %s: running, without a display", row.id)
-                    return self._fleet.transition(row.id, Status.RUNNING)
+                    return self._running(row, None)
             time.sleep(PROBE_PAUSE_SECONDS)
+
+    def _running(self, row: Session, reason: str | None) -> Session:
+        running = self._fleet.transition(row.id, Status.RUNNING, reason=reason)
+        image = running.image if self._settings.image(running.image) else "other"
+        for phase, seconds in _phases(running):
+            metrics.create_took(phase, seconds, image=image)
+        return running
 
     def _end_of(self, link: HostLink, sandbox_id: str) -> str | None:
         """Return how the sandbox ended, with its last words; None if it lives or nobody knows."""
@@ -412,6 +417,8 @@ class Lifecycle:
         except (HostUnreachable, HostRefused) as problem:
             # The reconciler deletes the sandbox of a terminal row as soon as the host shows it again.
             log.warning("session %s: its container may still run: %s", row.id, problem)
+        if row.status is Status.CREATING:
+            metrics.create_failed(reason)
         self._finish(row, Status.ERROR, reason=reason, message=message)
 
     def end(self, action: reconcile.End) -> None:
@@ -563,6 +570,16 @@ def _host_timeout(row: Session, now: datetime) -> int:
     """Seconds after which the host itself ends the sandbox: later than our table does."""
     left = (row.expires_at - now if row.expires_at else timedelta(0)) + reconcile.HOST_GRACE
     return max(SHORTEST_TIMEOUT_SECONDS, math.ceil(left.total_seconds()))
+
+
+def _phases(row: Session) -> Iterator[tuple[str, float]]:
+    """How long each part of coming up took, of a session that has just done so."""
+    times = (row.created_at, row.placed_at, row.made_at, row.running_at)
+    for phase, began, ended in zip(("queued", "creating", "first_frame"), times, times[1:], strict=False):
+        if began is not None and ended is not None:
+            yield phase, (ended - began).total_seconds()
+    if row.running_at is not None:
+        yield "total", (row.running_at - row.created_at).total_seconds()
 
 
 def _all_reasons(row: Session, last: HostRefused) -> str:

@@ -26,7 +26,7 @@ from prometheus_client.registry import Collector
 COMPARED_AT = "deskfleet_reconcile_compared_at_seconds"
 """Kept as a time, so that it grows older by itself when the worker is dead; shown as a lag."""
 
-PHASES = ("queued", "placing", "creating", "starting", "first_frame", "total")
+PHASES = ("queued", "creating", "first_frame", "total")
 _CREATE_BUCKETS = (
     0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 1.5, 2.0, 3.0, 5.0, 7.5, 10.0, 15.0, 20.0, 30.0, 60.0,
     120.0, 300.0,

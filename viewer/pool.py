@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Iterator, Sequence
 
+from viewer import metrics
 from viewer.fleet_store import FleetStore, WarmOrder
 from viewer.lifecycle import Lifecycle
 from viewer.model import POOL_TENANT, Display, HostStatus, Kind, Session, Status
@@ -43,7 +44,10 @@ class PoolKeeper:
             host.name for host in self._fleet.hosts() if host.status is HostStatus.OK and not host.is_draining
         }
         for order, size in self._wanted:
-            there = sum(1 for row in warm if _is_like(row, order))
+            alike = [row for row in warm if _is_like(row, order)]
+            there = len(alike)
+            ready = sum(1 for row in alike if row.status is Status.RUNNING)
+            metrics.pool_holds(order.image, order.host, {"ready": ready, "being made": there - ready})
             for _ in range(size - there if order.host in usable else 0):
                 session = self._fleet.add_warm(order)
                 log.info("session %s: %s on %s, for the pool", session.id, order.image, order.host)
