@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal
 from pydantic import (
     AfterValidator,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     SecretStr,
@@ -21,6 +22,8 @@ from pydantic import (
     model_validator,
 )
 from pydantic_core import PydanticCustomError
+
+from inventory.resources import Cpu, Memory
 
 
 class Section(BaseModel):
@@ -75,6 +78,31 @@ _DOMAIN = re.compile(
 )
 
 
+_LABEL_PART = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?", re.ASCII)
+
+
+def _labels(labels: Any) -> Any:
+    """The syntax of Kubernetes' labels, which an OpenSandbox server's metadata has as well."""
+    for key, value in labels.items() if isinstance(labels, dict) else ():
+        prefix, slash, name = str(key).rpartition("/")
+        if not _LABEL_PART.fullmatch(name) or (slash and not _DOMAIN.fullmatch(prefix)):
+            raise wrong(
+                str(key),
+                "is no name of a label: at most 63 letters, digits, '.', '_' and '-', after a domain and '/'"
+                " if you like",
+            )
+        if not isinstance(value, str):
+            raise wrong(str(key), f"must be text; put {value!r} in quotes")
+        if value and not _LABEL_PART.fullmatch(value):
+            raise wrong(str(key), "must be at most 63 letters, digits, '.', '_' and '-'")
+    return labels
+
+
+Labels = Annotated[dict[str, str], BeforeValidator(_labels)]
+"""Of a host, by which a session asks for one such as it."""
+Variable = Annotated[str, StringConstraints(pattern=r"^[A-Z][A-Z0-9_]*$")]
+"""Name of an environment variable, whose value is a secret that only the operator knows."""
+
 HostAddress = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9]([A-Za-z0-9.:-]*[A-Za-z0-9])?$")]
 SshUser = Annotated[str, StringConstraints(pattern=r"^[a-z_][a-z0-9_-]{0,31}$")]
 
@@ -104,7 +132,11 @@ class Ssh(Section):
 
 class Host(Section):
     """address: where the other hosts of the fleet reach this one, a private IPv4 address; None: the address
-    of `connect`, where that is one."""
+    of `connect`, where that is one.
+
+    Of a host in `sandboxes`: max_desktops, cpu, memory: what its sandboxes may take together (None: as
+    many as `max_desktops`); max_creates: how many are made at once; labels: for sessions that ask for one.
+    """
 
     groups: Annotated[tuple[Group, ...], Field(min_length=1)]
     connect: (
@@ -112,6 +144,20 @@ class Host(Section):
     )
     address: ipaddress.IPv4Address | None = None
     max_desktops: int = Field(default=8, ge=1, le=1000)
+    cpu: Cpu | None = None
+    memory: Memory | None = None
+    max_creates: int = Field(default=3, ge=1, le=100)
+    labels: Labels = {}
+
+    @model_validator(mode="after")
+    def room_belongs_to_sandboxes(self) -> Host:
+        if Group.SANDBOXES not in self.groups:
+            for key in ("cpu", "memory", "max_creates", "labels"):
+                if getattr(self, key) != type(self).model_fields[key].default:
+                    raise wrong(
+                        key, "is for hosts with the group 'sandboxes'; remove it, or give the host that group"
+                    )
+        return self
 
     @property
     def fleet_address(self) -> ipaddress.IPv4Address | None:
@@ -122,6 +168,36 @@ class Host(Section):
             return ipaddress.IPv4Address(self.connect.address)
         except ValueError:
             return None
+
+
+def _server_url(url: str) -> str:
+    if url.startswith("http://") and not _LOOPBACK_URL.match(url):
+        raise ValueError("must begin with https://, as its key would cross the network in the clear")
+    return url.rstrip("/")
+
+
+_LOOPBACK_URL = re.compile(r"http://(127\.[0-9.]+|localhost|\[::1\])(:|/|$)")
+ServerUrl = Annotated[
+    str,
+    StringConstraints(pattern=r"^https?://[0-9a-zA-Z.\-\[\]:]+(/[0-9a-zA-Z._~/-]*)?$"),
+    AfterValidator(_server_url),
+]
+
+
+class External(Section):
+    """An OpenSandbox server that somebody else runs, such as one on Kubernetes: nothing is rolled out there.
+
+    url: where the control host reaches it. key: environment variable with its API key. The others are as
+    those of a host in `sandboxes`. It has no relay of ours, so only images without a display are run there.
+    """
+
+    url: ServerUrl
+    key: Variable
+    max_desktops: int = Field(default=8, ge=1, le=10_000)
+    cpu: Cpu | None = None
+    memory: Memory | None = None
+    max_creates: int = Field(default=3, ge=1, le=100)
+    labels: Labels = {}
 
 
 class OwnCertificate(Section):
@@ -163,12 +239,64 @@ class Ports(Section):
         return self
 
 
+class RegistryUser(Section):
+    """Who pulls from a registry. password: environment variable that has it."""
+
+    user: Annotated[str, StringConstraints(pattern=r"^[^\s:]{1,128}$")]
+    password: Variable
+
+
+VNC_PORT = 8080
+"""The one port of a sandbox that an OpenSandbox server publishes as it is."""
+
+
+class OwnImage(Section):
+    """An image of the operator's own, as a registry names it. It is pulled, never built.
+
+    display: `rfb`: it serves VNC on port 8080, with the password in VNC_PASSWORD; `none`: nothing to see.
+    entrypoint: what is run in it; the server knows no image's own. cpu, memory: of a session that says
+    nothing else. registry: whom the registry lets pull; None: anybody.
+    """
+
+    uri: Annotated[str, StringConstraints(pattern=r"^[a-z0-9][A-Za-z0-9._:/@-]*[A-Za-z0-9]$", max_length=255)]
+    display: Literal["rfb", "none"] = "rfb"
+    port: Port = VNC_PORT
+    devtools: bool = False
+    cpu: Cpu = "2"
+    memory: Memory = "2Gi"
+    entrypoint: Annotated[
+        tuple[Annotated[str, StringConstraints(min_length=1)], ...], Field(min_length=1, max_length=64)
+    ]
+    registry: RegistryUser | None = None
+
+    @model_validator(mode="after")
+    def vnc_is_on_the_published_port(self) -> OwnImage:
+        if self.display == "rfb" and self.port != VNC_PORT:
+            raise wrong(
+                "port",
+                f"is {self.port}, but VNC is reached on port {VNC_PORT} alone; let the image serve it there,"
+                " or set display: none",
+            )
+        return self
+
+
 class Images(Section):
     """`auto`: from a registry where one answers, else built on the host from Debian's packages."""
 
     source: Literal["auto", "registry", "build"] = "auto"
     registry: Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9.:/_-]*[a-z0-9]$")] | None = None
     """Where our images lie ready, such as `registry.example.com/deskfleet`."""
+    credentials: RegistryUser | None = None
+    """Whom that registry lets pull; None: anybody."""
+    any: bool = True
+    """May a caller of the OpenSandbox-compatible API name an image that is not in the catalogue?"""
+    own: dict[Name, OwnImage] = {}
+
+    @model_validator(mode="after")
+    def credentials_are_for_a_registry(self) -> Images:
+        if self.credentials is not None and self.registry is None:
+            raise wrong("credentials", "belongs to 'registry', which is missing; name it, or remove this")
+        return self
 
     @model_validator(mode="after")
     def a_registry_is_named_where_it_is_needed(self) -> Images:
@@ -202,7 +330,7 @@ class Dns01(Section):
     """
 
     provider: Annotated[str, StringConstraints(pattern=r"^[a-z0-9]+$")]
-    variables: tuple[Annotated[str, StringConstraints(pattern=r"^[A-Z][A-Z0-9_]*$")], ...] = ()
+    variables: tuple[Variable, ...] = ()
 
 
 class Acme(Section):
@@ -260,6 +388,41 @@ class Ttl(Section):
         return self
 
 
+class Quota(Section):
+    """What all live sandboxes of a tenant may take together; None: no limit of its own."""
+
+    desktops: int | None = Field(default=None, ge=1)
+    cpu: Cpu | None = None
+    memory: Memory | None = None
+
+
+class Pool(Section):
+    """`size` desktops on each of `hosts` that are made before anybody asks for them.
+
+    hosts: empty: all with the group `sandboxes`. cpu, memory: None: the image's own. max_age: seconds after
+    which one that nobody took is replaced.
+    """
+
+    image: Name
+    resolution: Resolution | None = None
+    hosts: tuple[Name, ...] = ()
+    size: int = Field(ge=1, le=100)
+    cpu: Cpu | None = None
+    memory: Memory | None = None
+    max_age: int = Field(default=1800, ge=60, le=86_400)
+
+
+class Keep(Section):
+    """For how many days the control plane remembers sessions that have ended, and events."""
+
+    sessions_days: int = Field(default=30, ge=1, le=3650)
+    events_days: int = Field(default=1, ge=1, le=365)
+
+
+def _seconds_or_none(value: Any) -> Any:
+    return None if value == "none" else value
+
+
 class Settings(Section):
     """Settings of the whole site."""
 
@@ -279,6 +442,14 @@ class Settings(Section):
     kasmvnc: Kasmvnc = Kasmvnc()
     firewall: Firewall = Firewall()
     ttl: Ttl = Ttl()
+    queue: int = Field(default=300, ge=0, le=86_400)
+    """Seconds that a session waits for a place before it is given up."""
+    idle: Annotated[int | None, BeforeValidator(_seconds_or_none)] = Field(default=None, ge=60)
+    """Seconds after which a session that nobody uses ends; None (in the file: none): never."""
+    keep: Keep = Keep()
+    quotas: dict[Name, Quota] = {}
+    """By tenant."""
+    pools: tuple[Pool, ...] = ()
 
     @field_validator("domain", "content_domain")
     @classmethod
@@ -410,6 +581,8 @@ class Site(Section):
     """One site file."""
 
     hosts: dict[Name, Host]
+    external: dict[Name, External] = {}
+    """Servers beside the hosts, which placement treats like them; no machine of ours."""
     settings: Settings = Settings()
     tenants: Annotated[tuple[Name, ...], Field(min_length=1)] = ("main",)
     desktops: dict[Name, Desktop] = {}
@@ -426,6 +599,28 @@ class Site(Section):
 
     def hosts_in(self, group: Group) -> dict[str, Host]:
         return {name: host for name, host in self.hosts.items() if group in host.groups}
+
+    @property
+    def placed_on(self) -> tuple[str, ...]:
+        """Names of all that takes sandboxes."""
+        return (*self.hosts_in(Group.SANDBOXES), *self.external)
+
+    @property
+    def given(self) -> dict[str, tuple[str, ...]]:
+        """Key of the site file -> names of the environment variables there, whose values are secrets that
+        only the operator knows."""
+        settings = self.settings
+        images, dns = settings.images, settings.acme.dns if settings.tls == "acme" else None
+        users = {f"own.{name}.registry": image.registry for name, image in images.own.items()}
+        return {
+            **({"settings.acme.dns.variables": dns.variables} if dns else {}),
+            **{
+                f"settings.images.{key}.password": (user.password,)
+                for key, user in {"credentials": images.credentials, **users}.items()
+                if user is not None
+            },
+            **{f"external.{name}.key": (server.key,) for name, server in self.external.items()},
+        }
 
     @property
     def edge(self) -> str:
@@ -449,6 +644,23 @@ class Site(Section):
         own = [service.name for service in self.services or () if isinstance(service, OwnService)]
         if len(set(own)) < len(own):
             raise wrong("services", "a service is named twice")
+        return self
+
+    @model_validator(mode="after")
+    def external_servers_have_names_of_their_own(self) -> Site:
+        for name in self.external:
+            if name in self.hosts:
+                raise wrong(f"external.{name}", "is also the name of a host; give one of them another")
+        return self
+
+    @model_validator(mode="after")
+    def quotas_name_tenants(self) -> Site:
+        for name in self.settings.quotas:
+            if name not in self.tenants:
+                raise wrong(
+                    f"settings.quotas.{name}",
+                    f"there is no tenant {name!r}; add it to tenants, or remove its quota",
+                )
         return self
 
     @model_validator(mode="after")
@@ -546,8 +758,8 @@ class Certificates(Section):
 
 
 class Secrets(Section):
-    """What was generated once for a site, and what its operators gave (`given`: environment variables of the
-    DNS provider)."""
+    """What was generated once for a site, and what its operators gave (`given`: environment variables that
+    `Site.given` names)."""
 
     fleet_id: str
     viewer_key: SecretStr

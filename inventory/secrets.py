@@ -368,16 +368,18 @@ def _complete(
 
 def _given(known: Mapping[str, SecretStr], site: Site, site_file: Path) -> dict[str, SecretStr]:
     """What only the operator can know; taken from the environment once, then kept."""
-    acme = site.settings.acme
-    wanted = acme.dns.variables if acme.dns and site.settings.tls == "acme" else ()
+    wanted = {name for names in site.given.values() for name in names}
     found = {name: SecretStr(os.environ[name]) for name in wanted if os.environ.get(name)}
-    missing = [name for name in wanted if name not in {**found, **known}]
-    if missing:
-        raise SecretsUnreadable(
-            f"{_shown(site_file)}:settings.acme.dns.variables: no value is known for {', '.join(missing)};"
-            " set it in the environment of the next roll-out, which keeps it among the site's secrets"
-        )
-    return {**found, **known}
+    have = {**found, **known}
+    problems = [
+        f"{_shown(site_file)}:{key}: no value is known for {', '.join(missing)};"
+        " set it in the environment of the next roll-out, which keeps it among the site's secrets"
+        for key, names in site.given.items()
+        if (missing := [name for name in names if name not in have])
+    ]
+    if problems:
+        raise SecretsUnreadable("\n".join(problems))
+    return have
 
 
 def _filled(

@@ -94,6 +94,8 @@ def _sentences(error: ValidationError, path: Path) -> Iterator[str]:
     for problem in problems:
         if not _is_of_a_branch_not_meant(problem, problems):
             key, sentence = _sentence(problem)
+            if not key.isprintable():
+                key = ascii(key)
             yield f"{_shown(path)}:{key or 'site'}: {sentence}"
 
 
@@ -114,8 +116,9 @@ _BRANCH = re.compile(r"Ssh|OwnCertificate|OwnService|str|constrained-str|(litera
 
 
 def _keys(problem: ErrorDetails) -> list[str]:
-    """The place in the file. Pydantic also names the branch of a union, which the reader never wrote."""
-    parts = [str(part) for part in problem["loc"]]
+    """The place in the file. Pydantic also names the branch of a union, which the reader never wrote, and
+    says of a key that it is one."""
+    parts = [str(part) for part in problem["loc"] if part != "[key]"]
     written = [parts.pop()] if problem["type"] in ("extra_forbidden", "missing") else []
     return [part for part in parts if not _BRANCH.fullmatch(part)] + written
 

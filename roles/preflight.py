@@ -248,7 +248,7 @@ def problems_of_database(
         why = database.trouble
         yield f"{viewer.DATABASE} can't be read ({why}); restore it from a backup or move it aside"
     for name, number in database.live.items():
-        if name not in config.site.hosts_in(Group.SANDBOXES) and name not in drop:
+        if name not in config.site.placed_on and name not in drop:
             yield (
                 f"{number} sandbox{'' if number == 1 else 'es'} of {name} would end, which is no longer"
                 " a sandbox host of the site file; end them first, put the host back, or let them end with"

@@ -36,6 +36,20 @@ FLEET_HOSTS = {
 }
 
 
+CRM: dict[str, Any] = {"uri": "registry.example.com/crm:1", "entrypoint": ["/start"], "cpu": "500m"}
+JOBS: dict[str, Any] = {"uri": "registry.example.com/jobs:1", "entrypoint": ["/start"], "display": "none"}
+K8S: dict[str, Any] = {
+    "k8s": {"url": "https://k8s.example.com/opensandbox", "key": "K8S_KEY", "memory": "1Gi"},
+}  # fmt: skip
+
+
+def pools(*entries: dict[str, Any], cpu: int | None = None, **more: Any) -> dict[str, Any]:
+    """A site of one host and an external server, with own images and these pools."""
+    here = {**LOCAL["hosts"]["here"], **({"cpu": cpu} if cpu else {})}
+    settings = {"images": {"own": {"crm": CRM, "jobs": JOBS}}, "pools": entries}
+    return {"hosts": {"here": here}, "external": K8S, "settings": settings, **more}
+
+
 def site(**changes: Any) -> Site:
     return Site.model_validate({**LOCAL, **changes})
 
@@ -150,6 +164,28 @@ def test_chrome_image_is_offered_with_service_chrome_only() -> None:
     assert "service" not in IMAGES[0].model_dump()
 
 
+def test_own_images_join_the_catalogue_where_sandboxes_are_made() -> None:
+    chosen = site(settings={"default_image": "crm", "images": {"own": {"crm": CRM, "jobs": JOBS}}})
+    assert [(image.name, image.is_own) for image in images_of(chosen)] == [
+        ("desktop", False), ("chrome", False), ("crm", True), ("jobs", True),
+    ]  # fmt: skip
+    elsewhere = {
+        "hosts": {"here": {**LOCAL["hosts"]["here"], "groups": ["edge", "control", "desktops"]}},
+        "external": K8S,
+        "settings": {"default_image": "jobs", "images": {"own": {"jobs": JOBS}}},
+    }
+    assert [image.name for image in images_of(site(**elsewhere))] == ["jobs"]
+
+
+def test_pools_that_fit_exactly_are_taken() -> None:
+    fits = pools(
+        {"image": "desktop", "size": 2},
+        {"image": "jobs", "size": 4, "memory": "256Mi", "hosts": ["k8s"]},
+        cpu=4,
+    )
+    assert stack_of(site(**fits))
+
+
 @pytest.mark.parametrize(
     ("changes", "key", "sentence"),
     [
@@ -240,6 +276,82 @@ def test_chrome_image_is_offered_with_service_chrome_only() -> None:
             {"settings": {"default_image": "dekstop"}},
             "settings.default_image",
             "unknown image 'dekstop', did you mean 'desktop'?",
+        ),
+        (
+            {"settings": {"images": {"own": {"desktop": CRM}}}},
+            "settings.images.own.desktop",
+            "is the name of an image of ours; give yours another",
+        ),
+        (
+            {"settings": {"default_image": "jobs", "images": {"own": {"jobs": JOBS}}}},
+            "settings.default_image",
+            "image 'jobs' has no display, and who asks for nothing in particular gets a desktop; name an"
+            " image with one",
+        ),
+        (
+            {"external": K8S, "settings": {"images": {"any": False}}},
+            "external.k8s",
+            "takes images without a display alone, and there is none; add one to settings.images.own, or set"
+            " settings.images.any: true",
+        ),
+        (
+            {
+                "hosts": {"here": {**LOCAL["hosts"]["here"], "groups": ["edge", "control", "desktops"]}},
+                "external": K8S,
+            },
+            "settings.default_image",
+            "image 'desktop' is none for external servers, which are all that takes sandboxes here; name one"
+            " of settings.images.own with display: none",
+        ),
+        (
+            pools({"image": "chrom", "size": 1}),
+            "settings.pools.0.image",
+            "unknown image 'chrom', did you mean 'chrome'?",
+        ),
+        (
+            pools({"image": "chrome", "size": 1}, services=["opensandbox"]),
+            "settings.pools.0.image",
+            "image 'chrome' comes with service 'chrome'; add it to services",
+        ),
+        (
+            pools({"image": "desktop", "size": 1, "hosts": ["hear"]}),
+            "settings.pools.0.hosts",
+            "unknown sandbox host 'hear', did you mean 'here'?",
+        ),
+        (
+            pools({"image": "desktop", "size": 1, "hosts": ["here", "here"]}),
+            "settings.pools.0.hosts",
+            "names 'here' twice; keep one",
+        ),
+        (
+            pools({"image": "crm", "size": 1, "hosts": ["k8s"]}),
+            "settings.pools.0.hosts",
+            "'k8s' is an external server, which takes images without a display alone; take it out",
+        ),
+        (
+            pools({"image": "jobs", "size": 1, "resolution": "800x600"}),
+            "settings.pools.0.resolution",
+            "image 'jobs' has no display; remove it",
+        ),
+        (
+            pools({"image": "desktop", "size": 2}, {"image": "desktop", "size": 3, "cpu": "2000m"}),
+            "settings.pools.1",
+            "is the same as settings.pools.0 on 'here'; give one of them the sum",
+        ),
+        (
+            pools({"image": "desktop", "size": 5}, {"image": "chrome", "size": 4}),
+            "settings.pools.1",
+            "all pools on 'here' together need max_desktops: 9, and it has 8; make them smaller",
+        ),
+        (
+            pools({"image": "desktop", "size": 2}, {"image": "crm", "size": 1}, cpu=4),
+            "settings.pools.1",
+            "all pools on 'here' together need cpu: 4.5, and it has 4; make them smaller",
+        ),
+        (
+            pools({"image": "jobs", "size": 3, "memory": "600Mi", "hosts": ["k8s"]}),
+            "settings.pools.0",
+            "all pools on 'k8s' together need memory: 1800Mi, and it has 1024Mi; make them smaller",
         ),
     ],
 )

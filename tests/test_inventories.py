@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,16 +16,24 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from pyrage.x25519 import Identity
 
+from inventory import resources
 from inventory.models import (
     Acme,
     Desktop,
+    External,
     Firewall,
     Group,
     Host,
+    Images,
     Jump,
     Kasmvnc,
+    Keep,
+    OwnImage,
     OwnService,
+    Pool,
     Ports,
+    Quota,
+    RegistryUser,
     Settings,
     Site,
     Ssh,
@@ -35,6 +43,7 @@ from inventory.secrets import key_hash
 from inventory.site_file import DIRECTORY, SiteRefused, load_site, site_path
 from tests.sites import secrets, site
 from tests.soaking import examples
+from viewer import resources as viewer_resources
 
 SITES = sorted(Path("inventory").glob("*.yml"))
 GOOD = """
@@ -231,6 +240,82 @@ def test_site_of_the_tutorial_loads(tmp_path: Path) -> None:
             " no port)",
         ),
         (
+            GOOD.replace('"@local"}', '"@local", cpu: many, memory: 16GB, labels: {gpu: true}}'),
+            "acme.yml:hosts.here.cpu: is not a number of cores such as 2, 0.5 or 500m\n"
+            "acme.yml:hosts.here.memory: is not a size such as 512Mi or 2Gi\n"
+            "acme.yml:hosts.here.labels.gpu: must be text; put True in quotes",
+        ),
+        (
+            GOOD.replace('"@local"}', '"@local", labels: {disk/: fast}}'),
+            "acme.yml:hosts.here.labels.disk/: is no name of a label: at most 63 letters, digits, '.', '_'"
+            " and '-', after a domain and '/' if you like",
+        ),
+        (
+            GOOD.replace('"@local"}', r'"@local", labels: {"a\nb": fast}}'),
+            r"acme.yml:'hosts.here.labels.a\nb': is no name of a label: at most 63 letters, digits, '.', '_'"
+            " and '-', after a domain and '/' if you like",
+        ),
+        (
+            GOOD.replace('"@local"}', '"@local", labels: {disk: "very fast"}}'),
+            "acme.yml:hosts.here.labels.disk: must be at most 63 letters, digits, '.', '_' and '-'",
+        ),
+        (
+            FLEET.replace("{address: 10.0.0.5}}", "{address: 10.0.0.5}, cpu: 8}"),
+            "acme.yml:hosts.here.cpu: is for hosts with the group 'sandboxes'; remove it, or give the host"
+            " that group",
+        ),
+        (
+            GOOD.replace("localhost}", "localhost, quotas: {acme: {desktops: 20}}}"),
+            "acme.yml:settings.quotas.acme: there is no tenant 'acme'; add it to tenants, or remove its"
+            " quota",
+        ),
+        (
+            GOOD.replace("localhost}", "localhost, quotas: {main: {desktop: 20, memory: 0}}}"),
+            "acme.yml:settings.quotas.main.memory: is less than 6Mi\n"
+            "acme.yml:settings.quotas.main.desktop: unknown key, did you mean 'desktops'?",
+        ),
+        (
+            GOOD.replace("localhost}", "localhost, idle: never, queue: -1}"),
+            "acme.yml:settings.queue: input should be greater than or equal to 0 (it is -1)\n"
+            "acme.yml:settings.idle: input should be a valid integer, unable to parse string as an integer"
+            " (it is 'never')",
+        ),
+        (
+            GOOD.replace("localhost}", "localhost, images: {own: {crm: {uri: crm:1, port: 5901}}}}"),
+            "acme.yml:settings.images.own.crm.entrypoint: is missing",
+        ),
+        (
+            GOOD.replace("st}", "st, images: {own: {crm: {uri: cd, port: 1, entrypoint: [x]}}}}"),
+            "acme.yml:settings.images.own.crm.port: is 1, but VNC is reached on port 8080 alone; let the"
+            " image serve it there, or set display: none",
+        ),
+        (
+            GOOD.replace("localhost}", "localhost, images: {own: {Crm: {uri: c:1, entrypoint: [x]}}}}"),
+            "acme.yml:settings.images.own.Crm: string should match pattern"
+            " '^[a-z]([a-z0-9-]{0,21}[a-z0-9])?$' (it is 'Crm')",
+        ),
+        (
+            GOOD.replace("localhost}", "localhost, images: {credentials: {user: me, password: PULL}}}"),
+            "acme.yml:settings.images.credentials: belongs to 'registry', which is missing; name it, or"
+            " remove this",
+        ),
+        (
+            GOOD + "external: {k8s: {url: 'http://10.0.0.9', key: K8S_KEY}}\n",
+            "acme.yml:external.k8s.url: must begin with https://, as its key would cross the network in the"
+            " clear",
+        ),
+        (
+            GOOD + "external: {here: {url: 'https://k8s.example.com', key: K8S_KEY}}\n",
+            "acme.yml:external.here: is also the name of a host; give one of them another",
+        ),
+        (
+            GOOD + "external: {k8s: {url: 'https://me:secret@k8s.example.com', key: hunter2}}\n",
+            "acme.yml:external.k8s.url: string should match pattern"
+            " '^https?://[0-9a-zA-Z.\\-\\[\\]:]+(/[0-9a-zA-Z._~/-]*)?$'"
+            " (it is 'https://me:secret@k8s.example.com')\n"
+            "acme.yml:external.k8s.key: string should match pattern '^[A-Z][A-Z0-9_]*$' (it is 'hunter2')",
+        ),
+        (
             FLEET.replace("sandboxes", "edge, sandboxes", 1),
             "acme.yml:hosts: exactly one host must have the group 'edge'; now: here, there",
         ),
@@ -297,6 +382,36 @@ def test_key_hash_is_over_the_whole_text() -> None:
     assert key_hash(key) == hashlib.sha256(key.text.get_secret_value().encode()).hexdigest()
 
 
+CPUS = ["2", "0.5", "500m", "0.001", "9m", "2 ", "1e3", "", "two", "0", "10000", "1.2345", "٢"]
+MEMORIES = ["16Gi", "512Mi", "1.5Gi", "6Mi", "5Mi", "16GB", "2g", "1073741824", "-1", "", "٢Gi"]
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "text"),
+    [(resources.cpu_millis, viewer_resources.cpu_millis, text) for text in CPUS]
+    + [(resources.memory_mib, viewer_resources.memory_mib, text) for text in MEMORIES],
+)
+def test_site_file_and_control_plane_read_cpu_and_memory_alike(
+    ours: Callable[[str], int], theirs: Callable[[str], int], text: str
+) -> None:
+    def answer(of: Callable[[str], int]) -> int | str:
+        try:
+            return of(text)
+        except ValueError as error:
+            return str(error)
+
+    assert answer(ours) == answer(theirs)
+
+
+def test_numbers_need_no_quotes(tmp_path: Path) -> None:
+    path = tmp_path / "acme.yml"
+    text = GOOD.replace('"@local"}', '"@local", cpu: 0.5, memory: 1073741824}')
+    path.write_text(text.replace("localhost}", "localhost, idle: none, quotas: {main: {cpu: 8}}}"))
+    found = load_site(path)
+    assert (found.hosts["here"].cpu, found.hosts["here"].memory) == ("0.5", "1073741824")
+    assert (found.settings.idle, found.settings.quotas["main"].cpu) == (None, "8")
+
+
 def places(node: Any, way: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
     """The way to every value of a site file."""
     yield way
@@ -348,7 +463,10 @@ def test_every_key_of_a_site_file_is_described() -> None:
     """In the table of docs/sites.md and in the example, which is the reference."""
     described = (DIRECTORY.parent / "docs" / "sites.md").read_text()
     example = (DIRECTORY / "example.yml").read_text()
-    for model in (Site, Settings, Host, Ssh, Jump, Desktop, OwnService, Firewall, Acme, Kasmvnc, Ttl, Ports):
+    for model in (
+        Site, Settings, Host, Ssh, Jump, Desktop, OwnService, Firewall, Acme, Kasmvnc, Ttl, Ports, External,
+        Images, OwnImage, RegistryUser, Quota, Pool, Keep,
+    ):  # fmt: skip
         for key in model.model_fields:
             assert key in described, f"{model.__name__}.{key}"
             assert key in example, f"{model.__name__}.{key}"

@@ -16,7 +16,7 @@ from pyrage.x25519 import Identity, Recipient
 
 from inventory import keys, operator
 from inventory.authority import ends, left_behind
-from inventory.models import Secrets, Site
+from inventory.models import External, Secrets, Site
 from inventory.secrets import (
     SecretsUnreadable,
     forget_former,
@@ -381,6 +381,27 @@ def test_what_only_the_operator_knows_is_taken_once_and_kept(monkeypatch: pytest
     rotate(operated(**DNS), "given.GANDIV5_API_KEY", site_file=SITE_FILE)
     monkeypatch.delenv("GANDIV5_API_KEY")
     assert load(operated(**DNS)).given["GANDIV5_API_KEY"].get_secret_value() == "another"
+
+
+def test_keys_and_passwords_of_others_are_asked_for_by_their_place_in_the_site_file(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    image = {"uri": "r.example.com/crm:1", "entrypoint": ["/x"]}
+    images = {
+        "registry": "r.example.com/ours",
+        "credentials": {"user": "me", "password": "PULL"},
+        "own": {"crm": {**image, "registry": {"user": "you", "password": "PULL_CRM"}}},
+    }
+    server = External(url="https://k8s.example.com", key="K8S_KEY")
+    wanted = operated(images=images).model_copy(update={"external": {"k8s": server}})
+    monkeypatch.setenv("PULL", "password-of-me")
+    assert [line.partition(";")[0] for line in refused(wanted).splitlines()] == [
+        "inventory/acme.yml:settings.images.own.crm.registry.password: no value is known for PULL_CRM",
+        "inventory/acme.yml:external.k8s.key: no value is known for K8S_KEY",
+    ]
+    monkeypatch.setenv("PULL_CRM", "password-of-you")
+    monkeypatch.setenv("K8S_KEY", "key-of-k8s")
+    assert load(wanted).given.keys() == {"PULL", "PULL_CRM", "K8S_KEY"}
 
 
 @pytest.mark.parametrize(

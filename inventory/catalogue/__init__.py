@@ -5,12 +5,12 @@
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Literal, NamedTuple
 
-from pydantic import Field
-
+from inventory.catalogue.images import IMAGES, Image, offered, refuse_unusable_images
+from inventory.catalogue.pools import refuse_pools_without_room
+from inventory.catalogue.refusal import CatalogueError, unknown
 from inventory.models import (
     Backend,
     Group,
@@ -24,18 +24,24 @@ from inventory.models import (
     node_name,
 )
 
+__all__ = [
+    "ALWAYS",
+    "IMAGES",
+    "LONGEST_HOST_NAME",
+    "SKILLS",
+    "CatalogueError",
+    "Image",
+    "Service",
+    "images_of",
+    "node_address",
+    "services_of",
+    "services_on",
+    "stack_of",
+]
+
 LONGEST_HOST_NAME = 253
 _LONGEST_SESSION_LABEL = 36
 """A session's id, the first label of its own origin below the content domain."""
-
-
-class CatalogueError(Exception):
-    """What a site file asks for cannot run; `key` is the place in it, `sentence` says why and what to do."""
-
-    def __init__(self, key: str, sentence: str) -> None:
-        super().__init__(f"{key}: {sentence}")
-        self.key = key
-        self.sentence = sentence
 
 
 class Service(Section):
@@ -106,48 +112,13 @@ def services_of(settings: Settings) -> tuple[Service, ...]:
     )  # fmt: skip
 
 
-class Image(Section):
-    """An image that sandboxes are made from, and how its desktop is reached. It is offered where `service`
-    runs."""
-
-    name: str
-    uri: str
-    aliases: tuple[str, ...] = ()
-    display: Literal["rfb", "none"] = "rfb"
-    port: Port = 8080
-    via: Literal["published", "proxy"] = "published"
-    transport: Literal["rfb", "websockify"] = "rfb"
-    devtools: bool = False
-    cpu: str = "2"
-    memory: str = "2Gi"
-    entrypoint: tuple[str, ...] = ("/usr/local/bin/deskfleet-desktop",)
-    service: Name = Field(default="opensandbox", exclude=True)
-
-
-IMAGES = (
-    Image(
-        name="desktop",
-        uri="deskfleet/desktop:latest",
-        aliases=("opensandbox/desktop", "opensandbox/desktop:latest"),
-    ),
-    Image(
-        name="chrome",
-        uri="deskfleet/chrome:latest",
-        aliases=("opensandbox/chrome", "opensandbox/chrome:latest"),
-        devtools=True,
-        service="chrome",
-    ),
-)
-
-
 def images_of(site: Site) -> tuple[Image, ...]:
     """The images that this site offers."""
-    return _offered(stack_of(site))
+    return _offered(site, stack_of(site))
 
 
-def _offered(stack: tuple[Service, ...]) -> tuple[Image, ...]:
-    running = {service.name for service in stack}
-    return tuple(image for image in IMAGES if image.service in running)
+def _offered(site: Site, stack: tuple[Service, ...]) -> tuple[Image, ...]:
+    return offered(site, running={service.name for service in stack})
 
 
 def stack_of(site: Site) -> tuple[Service, ...]:
@@ -160,7 +131,9 @@ def stack_of(site: Site) -> tuple[Service, ...]:
     _refuse_idle_sandbox_hosts(site, stack)
     _refuse_shared_ports(site, stack, {service.name: key for key, service in own.items()})
     _refuse_bad_names(site, stack, {service.name: key for key, service in own.items()})
-    _refuse_missing_image(site, _offered(stack))
+    images = _offered(site, stack)
+    refuse_unusable_images(site, images)
+    refuse_pools_without_room(site, images)
     return stack
 
 
@@ -187,11 +160,11 @@ def _chosen(site: Site, known: Mapping[str, Service]) -> _Chosen:
         chosen |= {name: _Choice("a host can carry it", "services") for name in _carried(site, known)}
     for key, name in names.items():
         if name not in known:
-            raise CatalogueError(key, _unknown("service", name, known))
+            raise CatalogueError(key, unknown("service", name, known))
         chosen[name] = _Choice("services", key)
     for n, skill in enumerate(site.skills):
         if skill not in SKILLS:
-            raise CatalogueError(f"skills.{n}", _unknown("skill", skill, SKILLS))
+            raise CatalogueError(f"skills.{n}", unknown("skill", skill, SKILLS))
         for name in SKILLS[skill]:
             chosen.setdefault(name, _Choice(f"skill {skill}", f"skills.{n}"))
     for desktop, wanted in site.desktops.items():
@@ -205,12 +178,6 @@ def _chosen(site: Site, known: Mapping[str, Service]) -> _Chosen:
 def _carried(site: Site, known: Mapping[str, Service]) -> Iterator[str]:
     there = {group for host in site.hosts.values() for group in host.groups}
     return (name for name, service in known.items() if there & set(service.groups))
-
-
-def _unknown(kind: str, name: str, known: Iterable[str]) -> str:
-    near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
-    hint = f", did you mean {near[0]!r}?" if near else f"; there are: {', '.join(known)}"
-    return f"unknown {kind} {name!r}{hint}"
 
 
 def _with_requirements(chosen: _Chosen, known: Mapping[str, Service]) -> _Chosen:
@@ -266,9 +233,9 @@ def _own_service(entry: OwnService, key: str, site: Site, known: Mapping[str, Se
     if entry.name in known:
         raise CatalogueError(f"{key}.name", f"{entry.name!r} is a service of ours; give yours another name")
     if entry.host not in site.hosts:
-        raise CatalogueError(f"{key}.host", _unknown("host", entry.host, site.hosts))
+        raise CatalogueError(f"{key}.host", unknown("host", entry.host, site.hosts))
     if entry.tenant is not None and entry.tenant not in site.tenants:
-        raise CatalogueError(f"{key}.tenant", _unknown("tenant", entry.tenant, site.tenants))
+        raise CatalogueError(f"{key}.tenant", unknown("tenant", entry.tenant, site.tenants))
     return Service(
         name=entry.name,
         port=entry.port,
@@ -350,20 +317,6 @@ def _refuse_bad_names(site: Site, stack: tuple[Service, ...], keys: Mapping[str,
                 f"the name {name[:40]}… has {len(name)} characters; at most {LONGEST_HOST_NAME} are allowed",
             )
         seen[name] = repr(service.name)
-
-
-def _refuse_missing_image(site: Site, offered: tuple[Image, ...]) -> None:
-    """A site without sandboxes offers no image, and its default says nothing."""
-    wanted, names = site.settings.default_image, [image.name for image in offered]
-    if not offered or wanted in names:
-        return
-    for image in IMAGES:
-        if image.name == wanted:
-            raise CatalogueError(
-                "settings.default_image",
-                f"image {wanted!r} comes with service {image.service!r}; add it to services",
-            )
-    raise CatalogueError("settings.default_image", _unknown("image", wanted, names))
 
 
 def node_address(service: Service, host: str) -> str:
