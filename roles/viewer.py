@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,10 @@ from pyinfra.api.facts import FactBase
 from pyinfra.api.operation import operation
 from pyinfra.context import host
 
-from inventory.catalogue import images_of, stack_of
-from inventory.models import ApiKey, Group, Host, HostConfig, Site, node_name
+from inventory.catalogue import Image, images_of, stack_of
+from inventory.catalogue.pools import hosts_of
+from inventory.models import ApiKey, External, Group, Host, HostConfig, Pool, Quota, Site, node_name
+from inventory.resources import cpu_millis, memory_mib
 from inventory.secrets import forget_former, has_former, key_hash
 from roles import certificates, wheel
 from roles.files import (
@@ -76,7 +79,7 @@ def viewer_unit(port: int) -> Unit:
 
 
 class HeldKeys(FactBase[list[str]]):
-    """Names of the key files that the control plane has for hosts, those of former hosts included."""
+    """Names of the key files that the control plane has for hosts and registries, former ones included."""
 
     def command(self) -> str:
         return f"ls {SECRETS} 2>/dev/null || true"
@@ -87,7 +90,9 @@ class HeldKeys(FactBase[list[str]]):
 
     def process(self, output: list[str]) -> list[str]:
         return [
-            name for name in output if name.startswith(("relay", "opensandbox")) and name.endswith(".key")
+            name
+            for name in output
+            if name.startswith(("relay", "opensandbox", "registry")) and name.endswith(".key")
         ]
 
 
@@ -100,7 +105,7 @@ def newcomers(config: HostConfig) -> tuple[str, ...]:
 @deploy("Viewer")
 def viewer(*, config: HostConfig) -> None:
     text = viewer_toml(config)
-    keys = {"viewer.key": config.secrets.viewer_key, **_keys_of_hosts(config)}
+    keys = {"viewer.key": config.secrets.viewer_key, **_keys_of_hosts(config), **_passwords(config)}
     system_user(name="Make its user", user=USER, home=DATA)
     directories(
         name="Make its directories",
@@ -162,15 +167,27 @@ def viewer_toml(config: HostConfig) -> str:
         "max_ttl_seconds": settings.ttl.max,
         "max_lifetime_seconds": settings.ttl.lifetime,
         "create_deadline_seconds": 120,
+        "queue_seconds": settings.queue,
+        "idle_seconds": settings.idle,
+        "keep_sessions_days": settings.keep.sessions_days,
+        "keep_events_days": settings.keep.events_days,
+        "any_image": settings.images.any,
         **({"content_domain": settings.content} if settings.content else {}),
         **(_TLS_FILES if site.spreads else {}),
     }
     lists: dict[str, list[Mapping[str, Any]]] = {
-        "tenants": [{"name": tenant, "keys": _keys(config, tenant)} for tenant in site.tenants],
-        "hosts": [_host(config.name, site, name) for name in _watched_hosts(site)],
-        "images": [image.model_dump() for image in images_of(site)],
+        "tenants": [
+            {"name": name, "keys": _keys(config, name), "quota": _quota(settings.quotas.get(name))}
+            for name in site.tenants
+        ],
+        "hosts": [
+            *(_host(config.name, site, name) for name in _watched_hosts(site)),
+            *(_external(name, server) for name, server in site.external.items()),
+        ],
+        "images": [_image(image) for image in images_of(site)],
         "desktops": [{"name": name, **desktop.model_dump()} for name, desktop in site.desktops.items()],
         "services": _services(site),
+        "pools": [_pool(pool, site) for pool in settings.pools],
     }
     return render(
         "viewer/viewer.toml.j2",
@@ -195,7 +212,18 @@ def _keys_of_hosts(config: HostConfig) -> dict[str, SecretStr]:
         keys[f"relay-{name}.key"] = secrets.relay_keys[name]
         if Group.SANDBOXES in watched.groups:
             keys[f"opensandbox-{name}.key"] = secrets.opensandbox_keys[name]
+    for name, server in config.site.external.items():
+        keys[f"opensandbox-{name}.key"] = secrets.given[server.key]
     return keys
+
+
+def _passwords(config: HostConfig) -> dict[str, SecretStr]:
+    """File -> password: the worker hands them to the host that pulls an image."""
+    return {
+        f"registry-{image.name}.key": config.secrets.given[image.registry.password]
+        for image in images_of(config.site)
+        if image.registry is not None
+    }
 
 
 def _host(control: str, site: Site, name: str) -> Mapping[str, Any]:
@@ -217,9 +245,58 @@ def _host(control: str, site: Site, name: str) -> Mapping[str, Any]:
         values |= {
             "opensandbox_url": f"http://127.0.0.1:{ports.opensandbox}" if here else node,
             "opensandbox_key_file": f"{SECRETS}/opensandbox-{name}.key",
-            "max_desktops": wanted.max_desktops,
+            **_room(wanted),
         }
     return values
+
+
+def _external(name: str, server: External) -> Mapping[str, Any]:
+    """An OpenSandbox server of somebody else's is reached by its URL and key alone."""
+    return {
+        "name": name,
+        "groups": [Group.SANDBOXES],
+        "external": True,
+        "opensandbox_url": server.url,
+        "opensandbox_key_file": f"{SECRETS}/opensandbox-{name}.key",
+        **_room(server),
+    }
+
+
+def _room(wanted: Host | External) -> Mapping[str, Any]:
+    return {
+        "max_desktops": wanted.max_desktops,
+        **_sizes(wanted.cpu, wanted.memory),
+        "max_creates": wanted.max_creates,
+        "labels": wanted.labels,
+    }
+
+
+def _quota(quota: Quota | None) -> Mapping[str, Any] | None:
+    return None if quota is None else {"desktops": quota.desktops, **_sizes(quota.cpu, quota.memory)}
+
+
+def _sizes(cpu: str | None, memory: str | None) -> Mapping[str, int | None]:
+    """As numbers to add up: thousandths of a core, and MiB."""
+    return {
+        "cpu_millis": None if cpu is None else cpu_millis(cpu),
+        "memory_mib": None if memory is None else memory_mib(memory),
+    }
+
+
+def _image(image: Image) -> Mapping[str, Any]:
+    values = image.model_dump()
+    if image.registry is not None:
+        values["registry_user"] = image.registry.user
+        values["registry_password_file"] = f"{SECRETS}/registry-{image.name}.key"
+    return values
+
+
+def _pool(pool: Pool, site: Site) -> Mapping[str, Any]:
+    return {
+        **pool.model_dump(exclude={"hosts", "max_age"}),
+        "hosts": hosts_of(pool, site),
+        "max_age_seconds": pool.max_age,
+    }
 
 
 def _services(site: Site) -> list[Mapping[str, Any]]:
@@ -248,14 +325,19 @@ def _hashed(key: ApiKey) -> dict[str, str]:
 
 
 def _toml(values: Mapping[str, Any]) -> dict[str, str]:
-    return {key: _value(value) for key, value in values.items()}
+    """What is None is left out: TOML has no word for it."""
+    return {_key(key): _value(value) for key, value in values.items() if value is not None}
+
+
+def _key(key: str) -> str:
+    return key if re.fullmatch(r"[A-Za-z0-9_-]+", key) else json.dumps(key)
 
 
 def _value(value: Any) -> str:
-    """A TOML value. Its strings, numbers and booleans are written as in JSON; tables inside a list are
-    inline."""
+    """A TOML value. Its strings, numbers and booleans are written as in JSON; tables inside a list or a table
+    are inline."""
     if isinstance(value, (list, tuple)):
         return "[" + ", ".join(_value(item) for item in value) + "]"
-    if isinstance(value, dict):
-        return "{" + ", ".join(f"{key} = {_value(item)}" for key, item in value.items()) + "}"
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{key} = {item}" for key, item in _toml(value).items()) + "}"
     return json.dumps(value, ensure_ascii=False)

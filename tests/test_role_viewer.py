@@ -23,11 +23,13 @@ from roles import viewer as viewer_role
 from roles import wheel
 from roles.facts import HasSystemd, Paths, UnitState, User
 from roles.facts import Unit as UnitFact
+from roles.firewall import rules
+from roles.preflight import Database, problems_of_database
 from roles.report import Report
 from tests.role_runner import RunRole, changes
 from tests.sites import FLEET, fleet_config, fleet_site, host_config
 from tests.soaking import examples
-from viewer.settings import Settings, load_settings
+from viewer.settings import PoolSettings, Quota, Settings, load_settings
 
 
 @pytest.fixture(autouse=True)
@@ -51,6 +53,9 @@ def fleet(name: str = "control1") -> HostConfig:
     return config.model_copy(update={"secrets": config.secrets.model_copy(update={"certificates": made})})
 
 
+CERTIFICATES = fleet().secrets.certificates
+
+
 def read(config: HostConfig, tmp_path: Path) -> Settings:
     file = tmp_path / "viewer.toml"
     file.write_text(viewer_role.viewer_toml(config))
@@ -71,6 +76,137 @@ def test_every_sandbox_and_desktop_host_is_reached_through_its_node(tmp_path: Pa
     assert {str(host.relay_key_file) for host in settings.hosts} == {
         f"/etc/deskfleet/secrets/viewer/relay-{name}.key" for name in ways
     }
+
+
+PLACEMENT: dict[str, Any] = {
+    "queue": 60,
+    "idle": 900,
+    "keep": {"sessions_days": 90, "events_days": 2},
+    "quotas": {"acme": {"desktops": 20, "cpu": 16, "memory": "32Gi"}},
+    "images": {
+        "any": False,
+        "own": {
+            "crm": {
+                "uri": "registry.example.com/crm:1", "entrypoint": ["/start", "it's \"quoted\""],
+                "cpu": "500m", "registry": {"user": "puller", "password": "CRM_PASSWORD"},
+            },
+            "jobs": {"uri": "registry.example.com/jobs:1", "entrypoint": ["/jobs"], "display": "none"},
+        },
+    },
+    "pools": [
+        {"image": "crm", "resolution": "1280x800", "size": 2, "memory": "1Gi"},
+        {"image": "jobs", "size": 1, "hosts": ["k8s"], "max_age": 600},
+    ],
+}  # fmt: skip
+K8S = {
+    "url": "https://k8s.example.com/opensandbox/", "key": "K8S_KEY", "max_desktops": 50, "cpu": 64,
+    "labels": {"example.com/zone": "a"},
+}  # fmt: skip
+
+
+def placed(
+    *, given: dict[str, str] | None = None, box1: dict[str, Any] | None = None, **settings: Any
+) -> HostConfig:
+    """The fleet with all that a site file says of placement."""
+    config = fleet()
+    data = fleet_site().model_dump(exclude_unset=True)
+    data["settings"] |= {**PLACEMENT, **settings}
+    data["hosts"]["box1"] |= box1 or {
+        "cpu": 8,
+        "memory": "16Gi",
+        "max_creates": 2,
+        "labels": {"disk": "fast"},
+    }
+    values = {"CRM_PASSWORD": "password-of-crm", "K8S_KEY": "key-of-k8s", **(given or {})}
+    secrets = config.secrets.model_copy(
+        update={"given": {name: SecretStr(one) for name, one in values.items()}}
+    )
+    return HostConfig(
+        name="control1", site=Site.model_validate({**data, "external": {"k8s": K8S}}), secrets=secrets
+    )
+
+
+def test_what_the_site_file_says_of_placement_reaches_the_control_plane(tmp_path: Path) -> None:
+    settings = read(placed(), tmp_path)
+    assert (settings.queue_seconds, settings.idle_seconds, settings.any_image) == (60, 900, False)
+    assert (settings.keep_sessions_days, settings.keep_events_days) == (90, 2)
+    assert settings.quota("acme") == Quota(desktops=20, cpu_millis=16_000, memory_mib=32_768)
+    assert settings.quota("main") == Quota()
+    rooms = {
+        one.name: (one.cpu_millis, one.memory_mib, one.max_creates, one.labels) for one in settings.hosts
+    }
+    assert rooms == {
+        "box1": (8000, 16_384, 2, {"disk": "fast"}),
+        "box2": (None, None, 3, {}),
+        "studio1": (None, None, 3, {}),
+        "k8s": (64_000, None, 3, {"example.com/zone": "a"}),
+    }
+    crm, jobs = settings.image("crm"), settings.image("jobs")
+    assert crm is not None
+    assert jobs is not None
+    assert (crm.cpu, crm.entrypoint, crm.registry_user) == ("500m", ("/start", 'it\'s "quoted"'), "puller")
+    assert str(crm.registry_password_file) == "/etc/deskfleet/secrets/viewer/registry-crm.key"
+    assert (jobs.display, jobs.registry_user, jobs.registry_password_file) == ("none", None, None)
+    assert settings.pools == (
+        PoolSettings(image="crm", resolution="1280x800", hosts=("box1", "box2"), size=2, memory="1Gi"),
+        PoolSettings(image="jobs", hosts=("k8s",), size=1, max_age_seconds=600),
+    )
+
+
+def test_external_server_is_an_address_and_a_key_and_no_machine_of_ours(tmp_path: Path) -> None:
+    config = placed()
+    (server,) = [host for host in read(config, tmp_path).hosts if host.external]
+    assert (server.groups, server.max_desktops, server.relay_url, server.server_name) == (
+        ("sandboxes",), 50, None, None,
+    )  # fmt: skip
+    assert server.opensandbox_url == "https://k8s.example.com/opensandbox"
+    assert str(server.opensandbox_key_file) == "/etc/deskfleet/secrets/viewer/opensandbox-k8s.key"
+    assert config.site.placed_on == ("box1", "box2", "k8s")
+    assert set(config.site.hosts_in(Group.SANDBOXES)) == {"box1", "box2"}
+    seen = Database(exists=True, live={"k8s": 3})
+    assert list(problems_of_database(seen, config, drop=[], elsewhere=None)) == []
+    assert "hook output" not in rules(config)  # nothing stands between the control host and the server
+
+
+def test_site_that_says_nothing_of_placement_leaves_it_to_the_control_plane(tmp_path: Path) -> None:
+    settings = read(fleet(), tmp_path)
+    assert (settings.queue_seconds, settings.idle_seconds, settings.any_image) == (300, None, True)
+    assert (settings.pools, settings.quota("acme")) == ((), Quota())
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"queue": 61}, {"idle": "none"}, {"keep": {"sessions_days": 90}}, {"quotas": {}}, {"pools": []},
+        {"images": {**PLACEMENT["images"], "any": True}}, {"box1": {"cpu": 9}},
+        {"box1": {"labels": {"a": "b"}}}, {"given": {"CRM_PASSWORD": "another"}},
+        {"given": {"K8S_KEY": "another"}},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_changed_placement_restarts_viewer_and_worker(run_role: RunRole, changed: dict[str, Any]) -> None:
+    def starts(config: HostConfig) -> list[str]:
+        steps = dict(run_role(viewer_role.viewer, facts=fresh(), config=config))
+        return [str(steps[f"Viewer | Run the {name}"]) for name in ("viewer", "worker")]
+
+    # Certificates are new each time.
+    before, same, after = (
+        one.model_copy(update={"secrets": one.secrets.model_copy(update={"certificates": CERTIFICATES})})
+        for one in (placed(), placed(), placed(**changed))
+    )
+    assert starts(before) == starts(same)
+    assert all(was != now for was, now in zip(starts(before), starts(after), strict=True))
+
+
+def test_keys_and_passwords_of_others_are_files_of_the_viewers_group(run_role: RunRole) -> None:
+    steps = dict(run_role(viewer_role.viewer, facts=fresh(), config=placed()))
+    for file, value in (("registry-crm.key", "password-of-crm"), ("opensandbox-k8s.key", "key-of-k8s")):
+        path = f"/etc/deskfleet/secrets/viewer/{file}"
+        commands = steps[f"Viewer | Write {file}"]
+        assert ("put", f"{path}.new", f"{value}\n") in commands
+        assert f"chown root:deskfleet-viewer {path}.new && chmod 640 {path}.new && mv -fT" in str(commands)
+    said = [one for _, commands in steps.items() for one in commands if isinstance(one, str)]
+    assert "password-of-crm" not in str(said) + viewer_role.viewer_toml(placed())
 
 
 # A little more than what a site file takes.
@@ -198,14 +334,14 @@ def test_control_host_gets_a_key_for_each_host_and_its_certificate_before_the_ch
 
 
 def test_keys_of_a_host_that_left_are_forgotten_and_nothing_else(run_role: RunRole) -> None:
-    listed = ["ca.pem", "host.pem", "opensandbox-box1.key", "opensandbox-gone.key", "relay-box1.key",
-              "relay-gone.key", "relay.key", "viewer.key"]  # fmt: skip
+    listed = ["ca.pem", "host.pem", "opensandbox-box1.key", "opensandbox-gone.key", "registry-gone.key",
+              "relay-box1.key", "relay-gone.key", "relay.key", "viewer.key"]  # fmt: skip
     held = viewer_role.HeldKeys().process(listed)
     steps = dict(run_role(viewer_role.viewer, facts={**fresh(), viewer_role.HeldKeys: held}, config=fleet()))
     removed = steps["Viewer | Forget keys of former hosts"]
     assert removed == [
         f"rm -f /etc/deskfleet/secrets/viewer/{name}"
-        for name in ("opensandbox-gone.key", "relay-gone.key", "relay.key")
+        for name in ("opensandbox-gone.key", "registry-gone.key", "relay-gone.key", "relay.key")
     ]
 
 
