@@ -31,6 +31,7 @@ from roles.lego import UNIT as LEGO
 from roles.lego import lego, needs_lego, no_lego
 from roles.opensandbox import no_opensandbox, opensandbox
 from roles.opensandbox import unit as opensandbox_unit
+from roles.own_images import login_of, no_own_images, own_images
 from roles.own_services import silent_services
 from roles.packages import no_packages, packages
 from roles.preflight import preflight
@@ -59,6 +60,7 @@ if host.data.get("deskfleet_state") == "absent":
     no_desktops(wanted=config.desktops)
     no_relay()
     no_opensandbox()
+    no_own_images()
     images(present=False)
     no_docker()
     no_firewall()
@@ -114,8 +116,10 @@ else:
         images(
             source=settings.images.source,
             registry=settings.images.registry,
-            names=tuple(image.name for image in images_of(site)),
+            names=tuple(image.name for image in images_of(site) if not image.is_own),
+            login=login_of(config),
         )
+        own_images(config=config)
     if on_sandboxes and "opensandbox" in chosen:
         opensandbox(
             settings=settings,

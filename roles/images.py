@@ -15,6 +15,7 @@ from collections.abc import Generator
 from pathlib import Path
 from typing import Literal
 
+from pydantic import SecretStr
 from pyinfra.api.arguments import ConnectorArguments
 from pyinfra.api.command import FileUploadCommand, QuoteString, StringCommand
 from pyinfra.api.deploy import deploy
@@ -26,6 +27,7 @@ from pyinfra.api.state import State
 from pyinfra.context import host
 from typing_extensions import override
 
+from inventory.models import Section
 from roles.files import tell
 
 Source = Literal["auto", "registry", "build"]
@@ -38,6 +40,8 @@ UPSTREAM_EXECD = "opensandbox/execd:v1.1.0"
 
 SOURCES = Path("templates/images")
 STORE = "/var/lib/deskfleet/images"
+LOGIN = f"{STORE}/login"
+"""While something is pulled from a registry that asks who is there: its password, and Docker's own notes."""
 OURS = (
     "deskfleet/base",
     "deskfleet/desktop",
@@ -83,6 +87,27 @@ class Told(StringCommand):
         return host.run_shell_command(
             self, print_output=True, print_input=state.print_input, **connector_arguments
         )
+
+
+class Login(Section):
+    """Who pulls from a registry."""
+
+    user: str
+    password: SecretStr
+
+
+def server_of(reference: str) -> str:
+    """The registry of an image, or of a prefix of images, by Docker's rule; "": Docker's own."""
+    first = reference.partition("/")[0]
+    is_server = "/" in reference and (first == "localhost" or "." in first or ":" in first)
+    return first if is_server else ""
+
+
+def login_files(login: Login) -> Generator[FileUploadCommand | StringCommand, None, None]:
+    """Puts the password where a script hands it to `docker login` by stdin, and removes it afterwards."""
+    yield StringCommand("rm", "-rf", LOGIN, "&&", "install", "-d", "-m", "700", LOGIN)
+    yield StringCommand("install", "-m", "600", "/dev/null", f"{LOGIN}/password")
+    yield FileUploadCommand(io.BytesIO(login.password.get_secret_value().encode()), f"{LOGIN}/password")
 
 
 def source_files(directory: Path) -> dict[str, tuple[bool, bytes]]:
@@ -136,7 +161,12 @@ def stale(
 
 @operation()
 def images_present(
-    *, names: tuple[str, ...], source: Source, registry: str, upstream_execd: str
+    *,
+    names: tuple[str, ...],
+    source: Source,
+    registry: str,
+    upstream_execd: str,
+    login: Login | None = None,
 ) -> Generator[FileUploadCommand | StringCommand, None, None]:
     """Brings every stale image up to date; asks the host one question and does nothing when all agree."""
     wanted = stale(host.get_fact(ImageSources), names=names, source=source, upstream_execd=upstream_execd)
@@ -149,10 +179,19 @@ def images_present(
     yield FileUploadCommand(io.BytesIO(archive(upstream_execd=upstream_execd)), packed)
     yield StringCommand("rm", "-rf", unpacked, "&&", "mkdir", unpacked)
     yield StringCommand("tar", "--extract", "--no-same-owner", f"--file={packed}", f"--directory={unpacked}")
+    words = []
+    if login is not None:
+        yield from login_files(login)
+        words = [
+            QuoteString(f"LOGIN={LOGIN}"),
+            QuoteString(f"REGISTRY_USER={login.user}"),
+            QuoteString(f"SERVER={server_of(f'{registry}/')}"),
+        ]
     yield Told(
         "env",
         QuoteString(f"REGISTRY={registry}"),
         QuoteString(f"EXECD={upstream_execd}"),
+        *words,
         f"{unpacked}/make-images",
         source,
         *wanted,
@@ -179,6 +218,7 @@ def images(
     registry: str | None = None,
     names: tuple[str, ...] = IMAGE_NAMES,
     upstream_execd: str = UPSTREAM_EXECD,
+    login: Login | None = None,
     present: bool = True,
 ) -> None:
     """Bring the host's images to what this checkout describes, or (present=False) remove ours only.
@@ -187,6 +227,7 @@ def images(
     the host; "auto" tries the registry if one is given and builds what it does not get.
     registry: prefix of image references without a trailing slash, such as `registry.example.com/deskfleet`.
     names: which desktops' images (what they build on comes along by itself).
+    login: whom that registry lets pull; None: anybody.
     upstream_execd: OpenSandbox's own execd image; used where it can be pulled, else our stand-in.
     """
     if not present:
@@ -203,4 +244,5 @@ def images(
         source=source,
         registry=registry or "",
         upstream_execd=upstream_execd,
+        login=login if source != "build" else None,
     )

@@ -43,11 +43,12 @@ def lay_out(store: Path, *, sources: Path = SOURCES) -> Path:
 
 
 def make_images(
-    daemon: OwnDocker, program: Path, *arguments: str, registry: str = ""
+    daemon: OwnDocker, program: Path, *arguments: str, registry: str = "", login: dict[str, str] | None = None
 ) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         daemon.enter(str(program), *arguments),
-        env={**daemon.env, "REGISTRY": registry, "EXECD": ""}, text=True, capture_output=True, check=False,
+        env={**daemon.env, "REGISTRY": registry, "EXECD": "", **(login or {})},
+        text=True, capture_output=True, check=False,
     )  # fmt: skip
 
 

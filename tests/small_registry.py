@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import gzip
 import hashlib
 import io
@@ -58,15 +59,26 @@ def served_files(saved: bytes, reference: str) -> dict[str, tuple[str, bytes]]:
 
 
 @contextmanager
-def small_registry(daemon: OwnDocker, saved: bytes, reference: str) -> Iterator[str]:
+def small_registry(
+    daemon: OwnDocker, saved: bytes, reference: str, *, login: str | None = None
+) -> Iterator[str]:
     """Serves the image beside the daemon, and yields the registry's address there.
+
+    login: `user:password` of the only one who may pull; None: anybody may.
 
     On the daemon's own loopback, because Docker speaks plain HTTP to no other address unless told to.
     """
     files = served_files(saved, reference)
+    wanted = login and f"Basic {base64.b64encode(login.encode()).decode()}"
 
     class Answers(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
+            if wanted and self.headers["Authorization"] != wanted:
+                self.send_response(401)
+                self.send_header("WWW-Authenticate", 'Basic realm="small"')
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+                return
             kind, content = files.get(
                 self.path, ("application/json", b'{"errors":[{"code":"MANIFEST_UNKNOWN"}]}')
             )

@@ -21,6 +21,7 @@ from pyrage.x25519 import Identity
 
 from inventory.models import Secrets
 from inventory.secrets import load_secrets, text_of
+from inventory.site_file import load_site
 from tests.sites import ALL_GROUPS, LAYOUTS, fleet_site, laid_out, secret_words, secrets
 from tests.sites import FLEET as SITE_HOSTS
 
@@ -66,6 +67,12 @@ for _members in (edge, control, sandboxes, desktops):
     for _, _data in _members:
         _data.update(_FAKE)
 """
+CRM = {
+    "uri": "registry.example.com/crm:1",
+    "entrypoint": ["/start"],
+    "registry": {"user": "puller", "password": "CRM_PASSWORD"},
+}
+GIVEN = {"CRM_PASSWORD": "password-for-crm", "K8S_KEY": "key-for-k8s"}
 SSH_SITE = """
 hosts:
   here: {groups: [edge, control], connect: {address: 10.0.0.5}}
@@ -89,6 +96,8 @@ def lay_out(tmp_path: Path) -> Path:
     (tmp_path / "plain.py").write_text(ONE_HOST)
     (tmp_path / "fleet.py").write_text(FLEET)
     site = fleet_site().model_dump(mode="json", exclude_unset=True)
+    site["settings"]["images"] = {"own": {"crm": CRM}}
+    site["external"] = {"k8s": {"url": "https://k8s.example.com", "key": "K8S_KEY"}}
     (tmp_path / "fleet.yml").write_text(yaml.safe_dump(site))
     return tmp_path
 
@@ -101,7 +110,7 @@ def pyinfra(
     env: Mapping[str, str] | None = None,
 ) -> subprocess.CompletedProcess[str]:
     inherited = {key: value for key, value in os.environ.items() if not key.startswith("DESKFLEET")}
-    env = {**inherited, **(env or {})}
+    env = {**inherited, **GIVEN, **(env or {})}
     env |= {"PYINFRA_FAKE_DELAY": "0", "PYINFRA_FAKE_DELAY_JITTER": "0", "DESKFLEET_AGE_IDENTITY": identity}
     if site:
         env["DESKFLEET_SITE"] = site
@@ -219,7 +228,9 @@ class Typed:
 @pytest.mark.parametrize("inventory", ["plain.py", "fleet.py"])
 def test_no_secret_shows_however_loud(typed: Typed, inventory: str, flags: tuple[str, ...]) -> None:
     done = typed.roll_out(inventory, *flags)
-    assert_no_secret_in(done, secrets() if inventory == "plain.py" else made_secrets(typed.checkout, "fleet"))
+    made = secrets() if inventory == "plain.py" else made_secrets(typed.checkout, "fleet")
+    assert inventory == "plain.py" or made.given.keys() == GIVEN.keys()
+    assert_no_secret_in(done, made)
 
 
 def test_whole_roll_out_says_what_changes(typed: Typed) -> None:
@@ -281,7 +292,8 @@ PHASES: list[dict[str, set[str]]] = [
     {role: set(SITE_HOSTS) for role in ("Foundation", "Python", "Supervision", "Viewer wheel")},
     {"Firewall": set(SITE_HOSTS)},
     {
-        **dict.fromkeys(("Docker", "Install what images are built with", "Images", "OpenSandbox"), BOXES),
+        **dict.fromkeys(("Docker", "Install what images are built with", "Images"), BOXES),
+        **dict.fromkeys(("Own images", "OpenSandbox"), BOXES),
         "Relay": BOXES | DESKS,
         **dict.fromkeys(("KasmVNC", "Desktops"), DESKS),
     },
@@ -335,7 +347,9 @@ def test_only_a_roll_out_costs_a_host_that_left_its_keys(
     checkout: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(checkout)
-    load_secrets(fleet_site(), site_file=checkout / "fleet.yml")
+    for name, value in GIVEN.items():
+        monkeypatch.setenv(name, value)
+    load_secrets(load_site(checkout / "fleet.yml"), site_file=checkout / "fleet.yml")
     kept = checkout / ".local" / "secrets-fleet.yml"
     before = kept.read_bytes()
     site = yaml.safe_load((checkout / "fleet.yml").read_text())

@@ -13,7 +13,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from roles.images import EXECD_IMAGE, SOURCES, source_hash
+from roles.images import EXECD_IMAGE, SOURCES, server_of, source_hash
 from tests.framebuffer import VNC_AUTH, Refused, dial, first_frame, log_in, offered_security
 from tests.hosts.own_docker import OwnDocker, own_dockerd
 from tests.image_host import PASSWORD, Desktop, eventually, lay_out, make_images, served_page
@@ -160,15 +160,45 @@ def saved_image(host: OwnDocker, source: str) -> bytes:
     return saved.stdout
 
 
-def test_registry_image_is_pulled_by_the_hash_of_its_sources(
-    host: OwnDocker, newer_chrome: tuple[Path, str]
+def logged_in(folder: Path) -> dict[str, str]:
+    """What the scripts are told of who pulls."""
+    (folder / "login").mkdir()
+    (folder / "login" / "password").write_text("hunter2")
+    return {"LOGIN": str(folder / "login"), "REGISTRY_USER": "puller"}
+
+
+def pull_own(host: OwnDocker, image: str, folder: Path) -> str:
+    """Pull one of the operator's own images as a roll-out does; returns the note of it."""
+    values = {**logged_in(folder), "SERVER": server_of(image), "IMAGE": image, "STAMP": "s"}
+    notes = folder / "own"
+    subprocess.run(
+        host.enter("sh", "-c", Path("templates/own_images/pull.sh").read_text()),
+        env={**host.env, **values, "NOTES": str(notes)}, check=True, capture_output=True,
+    )  # fmt: skip
+    return notes.read_text()
+
+
+def test_registry_image_is_pulled_by_the_hash_of_its_sources_and_an_own_one_by_its_name(
+    host: OwnDocker, newer_chrome: tuple[Path, str], tmp_path: Path
 ) -> None:
+    """From a registry that wants to know who pulls."""
     program, source = newer_chrome
-    with small_registry(host, saved_image(host, source), f"chrome:{source[:16]}") as registry:
-        done = make_images(host, program, "registry", "chrome", registry=registry)
+    saved, reference = saved_image(host, source), f"chrome:{source[:16]}"
+    with small_registry(host, saved, reference, login="puller:hunter2") as registry:
+        refused = make_images(host, program, "registry", "chrome", registry=registry)
+        assert "pulling chrome failed: Error" in refused.stderr
+        login = logged_in(tmp_path)
+        done = make_images(
+            host, program, "registry", "chrome", registry=registry, login={**login, "SERVER": registry}
+        )
+        own = pull_own(host, f"{registry}/{reference}", tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
     assert label(host, "deskfleet/chrome", "org.deskfleet.source") == source
+    assert own.startswith("pulled ")
+    host.docker("image", "rm", f"{registry}/{reference}")
     assert registry not in host.docker("image", "ls").stdout
+    assert not Path(login["LOGIN"]).exists()
+    assert "hunter2" not in done.stdout
 
 
 def test_registry_image_of_other_sources_is_refused(host: OwnDocker, newer_chrome: tuple[Path, str]) -> None:
