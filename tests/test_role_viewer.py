@@ -29,7 +29,8 @@ from roles.report import Report
 from tests.role_runner import RunRole, changes
 from tests.sites import FLEET, fleet_config, fleet_site, host_config
 from tests.soaking import examples
-from viewer.settings import PoolSettings, Quota, Settings, load_settings
+from viewer.resources import Quota
+from viewer.settings import PoolSettings, Settings, load_settings
 
 
 @pytest.fixture(autouse=True)
