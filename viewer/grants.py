@@ -40,9 +40,10 @@ Target = Annotated[PublishedPort | DesktopSocket, Field(discriminator="kind")]
 class Grant(Frozen):
     """One permission. `stream`: open a stream to `target`; `content`: read the web client of `target` (a
     DesktopSocket) or open its WebSocket; `probe`: wait for the first real frame; `manage`: list and close
-    streams (no target)."""
+    streams (no target); `hostwatch`: read what the host's hostwatch, which shares the relay's key, says of
+    our containers (no target)."""
 
-    purpose: Literal["stream", "content", "probe", "manage"]
+    purpose: Literal["stream", "content", "probe", "manage", "hostwatch"]
     session_id: str = ""
     tenant_id: str = ""
     principal: str = ""

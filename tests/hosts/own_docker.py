@@ -190,10 +190,27 @@ def _launch(daemon: OwnDocker) -> None:
     containerd = _spawn(daemon, "containerd", f"--config={daemon.run_dir}/containerd.toml")
     _wait_until(lambda: (daemon.run_dir / "containerd.sock").exists(), daemon, containerd, deadline)
     (daemon.run_dir / "daemon.json").write_text("{}")
-    dockerd = _spawn(daemon, *_dockerd_command(daemon))
-    _wait_until(lambda: is_answering(daemon), daemon, dockerd, deadline)
+    start_dockerd(daemon, deadline)
     # dockerd sets the namespace's FORWARD policy to DROP; the machine's tests come in by the veth pair.
     _run(*daemon.enter("iptables", "-I", "DOCKER-USER", "-i", "dfe", "-j", "ACCEPT"))
+
+
+def start_dockerd(daemon: OwnDocker, deadline: float | None = None) -> None:
+    """Start it, or start it again after `kill_dockerd`; it answers when this returns."""
+    dockerd = _spawn(daemon, *_dockerd_command(daemon))
+    until = deadline or time.monotonic() + START_SECONDS
+    _wait_until(lambda: is_answering(daemon), daemon, dockerd, until)
+
+
+def kill_dockerd(daemon: OwnDocker) -> None:
+    """kill -9 of dockerd alone; containerd and the containers stay."""
+    main = [int((daemon.run_dir / "dockerd.pid").read_text())]
+    _signal(main, signal.SIGKILL)
+    _wait_gone(main, seconds=20)
+    for process in _spawned:
+        if process.pid in main:
+            # Until its last thread is gone it holds the number in its pid file, and a new one won't start.
+            process.wait(20)
 
 
 def _spawn(daemon: OwnDocker, *command: str) -> subprocess.Popen[bytes]:

@@ -1,0 +1,1 @@
+"""Hostwatch: says what Docker knows of our own containers on its host, and changes nothing."""
