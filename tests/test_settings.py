@@ -88,6 +88,7 @@ def test_unknown_key_of_a_host_offers_the_hosts_keys(tmp_path: Path) -> None:
         ({"groups": []}, "groups: tuple should have at least 1 item"),
         ({"server_name": "here.deskfleet.internal"}, "relay_url of host here must begin with https://"),
         ({"relay_url": "https://10.0.0.5:8443"}, "relay_url of host here must begin with http://"),
+        ({"hostwatch_url": "https://10.0.0.5:8443"}, "hostwatch_url of host here must begin with http://"),
         ({"relay_url": "http://10.0.0.5:8443/x"}, "relay_url: string should match pattern"),
     ],
 )

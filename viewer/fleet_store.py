@@ -11,11 +11,11 @@ from sqlalchemy import ColumnElement, Select, delete, func, select
 from sqlalchemy.orm import Session as OrmSession
 
 from viewer.database import Database
+from viewer.hostwatch.answers import HostReport
 from viewer.model import (
     POOL_TENANT,
     Display,
     Frozen,
-    HostReport,
     HostStatus,
     Kind,
     Resolution,
@@ -377,7 +377,7 @@ def _view(row: HostRow) -> HostView:
         status=HostStatus(row.status),
         detail=row.detail,
         is_draining=row.is_draining,
-        images=None if report is None else frozenset(report.images),
+        images=None if report is None else frozenset(report.image_tags),
     )
 
 

@@ -8,10 +8,10 @@ from datetime import datetime, timedelta
 from pydantic import Field
 
 from viewer.fleet_store import HostRecord
+from viewer.hostwatch.answers import HostReport
 from viewer.model import (
     DesktopBackend,
     Frozen,
-    HostReport,
     HostStatus,
     Principal,
     Role,
@@ -161,7 +161,7 @@ def _for_eyes_of(who: Principal, detail: str | None, host: HostSettings) -> str 
     """Sentences of the worker name addresses, which only admins are shown."""
     if detail is None or who.role.covers(Role.ADMIN):
         return detail
-    for url in (host.opensandbox_url, host.relay_url):
+    for url in (host.opensandbox_url, host.relay_url, host.hostwatch_url):
         if url is not None:
             for word in (" to ", " from ", " at "):
                 detail = detail.replace(f"{word}{url}", "")

@@ -20,6 +20,8 @@ from viewer import metrics, reconcile
 from viewer.credentials import SealBroken, new_vnc_password, open_order, open_password, seal_password
 from viewer.fleet_store import STARTING, FleetStore
 from viewer.grants import PublishedPort
+from viewer.host_events import last_lines
+from viewer.hostwatch_client import HostwatchClient
 from viewer.model import Display, HostStatus, Session, Status, utcnow
 from viewer.order import ImageAuth, Order
 from viewer.placement import UNREACHABLE, Capacity, lacks
@@ -84,18 +86,20 @@ class EndWanted(Exception):
 
 @dataclass(frozen=True)
 class HostLink:
-    """What reaches one sandbox host: its OpenSandbox server and its relay."""
+    """What reaches one sandbox host: its OpenSandbox server, its relay and, where it has one, hostwatch."""
 
     name: str
     sandboxes: SandboxHost
     relay: RelayClient | None
     """None on an external host: nothing there can be watched."""
     capacity: Capacity
+    hostwatch: HostwatchClient | None = None
 
     def close(self) -> None:
         self.sandboxes.close()
-        if self.relay is not None:
-            self.relay.close()
+        for client in (self.relay, self.hostwatch):
+            if client is not None:
+                client.close()
 
 
 class Lifecycle:
@@ -389,7 +393,8 @@ class Lifecycle:
 
     def last_words(self, host: str, sandbox_id: str, what_happened: str) -> str:
         """`what_happened` with the end of the container's log, if there is one to be had."""
-        said = self._links[host].sandboxes.log_tail(sandbox_id)
+        link = self._links[host]
+        said = last_lines(link.hostwatch, link.sandboxes, sandbox_id)
         sentence = what_happened.rstrip(".")
         return f"{sentence}; it said last: {' | '.join(said)}"[:600] if said else sentence
 

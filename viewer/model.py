@@ -173,19 +173,5 @@ class Session(Frozen):
         return since + timedelta(seconds=self.idle_seconds)
 
 
-class HostReport(Frozen):
-    """What a host's hostwatch says of it. Sizes in bytes; load over one minute; images: tags on it."""
-
-    at: datetime
-    load: float = Field(ge=0)
-    cpus: int = Field(ge=1)
-    memory_total: int = Field(ge=0)
-    memory_available: int = Field(ge=0)
-    disk_total: int = Field(ge=0)
-    disk_free: int = Field(ge=0)
-    images: tuple[str, ...] = Field(default=(), max_length=500)
-    docker_version: str | None = None
-
-
 def utcnow() -> datetime:
     return datetime.now(UTC)

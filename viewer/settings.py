@@ -80,6 +80,8 @@ class HostSettings(Frozen):
     relay_key_file: Path | None = None
     opensandbox_url: BaseUrl | None = None
     opensandbox_key_file: Path | None = None
+    hostwatch_url: Url | None = None
+    """It shares the relay's key. None: events hurry nothing, and the host says nothing of itself."""
     server_name: HostName | None = None
     external: bool = False
     max_desktops: int = Field(default=0, ge=0)
@@ -125,6 +127,8 @@ class HostSettings(Frozen):
                 f"host {self.name} is not in sandboxes; remove opensandbox_url, opensandbox_key_file and"
                 " max_desktops, or add the group"
             )
+        if not self.holds_sandboxes and self.hostwatch_url is not None:
+            raise ValueError(f"host {self.name} is not in sandboxes; remove hostwatch_url, or add the group")
         return self
 
     @model_validator(mode="after")
@@ -136,7 +140,12 @@ class HostSettings(Frozen):
                 raise ValueError(f"opensandbox_url of host {self.name} must begin with https://")
             return self
         scheme = "http://" if self.server_name is None else "https://"
-        for key, url in (("relay_url", self.relay_url), ("opensandbox_url", self.opensandbox_url)):
+        urls = {
+            "relay_url": self.relay_url,
+            "opensandbox_url": self.opensandbox_url,
+            "hostwatch_url": self.hostwatch_url,
+        }
+        for key, url in urls.items():
             if url is not None and not url.startswith(scheme):
                 rule = "without server_name" if self.server_name is None else "with server_name"
                 raise ValueError(f"{key} of host {self.name} must begin with {scheme} {rule}")

@@ -231,7 +231,7 @@ class HostRow(Base):
     certificate_ends: Mapped[datetime | None]
     is_draining: Mapped[bool] = mapped_column(server_default=false())
     report: Mapped[dict[str, object] | None]
-    """What its hostwatch said last: `viewer.model.HostReport`."""
+    """What its hostwatch said last: `viewer.hostwatch.answers.HostReport`."""
 
 
 class ApiKeyRow(Base):

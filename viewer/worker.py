@@ -27,6 +27,9 @@ from viewer import logs, metrics, reconcile
 from viewer.chores import Chores
 from viewer.fleet_store import DeclaredDesktop, FleetStore
 from viewer.grants import DesktopSocket
+from viewer.host_events import HostEvents, HostReports
+from viewer.hostwatch.answers import HostReport
+from viewer.hostwatch_client import HostwatchClient
 from viewer.lifecycle import BLANK, HostLink, Lifecycle
 from viewer.model import Display, HostStatus, Session, Status, utcnow
 from viewer.nodes import CERTIFICATE_WARNING
@@ -35,7 +38,7 @@ from viewer.pool import PoolKeeper
 from viewer.relay.answers import ProbeOutcome, ProbeResult, StreamInfo
 from viewer.relay_client import RelayClient, RelayUnreachable
 from viewer.sandbox_hosts import HostRefused, HostUnreachable, Sandbox, SandboxHost
-from viewer.settings import DesktopSettings, Settings, SettingsError, load_settings
+from viewer.settings import DesktopSettings, HostSettings, Settings, SettingsError, load_settings
 from viewer.store import Store
 from viewer.transitions import IllegalTransition
 
@@ -54,6 +57,8 @@ NO_CONTENT_DOMAIN = (
 )
 STOP_SECONDS = 8.0
 """How long work in hand may take after SIGTERM; what is cut off is taken up by the next worker."""
+REPORT_SECONDS = 15.0
+"""How often at most a host that answers is asked how it is doing."""
 PURGE_SECONDS = 3600.0
 
 
@@ -62,6 +67,7 @@ END = "session end "
 SANDBOX = "sandbox "
 DESKTOP = "desktop "
 WISH = "session wish "
+REPORT = "report of "
 
 
 class RelayWatch:
@@ -179,6 +185,7 @@ class HostWatch(RelayWatch):
         self._policy = policy
         self._memory = reconcile.Memory()
         self._reported: set[str] = set()
+        self._reports = HostReports(link.name, link.hostwatch, self._note_report)
 
     def look(self) -> None:
         # First, so that access ends on time also where the sandbox server is silent.
@@ -196,6 +203,7 @@ class HostWatch(RelayWatch):
             return
         # Without its relay sandboxes run, but nobody sees them: the host is there, and says what it lacks.
         self._say(HostStatus.OK, silence)
+        self._chores.start(REPORT + self._name, self._reports.ask, pause=REPORT_SECONDS)
         # After the list: whatever it shows has its row by now, because rows are written first.
         rows = self._fleet.on_host(self._name)
         verdict = reconcile.compare(
@@ -215,6 +223,11 @@ class HostWatch(RelayWatch):
         for action in verdict.actions:
             self._act(action)
         metrics.compared(self._name)
+
+    def _note_report(self, name: str, report: HostReport) -> None:
+        """What the host says of itself is placement's, the metrics' and the admins'."""
+        metrics.host_condition(name, load=report.load_1m, disk_free_bytes=report.disk_free)
+        self._fleet.record_host_report(name, report)
 
     def _sessions_named_by(self, listed: list[Sandbox], rows: list[Session]) -> dict[str, Session]:
         """The sessions of sandboxes that are no live row's own; for most lists there are none to look for."""
@@ -387,6 +400,11 @@ class Worker:
         self._pools = PoolKeeper(self._fleet, settings, self._lifecycle)
         self._keep_events = timedelta(days=settings.keep_events_days)
         self._keep_sessions = timedelta(days=settings.keep_sessions_days)
+        self._events = [
+            HostEvents(name, link.hostwatch, self._watches[name].poke)
+            for name, link in self._links.items()
+            if link.hostwatch is not None
+        ]
         self._purge_at = 0.0
 
     def run(self, stop: threading.Event) -> None:
@@ -398,6 +416,8 @@ class Worker:
         ]
         for thread in threads:
             thread.start()
+        for events in self._events:
+            events.start(stop)
         while not stop.is_set():
             # Marked before the table is read, so that no change falls between reading and waiting.
             mark = self._store.mark()
@@ -519,7 +539,14 @@ def links_of(settings: Settings, relays: Mapping[str, RelayClient]) -> Iterator[
             ),
             relay=relays.get(host.name),
             capacity=capacity_of(host),
+            hostwatch=_hostwatch_of(host, settings),
         )
+
+
+def _hostwatch_of(host: HostSettings, settings: Settings) -> HostwatchClient | None:
+    if host.hostwatch_url is None:
+        return None
+    return HostwatchClient(host.name, url=host.hostwatch_url, key=host.relay_key(), node=settings.node(host))
 
 
 @contextmanager

@@ -20,8 +20,9 @@ from aiohttp import ClientSession
 from pydantic import SecretStr
 
 from tests.canaries import assert_nowhere
+from tests.hostwatch_process import running_hostwatch
 from tests.real_opensandbox import RealOpenSandbox
-from tests.relay_process import RelayProcess
+from tests.relay_process import RelayProcess, free_port
 from tests.worker.fleet import CannedSocketDesktop, Fleet, LossyWire
 from viewer import reconcile
 from viewer.chores import Chores
@@ -317,6 +318,30 @@ def test_killed_container_is_an_error_and_a_removed_one_terminates(fleet: Fleet)
     assert "exited with code 137" in failed.error_message
     assert fleet.wait_for(removed, Status.TERMINATED).status_reason == "the container is gone"
     fleet.wait_for_containers([])
+
+
+def test_hostwatch_has_a_container_that_dies_or_goes_noticed_within_two_seconds(
+    tmp_path: Path, server: RealOpenSandbox, relay: RelayProcess
+) -> None:
+    """Without it a container must be missing from two polls, which lie more than two seconds apart."""
+    port, docker = free_port(), server.daemon.docker
+    with (
+        Fleet(tmp_path, server, relay, hostwatch_url=f"http://127.0.0.1:{port}") as fleet,
+        running_hostwatch(
+            tmp_path, socket=server.daemon.socket, fleet_id=fleet.fleet_id, key=relay.key, port=port
+        ),
+    ):
+        fleet.start()
+        rows = [fleet.create(), fleet.create()]
+        killed, removed = (fleet.wait_for(row, Status.RUNNING) for row in rows)
+        assert "its events are being read" in fleet.log.read_text()
+        time.sleep(1.5)  # what their starts have hurried is over
+        docker("rm", "--force", fleet.server.container_of(removed.sandbox_id or ""))
+        fleet.wait_for(removed, Status.TERMINATED, seconds=2)
+        docker("kill", fleet.server.container_of(killed.sandbox_id or ""))
+        failed = fleet.wait_for(killed, Status.ERROR, seconds=2)
+        assert "exited with code 137" in (failed.error_message or "")
+        fleet.wait_for_containers([])
 
 
 def test_paused_container_is_shown_as_paused(fleet: Fleet) -> None:
