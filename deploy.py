@@ -25,6 +25,8 @@ from roles.files import barrier
 from roles.firewall import firewall, no_firewall
 from roles.former import former
 from roles.foundation import foundation, no_foundation
+from roles.hostwatch import hostwatch, no_hostwatch
+from roles.hostwatch import unit as hostwatch_unit
 from roles.images import EXECD_IMAGE, HOST_PACKAGES, images
 from roles.kasmvnc import kasmvnc
 from roles.lego import UNIT as LEGO
@@ -59,6 +61,7 @@ if host.data.get("deskfleet_state") == "absent":
     no_viewer()
     no_desktops(wanted=config.desktops)
     no_relay()
+    no_hostwatch()
     no_opensandbox()
     no_own_images()
     images(present=False)
@@ -96,6 +99,7 @@ else:
     )
     if (
         (has_relay and "relay" in chosen)
+        or (on_sandboxes and "hostwatch" in chosen)
         or (on_control and "viewer" in chosen)
         or (on_edge and "check" in chosen)
     ):
@@ -127,6 +131,8 @@ else:
             execd_image=EXECD_IMAGE,
             network=NETWORK,
         )
+    if on_sandboxes and "hostwatch" in chosen:
+        hostwatch(settings=settings, key=secrets.relay_keys[config.name], fleet_id=secrets.fleet_id)
     if has_relay and "relay" in chosen:
         relay(settings=settings, key=secrets.relay_keys[config.name])
     if on_desktops and "desktops" in chosen:
@@ -164,6 +170,7 @@ else:
         name="Start what was stopped",
         units=(
             *((opensandbox_unit(ports.opensandbox),) if on_sandboxes and "opensandbox" in chosen else ()),
+            *((hostwatch_unit(ports.hostwatch),) if on_sandboxes and "hostwatch" in chosen else ()),
             *((relay_unit(ports.relay),) if has_relay and "relay" in chosen else ()),
             *(desktop_unit(name) for name in config.desktops if "desktops" in chosen),
             *((viewer_unit(ports.viewer), WORKER) if on_control and "viewer" in chosen else ()),

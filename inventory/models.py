@@ -213,6 +213,7 @@ class Ports(Section):
 
     opensandbox: HighPort = 8080
     relay: HighPort = 8070
+    hostwatch: HighPort = 8050
     viewer: HighPort = 8060
     node: HighPort = 8443
     sandboxes: tuple[HighPort, HighPort] = (40000, 40999)
@@ -220,7 +221,8 @@ class Ports(Section):
     @model_validator(mode="after")
     def ports_are_unique(self) -> Ports:
         named = {
-            "opensandbox": self.opensandbox, "relay": self.relay, "viewer": self.viewer, "node": self.node,
+            "opensandbox": self.opensandbox, "relay": self.relay, "hostwatch": self.hostwatch,
+            "viewer": self.viewer, "node": self.node,
         }  # fmt: skip
         owners: dict[int, str] = {}
         for name, port in named.items():
@@ -508,7 +510,7 @@ class Settings(Section):
     @model_validator(mode="after")
     def edge_has_a_port_of_its_own(self) -> Settings:
         ports = self.ports
-        if self.port in (ports.opensandbox, ports.relay, ports.viewer, ports.node):
+        if self.port in (ports.opensandbox, ports.relay, ports.hostwatch, ports.viewer, ports.node):
             raise wrong(
                 "edge_port", f"edge_port {self.port} is also the port of a service; give each its own"
             )

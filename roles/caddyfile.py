@@ -23,6 +23,7 @@ OWN_CERTIFICATE, OWN_KEY = f"{TLS}/own.pem", f"{TLS}/own.key"
 
 _RELAY_API = ("/probe/*", "/streams", "/streams/*", "/healthz")
 _OPENSANDBOX_API = ("/v1/*", "/health", "/version")
+_HOSTWATCH_API = ("/hostwatch/*",)
 # Asked for once, a WebSocket goes on, whatever becomes of its maker: it has to come back and be asked for
 # again. Caddy joins one with any service, `websocket` or not.
 _SERVICE = ("stream_timeout 1h",)
@@ -226,7 +227,11 @@ def _from_control(config: HostConfig) -> tuple[NodeRoute, ...]:
     relay = NodeRoute(asker=asker, paths=_RELAY_API, upstream=_loopback(ports.relay))
     if Group.SANDBOXES not in config.host.groups:
         return (relay,)
-    return (NodeRoute(asker=asker, paths=_OPENSANDBOX_API, upstream=_loopback(ports.opensandbox)), relay)
+    return (
+        NodeRoute(asker=asker, paths=_OPENSANDBOX_API, upstream=_loopback(ports.opensandbox)),
+        NodeRoute(asker=asker, paths=_HOSTWATCH_API, upstream=_loopback(ports.hostwatch)),
+        relay,
+    )
 
 
 def _service_nodes(config: HostConfig) -> tuple[NodeSite, ...]:

@@ -9,7 +9,8 @@ from collections.abc import Mapping, Sequence
 from pyinfra.api.exceptions import PyinfraError
 
 ROLES = (
-    "firewall", "docker", "images", "opensandbox", "relay", "desktops", "viewer", "lego", "caddy", "check",
+    "firewall", "docker", "images", "opensandbox", "hostwatch", "relay", "desktops", "viewer", "lego",
+    "caddy", "check",
 )  # fmt: skip
 """In the order of the deploy. What they all stand on (directories, Python, supervision) always runs."""
 

@@ -247,7 +247,7 @@ def _own_ports(config: HostConfig) -> list[str]:
         for service in config.site.services or ()
         if isinstance(service, OwnService) and service.host == config.name
     }
-    single = sorted({ports.opensandbox, ports.relay, ports.viewer, ports.node, *own})
+    single = sorted({ports.opensandbox, ports.relay, ports.hostwatch, ports.viewer, ports.node, *own})
     first, last = ports.sandboxes
     return [*(str(port) for port in single if not first <= port <= last), f"{first}-{last}"]
 

@@ -11,7 +11,7 @@ from pyinfra.api.operation import operation
 from pyinfra.context import host
 
 from inventory.models import Group, HostConfig
-from roles import lego, opensandbox, relay, viewer
+from roles import hostwatch, lego, opensandbox, relay, viewer
 from roles.choice import Chosen
 from roles.docker import no_network
 from roles.facts import Paths
@@ -21,6 +21,7 @@ from roles.units import no_unit
 _MARKS = {
     "viewer": (viewer.CONFIG, viewer.SECRETS),
     "opensandbox": (opensandbox.CONFIG,),
+    "hostwatch": (hostwatch.CONFIG, hostwatch.SECRETS),
     "relay": (relay.CONFIG, relay.SECRETS),
     "lego": (lego.SECRETS,),
 }
@@ -36,6 +37,8 @@ def former(*, config: HostConfig, chosen: Chosen) -> None:
     left = [role for role in unwanted if any(path in found for path in _MARKS[role])]
     if "viewer" in left:
         former_viewer()
+    if "hostwatch" in left:
+        hostwatch.no_hostwatch()
     if "opensandbox" in left:
         former_opensandbox()
     if "relay" in left:
@@ -49,6 +52,7 @@ def _unwanted(config: HostConfig) -> list[str]:
     wanted = {
         "viewer": Group.CONTROL in groups,
         "opensandbox": Group.SANDBOXES in groups,
+        "hostwatch": Group.SANDBOXES in groups,
         "relay": bool(groups & {Group.SANDBOXES, Group.DESKTOPS}),
         # On the edge the deploy itself parts with it, after Caddy.
         "lego": Group.EDGE in groups,

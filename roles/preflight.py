@@ -332,6 +332,7 @@ def _ports(config: HostConfig) -> dict[int, str | None]:
         wanted[ports.relay] = "ports.relay"
     if Group.SANDBOXES in groups:
         wanted[ports.opensandbox] = "ports.opensandbox"
+        wanted[ports.hostwatch] = "ports.hostwatch"
     return wanted | dict.fromkeys(_ports_off_loopback(config), "ports.node")
 
 

@@ -245,6 +245,7 @@ def _host(control: str, site: Site, name: str) -> Mapping[str, Any]:
         values |= {
             "opensandbox_url": f"http://127.0.0.1:{ports.opensandbox}" if here else node,
             "opensandbox_key_file": f"{SECRETS}/opensandbox-{name}.key",
+            "hostwatch_url": f"http://127.0.0.1:{ports.hostwatch}" if here else node,
             **_room(wanted),
         }
     return values

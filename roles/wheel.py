@@ -1,5 +1,5 @@
-"""Our own wheel: built on the operator's machine when its sources changed, installed where viewer or relay
-run."""
+"""Our own wheel: built on the operator's machine when its sources changed, installed where viewer, relay
+or hostwatch run."""
 
 from __future__ import annotations
 

@@ -156,6 +156,7 @@ class CaddyFleet:
         ports = {
             "opensandbox": free_port(),
             "relay": free_port(),
+            "hostwatch": free_port(),
             "viewer": free_port(),
             "node": self.node_port,
         }
@@ -189,7 +190,9 @@ class CaddyFleet:
         }
         boxes = self.site.hosts_in(Group.SANDBOXES)
         self.engines = [
-            TinyUpstream("opensandbox", self.loopback_of(name), ports["opensandbox"]) for name in boxes
+            TinyUpstream(engine, self.loopback_of(name), ports[engine])
+            for name in boxes
+            for engine in ("opensandbox", "hostwatch")
         ]
         self.services = [
             TinyUpstream(service.name, self.loopback_of(service.host), service.port) for service in own

@@ -203,11 +203,14 @@ NODE_ROUTES = [
     ("box1", "/v1//sandboxes/x//proxy/8080/", None, None),
     ("box1", "/v1/sandboxes/x%2Fproxy%2F8080/", None, None),
     ("box1", "/sandboxes/x/proxy/8080/", None, None),
+    ("box1", "/hostwatch/containers/x/log?lines=5", None, "hostwatch"),
+    ("box1", "/hostwatch", None, None),
     ("box1", "/docs", None, None),
     ("box1", "/", None, None),
     ("studio1", "/stream/x", "relay of studio1", None),
     ("studio1", "/probe/x", None, "relay of studio1"),
     ("studio1", "/v1/sandboxes", None, None),
+    ("studio1", "/hostwatch/events", None, None),
     ("control1", "/anything", "viewer", None),
 ]
 

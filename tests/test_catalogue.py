@@ -69,9 +69,9 @@ def refused(chosen: Site) -> tuple[str, str]:
 
 
 def test_site_that_chooses_nothing_gets_all_that_its_hosts_can_carry() -> None:
-    assert names(site()) == ["viewer", "relay", "opensandbox", "chrome", "kasmvnc"]
+    assert names(site()) == ["viewer", "relay", "hostwatch", "opensandbox", "chrome", "kasmvnc"]
     boxes = {"here": {"groups": ["edge", "control", "sandboxes"], "connect": "@fake/here"}}
-    assert names(site(hosts=boxes)) == ["viewer", "relay", "opensandbox", "chrome"]
+    assert names(site(hosts=boxes)) == ["viewer", "relay", "hostwatch", "opensandbox", "chrome"]
     desktops = {"here": {"groups": ["edge", "control", "desktops"], "connect": "@fake/here"}}
     assert names(site(hosts=desktops)) == ["viewer", "relay", "kasmvnc"]
 
@@ -80,6 +80,7 @@ def test_service_of_ones_own_adds_to_all_there_is() -> None:
     assert names(site(services=[OWN])) == [
         "viewer",
         "relay",
+        "hostwatch",
         "opensandbox",
         "chrome",
         "kasmvnc",
@@ -89,7 +90,8 @@ def test_service_of_ones_own_adds_to_all_there_is() -> None:
 
 def test_named_service_brings_what_it_requires_and_nothing_else() -> None:
     assert why(site(services=["opensandbox"])) == {
-        "viewer": "always", "relay": "always", "opensandbox": "services",
+        "viewer": "always", "relay": "always", "hostwatch": "needed by opensandbox",
+        "opensandbox": "services",
     }  # fmt: skip
 
 
@@ -119,7 +121,8 @@ def test_skill_pack_brings_in_its_service(skill: str, service: str) -> None:
 
 def test_skill_code_alone_is_a_stack() -> None:
     assert why(site(skills=["code"])) == {
-        "viewer": "always", "relay": "always", "opensandbox": "skill code",
+        "viewer": "always", "relay": "always", "hostwatch": "needed by opensandbox",
+        "opensandbox": "skill code",
     }  # fmt: skip
 
 
@@ -142,18 +145,22 @@ def test_services_run_on_the_hosts_of_their_group() -> None:
     assert {service.name: service.hosts for service in stack_of(fleet_site())} == {
         "viewer": ("control1",),
         "relay": ("box1", "box2", "studio1"),
+        "hostwatch": ("box1", "box2"),
         "opensandbox": ("box1", "box2"),
         "kasmvnc": ("studio1",),
         "code-server": ("box2",),
     }
     assert [service.name for service in services_on(fleet_config("box2"))] == [
-        "relay", "opensandbox", "code-server",
+        "relay", "hostwatch", "opensandbox", "code-server",
     ]  # fmt: skip
 
 
 def test_seeds_websocket_services_carry_the_flag() -> None:
     flags = {service.name: service.websocket for service in services_of(Settings())}
-    assert flags == {"viewer": False, "relay": True, "opensandbox": True, "chrome": True, "kasmvnc": True}
+    assert flags == {
+        "viewer": False, "relay": True, "hostwatch": False, "opensandbox": True, "chrome": True,
+        "kasmvnc": True,
+    }  # fmt: skip
 
 
 def test_chrome_image_is_offered_with_service_chrome_only() -> None:
@@ -197,7 +204,7 @@ def test_pools_that_fit_exactly_are_taken() -> None:
         (
             {"services": ["zzz"]},
             "services.0",
-            "unknown service 'zzz'; there are: viewer, relay, opensandbox, chrome, kasmvnc",
+            "unknown service 'zzz'; there are: viewer, relay, hostwatch, opensandbox, chrome, kasmvnc",
         ),
         ({"skills": ["cod"]}, "skills.0", "unknown skill 'cod', did you mean 'code'?"),
         (
@@ -379,7 +386,7 @@ def test_service_whose_group_no_host_has_is_refused_with_who_chose_it() -> None:
     desktops = {"here": {"groups": ["edge", "control", "desktops"], "connect": "@fake/here"}}
     assert refused(site(hosts=desktops, skills=["browser"])) == (
         "skills.0",
-        "'opensandbox' (needed by chrome) runs on hosts with the group 'sandboxes', and no host has it",
+        "'hostwatch' (needed by opensandbox) runs on hosts with the group 'sandboxes', and no host has it",
     )
 
 

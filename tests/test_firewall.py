@@ -198,7 +198,9 @@ def test_node_is_let_in_where_there_are_other_hosts_alone() -> None:
 
 
 def test_own_service_is_closed_to_other_containers_on_its_host_alone() -> None:
-    assert "tcp dport { 8060, 8070, 8080, 8090, 8443, 40000-40999 } reject" in text_for(CONFIGS["sandboxes"])
+    assert "tcp dport { 8050, 8060, 8070, 8080, 8090, 8443, 40000-40999 } reject" in text_for(
+        CONFIGS["sandboxes"]
+    )
     assert "8090" not in text_for(CONFIGS["edge"])
 
 

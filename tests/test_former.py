@@ -17,8 +17,8 @@ from tests.role_runner import RunRole, changes
 from tests.sites import fleet_config, host_config
 
 FILE, FOLDER = PathState("ab", "640", "root", "root"), PathState("", "750", "root", "root")
-CONFIGS = ("/etc/deskfleet/viewer.toml", "/etc/deskfleet/opensandbox.toml", "/etc/deskfleet/relay.toml",
-           "/etc/deskfleet/secrets/lego.env")  # fmt: skip
+CONFIGS = ("/etc/deskfleet/viewer.toml", "/etc/deskfleet/opensandbox.toml", "/etc/deskfleet/hostwatch.toml",
+           "/etc/deskfleet/relay.toml", "/etc/deskfleet/secrets/lego.env")  # fmt: skip
 
 
 class Recorder:
@@ -32,6 +32,7 @@ class Recorder:
         for path, name in (
             ("roles.former.former_viewer", "viewer"),
             ("roles.former.former_opensandbox", "opensandbox"),
+            ("roles.hostwatch.no_hostwatch", "hostwatch"),
             ("roles.relay.no_relay", "relay"),
             ("roles.lego.no_lego", "lego"),
         ):
@@ -45,10 +46,10 @@ class Recorder:
 @pytest.mark.parametrize(
     ("name", "gone"),
     [
-        ("edge1", ["viewer", "opensandbox", "relay"]),
-        ("control1", ["opensandbox", "relay", "lego"]),
+        ("edge1", ["viewer", "hostwatch", "opensandbox", "relay"]),
+        ("control1", ["hostwatch", "opensandbox", "relay", "lego"]),
         ("box1", ["viewer", "lego"]),
-        ("studio1", ["viewer", "opensandbox", "lego"]),
+        ("studio1", ["viewer", "hostwatch", "opensandbox", "lego"]),
     ],
 )
 def test_host_loses_what_its_groups_do_not_bring(

@@ -126,7 +126,7 @@ def test_the_look_itself_finds_a_listener_and_its_process() -> None:
     [
         ("edge1", {80, 443, 8443}),
         ("control1", {8060, 8443}),
-        ("box1", {8070, 8080, 8443}),
+        ("box1", {8050, 8070, 8080, 8443}),
         ("studio1", {8070, 8443}),
     ],
 )

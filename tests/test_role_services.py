@@ -13,6 +13,7 @@ import pytest
 
 from roles import caddy as caddy_role
 from roles import desktops as desktops_role
+from roles import hostwatch as hostwatch_role
 from roles import opensandbox as opensandbox_role
 from roles import python as python_role
 from roles import relay as relay_role
@@ -47,6 +48,14 @@ ROLES: dict[str, Call] = {
             "network": "deskfleet",
         },
     ),
+    "hostwatch": (
+        hostwatch_role.hostwatch,
+        {
+            "settings": SETTINGS,
+            "key": CONFIG.secrets.relay_keys["here"],
+            "fleet_id": CONFIG.secrets.fleet_id,
+        },
+    ),
     "relay": (relay_role.relay, {"settings": SETTINGS, "key": CONFIG.secrets.relay_keys["here"]}),
     "viewer": (viewer_role.viewer, {"config": CONFIG}),
     "caddy": (caddy_role.caddy, {"config": CONFIG}),
@@ -54,6 +63,7 @@ ROLES: dict[str, Call] = {
 }
 AWAY: dict[str, Call] = {
     "opensandbox": (opensandbox_role.no_opensandbox, {}),
+    "hostwatch": (hostwatch_role.no_hostwatch, {}),
     "relay": (relay_role.no_relay, {}),
     "viewer": (viewer_role.no_viewer, {}),
     "caddy": (caddy_role.no_caddy, {}),
@@ -234,6 +244,29 @@ def test_relay_reads_the_file_that_the_deploy_writes(run_role: RunRole, tmp_path
     settings = read_settings(file)
     assert settings.address == ("127.0.0.1", 8070)
     assert str(settings.publish_address) == "127.0.66.1"
+
+
+def test_hostwatch_reads_the_file_that_the_deploy_writes_and_alone_of_ours_may_ask_docker(
+    run_role: RunRole, tmp_path: Path
+) -> None:
+    from viewer.hostwatch.settings import read_settings
+
+    role, arguments = ROLES["hostwatch"]
+    steps = run_role(role, facts=fresh(systemd=True), **arguments)
+    file = tmp_path / "hostwatch.toml"
+    file.write_text(put(steps, hostwatch_role.CONFIG))
+    settings = read_settings(file)
+    assert settings.address == ("127.0.0.1", 8050)
+    assert settings.fleet_id == CONFIG.secrets.fleet_id
+    assert any("read_settings" in step for step in dict(steps)["Hostwatch | Write hostwatch.toml"])
+    own = [name for name in ("hostwatch", "relay", "viewer") if _is_in_docker(run_role, name)]
+    assert own == ["hostwatch"]
+
+
+def _is_in_docker(run_role: RunRole, name: str) -> bool:
+    role, arguments = ROLES[name]
+    commands = [c for _, cs in run_role(role, facts=fresh(), **arguments) for c in cs if isinstance(c, str)]
+    return any(c.startswith("useradd") and "--groups docker" in c for c in commands)
 
 
 def test_changed_caddyfile_is_reloaded_not_restarted(run_role: RunRole) -> None:

@@ -72,6 +72,7 @@ def test_every_sandbox_and_desktop_host_is_reached_through_its_node(tmp_path: Pa
         "box2": (box2, box2, "box2.deskfleet.internal"),
         "studio1": (studio, None, "studio1.deskfleet.internal"),
     }
+    assert [host.hostwatch_url for host in settings.hosts] == [box1, box2, None]
     assert [host.max_desktops for host in settings.hosts] == [8, 8, 0]
     assert [host.address for host in settings.hosts] == ["10.77.0.13", "10.77.0.14", "10.77.0.15"]
     assert {str(host.relay_key_file) for host in settings.hosts} == {
@@ -278,6 +279,7 @@ def test_host_that_is_control_itself_is_reached_on_loopback(tmp_path: Path) -> N
     settings = read(config.model_copy(update={"site": site}), tmp_path)
     here, there = settings.hosts[:2]
     assert (here.relay_url, here.opensandbox_url) == ("http://127.0.0.1:8070", "http://127.0.0.1:8080")
+    assert here.hostwatch_url == "http://127.0.0.1:8050"
     assert settings.node(here) is None
     node = settings.node(there)
     assert node is not None

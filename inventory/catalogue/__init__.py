@@ -97,9 +97,12 @@ def services_of(settings: Settings) -> tuple[Service, ...]:
             requires=("viewer",),
         ),
         Service(
+            name="hostwatch", groups=(Group.SANDBOXES,), port=ports.hostwatch, requires=("viewer",),
+        ),
+        Service(
             name="opensandbox", groups=(Group.SANDBOXES,), port=ports.opensandbox, websocket=True,
             label="opensandbox", guard="viewer", role="operator",
-            requires=("relay", "viewer"),
+            requires=("relay", "hostwatch", "viewer"),
         ),
         Service(
             name="chrome", groups=(Group.SANDBOXES,), port=9222, apart=True, websocket=True,

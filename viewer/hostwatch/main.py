@@ -13,6 +13,7 @@ from pathlib import Path
 import uvloop
 from aiohttp import web
 
+from viewer import logs
 from viewer.hostwatch.app import Hostwatch
 from viewer.hostwatch.settings import DEFAULT_PATH, SETTINGS_VARIABLE, Settings, read_settings
 from viewer.settings import SettingsError, read_fernet_key
@@ -22,7 +23,7 @@ log = logging.getLogger("viewer.hostwatch")
 
 def main() -> None:
     """Serve until SIGTERM or SIGINT; exits 2 with one sentence when it cannot start."""
-    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(levelname)s %(message)s")
+    logs.set_up("deskfleet-hostwatch")
     try:
         settings = read_settings(Path(os.environ.get(SETTINGS_VARIABLE, DEFAULT_PATH)))
         key = read_fernet_key(settings.key_file)
