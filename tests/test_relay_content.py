@@ -34,7 +34,7 @@ from viewer.relay.content_paths import content_path
 from viewer.relay.desktop_access import Credentials
 from viewer.relay.desktops import WEB_SOCKET
 from viewer.relay.endings import ENDED
-from viewer.relay.kasmvnc import accept_of
+from viewer.relay.http_head import accept_of
 
 pytestmark = pytest.mark.real
 

@@ -18,7 +18,8 @@ from aiohttp import web
 from viewer.grants import DesktopSocket
 from viewer.relay.desktop_access import owner_of, read_access
 from viewer.relay.desktops import DesktopUnreachable
-from viewer.relay.kasmvnc import Head, open_file
+from viewer.relay.http_head import Head
+from viewer.relay.kasmvnc import open_file
 from viewer.relay.problems import problem
 from viewer.relay.settings import Settings
 

@@ -11,7 +11,6 @@ passed on, as whoever shares it could lock it out.
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import json
 import os
 import re
@@ -24,17 +23,15 @@ from typing import NamedTuple
 
 from viewer.relay.desktop_access import Credentials
 from viewer.relay.desktops import DesktopUnreachable, connect_web
+from viewer.relay.http_head import Head, accept_of, exchange_heads
 from viewer.relay.settings import Settings
 
 STREAM_USER = re.compile(r"s-[0-9a-f]{12}")
 """Names of the users that relays make, and of no others."""
-LONGEST_HEAD = 16 * 1024
 LONGEST_ANSWER = 256 << 10
 """Bytes of the owner API's answers, but for the screenshot; enough for 3,000 users."""
 LONGEST_SCREENSHOT = 16 << 20
 _READ_BYTES = 1 << 16
-_ACCEPT_SALT = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
-_LENGTH = re.compile(r"[0-9]{1,15}")
 _LISTED = re.compile(rf'"user": "({STREAM_USER.pattern})"')
 
 
@@ -44,14 +41,6 @@ class OwnerRefused(DesktopUnreachable):
 
 class BadRequest(Exception):
     """A 400: of a screenshot that nothing was painted yet, of a user that there is no such one."""
-
-
-class Head(NamedTuple):
-    """An answer's beginning. Header names are in lower case; `early` is what came after the empty line."""
-
-    status: int
-    headers: dict[str, str]
-    early: bytes
 
 
 class StreamUser(NamedTuple):
@@ -75,18 +64,7 @@ async def ask(
         f"{method} {path} HTTP/1.1\r\nHost: desktop\r\nAuthorization: {credentials.header()}\r\n"
         f"X-Forwarded-For: {_fresh_address()}\r\n{length}{more}\r\n"
     )
-    loop = asyncio.get_running_loop()
-    received = b""
-    try:
-        await loop.sock_sendall(sock, request.encode("ascii") + body)
-        while b"\r\n\r\n" not in received:
-            part = await loop.sock_recv(sock, _READ_BYTES)
-            received += part
-            if not part or len(received) > LONGEST_HEAD + _READ_BYTES:
-                raise DesktopUnreachable("what listens in the desktop does not speak HTTP")
-    except OSError as error:
-        raise DesktopUnreachable(f"the desktop hung up ({error.strerror})") from error
-    head = _parse(received)
+    head = await exchange_heads(sock, request.encode("ascii") + body)
     if head.status == 401:
         raise OwnerRefused(f"the desktop does not take the relay's user {credentials.user!r}")
     return head
@@ -123,11 +101,6 @@ async def open_stream(desktop: str, user: Credentials, settings: Settings) -> tu
             sock.close()
             raise
     return sock, head.early
-
-
-def accept_of(key: str) -> str:
-    """The answer to a Sec-WebSocket-Key (RFC 6455, 4.2.2)."""
-    return b64encode(hashlib.sha1(key.encode() + _ACCEPT_SALT, usedforsecurity=False).digest()).decode()
 
 
 class OwnerApi:
@@ -207,20 +180,6 @@ async def _rest(sock: socket.socket, head: Head, longest: int) -> bytes:
     if len(body) > longest:
         raise DesktopUnreachable(f"the desktop's answer is longer than {longest} bytes")
     return bytes(body)
-
-
-def _parse(received: bytes) -> Head:
-    text, _, early = received.partition(b"\r\n\r\n")
-    status, *lines = text.decode("latin-1").split("\r\n")
-    found = re.fullmatch(r"HTTP/1\.[01] ([1-5]\d\d)( .*)?", status)
-    if found is None or len(text) > LONGEST_HEAD:
-        raise DesktopUnreachable("what listens in the desktop does not speak HTTP")
-    headers = {
-        name.strip().lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)
-    }
-    if not _LENGTH.fullmatch(headers.get("content-length", "0")):
-        raise DesktopUnreachable("the desktop states a length that is no number")
-    return Head(int(found.group(1)), headers, early)
 
 
 def _fresh_address() -> str:
