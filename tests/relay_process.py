@@ -20,7 +20,7 @@ from urllib.request import urlopen
 from cryptography.fernet import Fernet
 from pydantic import SecretStr
 
-from viewer.grants import GRANT_HEADER, Grant, PublishedPort, Target, seal_grant
+from viewer.grants import GRANT_HEADER, AnyTarget, Grant, PublishedPort, seal_grant
 from viewer.model import utcnow
 
 PUBLISH_ADDRESS = "127.0.66.1"
@@ -79,7 +79,7 @@ class RelayProcess:
         *,
         session_id: str = "s1",
         tenant_id: str = "t1",
-        target: Target | int | None = None,
+        target: AnyTarget | int | None = None,
         password: str | None = None,
         seconds: float = 60,
         may_control: bool = True,

@@ -34,23 +34,35 @@ class DesktopSocket(Frozen):
     name: str = Field(pattern=r"^[a-z][a-z0-9-]{0,30}$")
 
 
+class SandboxPort(Frozen):
+    """A port inside a sandbox, as its host's OpenSandbox server reaches it. sandbox_id: the host's own."""
+
+    kind: Literal["port"] = "port"
+    sandbox_id: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9-]{0,62}$")
+    port: int = Field(ge=1, le=65535)
+
+
 Target = Annotated[PublishedPort | DesktopSocket, Field(discriminator="kind")]
+"""Where a desktop's screen is."""
+
+AnyTarget = Annotated[PublishedPort | DesktopSocket | SandboxPort, Field(discriminator="kind")]
 
 
 class Grant(Frozen):
     """One permission. `stream`: open a stream to `target`; `content`: read the web client of `target` (a
-    DesktopSocket) or open its WebSocket; `probe`: wait for the first real frame; `manage`: list and close
-    streams (no target); `hostwatch`: read what the host's hostwatch, which shares the relay's key, says of
-    our containers (no target)."""
+    DesktopSocket) or open its WebSocket; `port`: send one request, or open one WebSocket, to `target` (a
+    SandboxPort); `probe`: wait for the first real frame; `manage`: list and close streams (no target);
+    `hostwatch`: read what the host's hostwatch, which shares the relay's key, says of our containers (no
+    target)."""
 
-    purpose: Literal["stream", "content", "probe", "manage", "hostwatch"]
+    purpose: Literal["stream", "content", "port", "probe", "manage", "hostwatch"]
     session_id: str = ""
     tenant_id: str = ""
     principal: str = ""
     """`Principal.holder` of whoever opens the stream."""
     may_control: bool = False
     """Whether keys, pointer, clipboard and the like pass; without it the relay drops them."""
-    target: Target | None = None
+    target: AnyTarget | None = None
     vnc_password: SecretStr | None = None
     expires_at: datetime
 

@@ -64,7 +64,11 @@ class RelayClient:
 
     def streams(self) -> list[StreamInfo]:
         """Return the streams that are open now. Raises RelayUnreachable."""
-        return self._read(StreamList, self._call("GET", "/streams", self._manage())).streams
+        return self.stream_list().streams
+
+    def stream_list(self) -> StreamList:
+        """Return the same, and when the ports of which session were used last. Raises RelayUnreachable."""
+        return self._read(StreamList, self._call("GET", "/streams", self._manage()))
 
     def close_stream(self, stream: StreamInfo) -> None:
         """Close this one stream with code 4403; nothing happens if it is gone. Raises RelayUnreachable."""

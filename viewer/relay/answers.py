@@ -14,6 +14,9 @@ LONGEST_CLOSE_REASON = 120
 """Bytes of UTF-8; a WebSocket close frame has room for 123."""
 
 
+StreamKind = Literal["rfb", "content", "port"]
+
+
 class CloseCode:
     """Why the relay ended a stream, as the WebSocket close code that the page sees."""
 
@@ -56,10 +59,11 @@ class ProbeResult(Frozen):
 
 
 class StreamInfo(Frozen):
-    """One open stream. `rfb`: parsed by the relay; `content`: the own protocol of a desktop's web client."""
+    """One open stream. `rfb`: parsed by the relay; `content`: the own protocol of a desktop's web client;
+    `port`: a WebSocket, or a request that is under way, to a port of a sandbox."""
 
     stream_id: str
-    kind: Literal["rfb", "content"] = "rfb"
+    kind: StreamKind = "rfb"
     session_id: str
     tenant_id: str
     principal: str
@@ -67,13 +71,15 @@ class StreamInfo(Frozen):
     opened_at: datetime
     bytes_to_browser: int
     bytes_to_desktop: int
-    """Both of an `rfb` stream's payload; of a `content` stream with the headers of its frames."""
+    """Both of an `rfb` stream's payload; of others with the headers of their frames."""
 
 
 class StreamList(Frozen):
     """Answer of GET /streams."""
 
     streams: list[StreamInfo]
+    ports_used: dict[str, datetime] = Field(default_factory=dict)
+    """By session: when a port of its sandbox was last asked for. The sessions that were last; UTC."""
 
 
 class RelayProblem(Frozen):
@@ -83,3 +89,10 @@ class RelayProblem(Frozen):
     title: str
     status: int
     detail: str
+
+
+class SandboxProblem(Frozen):
+    """Body of a refusal to a client of OpenSandbox's, in the shape that its server uses."""
+
+    code: str
+    message: str

@@ -5,15 +5,18 @@ from __future__ import annotations
 from aiohttp import web
 from aiohttp.typedefs import Handler
 from pydantic import BaseModel
+from yarl import URL
 
 from viewer import logs
-from viewer.grants import GRANT_HEADER, DesktopSocket, Grant, GrantRefused, Target, open_grant
+from viewer.grants import GRANT_HEADER, DesktopSocket, Grant, GrantRefused, SandboxPort, Target, open_grant
 from viewer.model import utcnow
 from viewer.relay.answers import CloseCode, StreamList
 from viewer.relay.content_files import ContentFiles
 from viewer.relay.content_paths import content_path
 from viewer.relay.desktop_access import check_tenant
 from viewer.relay.endings import ENDED
+from viewer.relay.port_messages import METHODS, refused, way_at_server
+from viewer.relay.ports import PortServer
 from viewer.relay.probing import probe
 from viewer.relay.problems import problem
 from viewer.relay.settings import Settings
@@ -31,12 +34,15 @@ class Relay:
         self._key = key
         self.streams = Streams(settings)
         self._files = ContentFiles(settings)
+        self._ports = PortServer(settings)
 
     def app(self) -> web.Application:
         app = web.Application(middlewares=[_name_the_request])
         app.router.add_get("/healthz", self.healthz, allow_head=False)
         app.router.add_get("/stream/{session_id}", self.stream, allow_head=False)
         app.router.add_get(f"{CONTENT}{{tail:.*}}", self.content, allow_head=False)
+        app.router.add_route("*", "/port/{session_id}{tail:(/.*)?}", self.port)
+        app.cleanup_ctx.append(self._ports.open_with)
         app.router.add_get("/probe/{session_id}", self.probe, allow_head=False)
         app.router.add_get("/streams", self.list_streams, allow_head=False)
         app.router.add_delete("/streams/{session_id}", self.close_streams)
@@ -81,6 +87,33 @@ class Relay:
         except StreamRefused as refusal:
             return await _close_at_once(request, CloseCode.BUSY, str(refusal))
 
+    async def port(self, request: web.Request) -> web.StreamResponse:
+        """A port of a sandbox: one request there, or a WebSocket where it is an upgrade to one."""
+        try:
+            grant, target = self._grant_for_port(request)
+        except GrantRefused as refusal:
+            return problem(403, "Port refused", str(refusal))
+        server = self._settings.opensandbox_url
+        if server is None:
+            return refused(502, "PORT_UNREACHABLE", "this host has no sandboxes")
+        if request.method not in METHODS:
+            message = f"{request.method} does not pass to a port; use {', '.join(METHODS)}"
+            return refused(405, "WRONG_METHOD", message, {"Allow": ", ".join(METHODS)})
+        way = way_at_server(request.raw_path, f"/port/{grant.session_id}", target)
+        if way is None:
+            return refused(400, "WRONG_PATH", "a path to a port must be percent-encoded and hold no '..'")
+        try:
+            if request.headers.get("Upgrade", "").lower() != "websocket":
+                address = URL(server + way, encoded=True)
+                return await self.streams.carry_exchange(
+                    request, grant, target, server=self._ports, way=address
+                )
+            if not web.WebSocketResponse().can_prepare(request):
+                return refused(426, "NOT_A_WEBSOCKET", "this upgrade to a WebSocket is not a whole one")
+            return await self.streams.carry_port(request, grant, server=server, way=way)
+        except StreamRefused as refusal:
+            return refused(429, "TOO_MANY", f"{refusal}; wait until one has ended", {"Retry-After": "1"})
+
     async def probe(self, request: web.Request) -> web.Response:
         try:
             grant, target = self._grant_for_target(request, purpose="probe")
@@ -94,7 +127,8 @@ class Relay:
             self._grant(request, purpose="manage")
         except GrantRefused as refusal:
             return problem(403, "List refused", str(refusal))
-        return _json(StreamList(streams=self.streams.infos()))
+        listed = StreamList(streams=self.streams.infos(), ports_used=self.streams.ports_used.times())
+        return _json(listed)
 
     async def close_streams(self, request: web.Request) -> web.Response:
         session_id = request.match_info["session_id"]
@@ -132,11 +166,18 @@ class Relay:
         check_tenant(grant, self._settings)
         return grant, grant.target
 
+    def _grant_for_port(self, request: web.Request) -> tuple[Grant, SandboxPort]:
+        grant = self._grant(request, purpose="port")
+        _check_session(grant, request.match_info["session_id"])
+        if not isinstance(grant.target, SandboxPort):
+            raise GrantRefused("the grant names no port")
+        return grant, grant.target
+
     def _grant_for_target(self, request: web.Request, *, purpose: str) -> tuple[Grant, Target]:
         grant = self._grant(request, purpose=purpose)
         _check_session(grant, request.match_info["session_id"])
-        if grant.target is None:
-            raise GrantRefused("the grant names no target")
+        if grant.target is None or isinstance(grant.target, SandboxPort):
+            raise GrantRefused("the grant names no desktop")
         return grant, grant.target
 
 

@@ -46,6 +46,12 @@ async def connect_web(desktop: str, settings: Settings) -> socket.socket:
     return await _connect(settings.desktops_dir / desktop / WEB_SOCKET)
 
 
+async def connect_server(url: str) -> socket.socket:
+    """As `connect`, to a server of this host's at `http://ADDRESS:PORT`."""
+    host, _, port = url.removeprefix("http://").rpartition(":")
+    return await _connect((host, int(port)))
+
+
 async def _connect(place: Path | tuple[str, int]) -> socket.socket:
     sock = socket.socket(socket.AF_UNIX if isinstance(place, Path) else socket.AF_INET, socket.SOCK_STREAM)
     sock.setblocking(False)

@@ -63,7 +63,8 @@ async def serve(settings: Settings, key: bytes) -> None:
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     relay = Relay(settings, key)
     # At the end only probes are left to be cut short; whoever asked for one asks again.
-    runner = web.AppRunner(relay.app(), access_log=None, shutdown_timeout=0.1)
+    # A body that goes on to a sandbox is not ours to unpack.
+    runner = web.AppRunner(relay.app(), access_log=None, shutdown_timeout=0.1, auto_decompress=False)
     await runner.setup()
     host, port = settings.address
     site = web.TCPSite(runner, host, port, backlog=BACKLOG)

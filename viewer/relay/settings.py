@@ -51,9 +51,24 @@ class Settings(Frozen):
     max_content_requests: int = Field(default=16, ge=1)
     """Files of one desktop under way at once; more wait. Browsers ask for a page's two dozen together."""
 
+    opensandbox_url: (
+        Annotated[str, StringConstraints(pattern=r"^http://\d{1,3}(\.\d{1,3}){3}:\d{1,5}$")] | None
+    ) = None
+    """This host's OpenSandbox server, whose keyless proxy leads to sandboxes' ports; None: no sandboxes."""
+    port_idle_seconds: float = Field(default=200, gt=0)
+    """A request to a port may be silent for so long, in either direction. The server itself allows 180 s."""
+    max_port_requests: int = Field(default=96, ge=1)
+    """Requests to ports under way at once; one tenant may take `max_tenant_share` of them. The server has 100
+    connections for all of its sandboxes together, and lets whoever comes next wait for minutes."""
+    max_port_requests_per_session: int = Field(default=32, ge=1)
+
     @property
     def max_streams_per_tenant(self) -> int:
         return max(1, int(self.max_streams * self.max_tenant_share))
+
+    @property
+    def max_port_requests_per_tenant(self) -> int:
+        return max(1, int(self.max_port_requests * self.max_tenant_share))
 
     @property
     def address(self) -> tuple[str, int]:

@@ -8,13 +8,13 @@ import os
 import secrets
 import socket
 from abc import ABC, abstractmethod
-from typing import ClassVar, Literal, NamedTuple
+from typing import ClassVar, NamedTuple
 
 from aiohttp import web
 
 from viewer.grants import Grant
 from viewer.model import utcnow
-from viewer.relay.answers import CloseCode, StreamInfo
+from viewer.relay.answers import CloseCode, StreamInfo, StreamKind
 from viewer.relay.desktops import use_no_delay
 from viewer.relay.settings import Settings
 
@@ -33,7 +33,7 @@ class Ending(NamedTuple):
 class Stream(ABC):
     """One stream. `run` returns when it is over; `end` may be called at any time, the first call decides."""
 
-    kind: ClassVar[Literal["rfb", "content"]]
+    kind: ClassVar[StreamKind]
 
     def __init__(self, grant: Grant, settings: Settings) -> None:
         self.stream_id = secrets.token_hex(6)

@@ -6,12 +6,16 @@ import asyncio
 from collections import Counter
 
 from aiohttp import web
+from yarl import URL
 
-from viewer.grants import DesktopSocket, Grant, Target
+from viewer.grants import DesktopSocket, Grant, SandboxPort, Target
 from viewer.relay.answers import CloseCode, StreamInfo
 from viewer.relay.content_stream import ContentStream
 from viewer.relay.downstream import BufferPool
 from viewer.relay.endings import Endings
+from viewer.relay.port_exchange import PortExchange
+from viewer.relay.port_stream import PortStream
+from viewer.relay.ports import PortServer, PortUse
 from viewer.relay.rfb_stream import RfbStream
 from viewer.relay.settings import Settings
 from viewer.relay.stream import Stream
@@ -25,6 +29,35 @@ class StreamRefused(Exception):
     """A limit on open streams is reached."""
 
 
+class Room:
+    """How many may be open at once on this relay, of one session and of one tenant. `what`: in the plural."""
+
+    def __init__(self, what: str, *, most: int, per_session: int, per_tenant: int) -> None:
+        self._what = what
+        self._most = most
+        self._per_session = per_session
+        self._per_tenant = per_tenant
+        self._sessions: Counter[str] = Counter()
+        self._tenants: Counter[str] = Counter()
+
+    def refuse_if_full(self, grant: Grant) -> None:
+        for whose, has, most in (
+            ("this relay carries its", self._sessions.total(), self._most),
+            ("this session has its", self._sessions[grant.session_id], self._per_session),
+            ("this tenant has its", self._tenants[grant.tenant_id], self._per_tenant),
+        ):
+            if has >= most:
+                raise StreamRefused(f"{whose} {most} {self._what} already")
+
+    def enter(self, grant: Grant) -> None:
+        self._sessions[grant.session_id] += 1
+        self._tenants[grant.tenant_id] += 1
+
+    def leave(self, grant: Grant) -> None:
+        _count_down(self._sessions, grant.session_id)
+        _count_down(self._tenants, grant.tenant_id)
+
+
 class Streams:
     """Every open stream of this relay."""
 
@@ -34,15 +67,26 @@ class Streams:
         self.users = StreamUsers(settings)
         self.endings = Endings()
         self._open: dict[Stream, asyncio.Task[web.StreamResponse]] = {}
-        self._per_session: Counter[str] = Counter()
-        self._per_tenant: Counter[str] = Counter()
+        self._room = Room(
+            "streams",
+            most=settings.max_streams,
+            per_session=settings.max_streams_per_session,
+            per_tenant=settings.max_streams_per_tenant,
+        )
+        self._room_for_requests = Room(
+            "requests to ports",
+            most=settings.max_port_requests,
+            per_session=settings.max_port_requests_per_session,
+            per_tenant=settings.max_port_requests_per_tenant,
+        )
+        self.ports_used = PortUse()
 
     def infos(self) -> list[StreamInfo]:
         return [stream.info() for stream in self._open]
 
     async def carry(self, request: web.Request, grant: Grant, target: Target) -> web.StreamResponse:
         """Run one RFB stream to its end; raises StreamRefused when there are too many."""
-        self._refuse_if_full(grant)
+        self._room.refuse_if_full(grant)
         return await self._run(request, RfbStream(grant, target, self._settings, self._pool))
 
     async def carry_content(
@@ -50,7 +94,7 @@ class Streams:
     ) -> web.StreamResponse:
         """The same for a stream of a desktop's own web client."""
         try:
-            self._refuse_if_full(grant)
+            self._room.refuse_if_full(grant)
         except StreamRefused:
             self.endings.remember(grant, CloseCode.BUSY)
             raise
@@ -58,18 +102,42 @@ class Streams:
         stream = ContentStream(grant, target, self._settings, self._pool, self.users, self.endings)
         return await self._run(request, stream)
 
-    async def _run(self, request: web.Request, stream: Stream) -> web.StreamResponse:
-        session_id, tenant_id = stream.grant.session_id, stream.grant.tenant_id
+    async def carry_port(
+        self, request: web.Request, grant: Grant, *, server: str, way: str
+    ) -> web.StreamResponse:
+        """The same for a WebSocket to a port of a sandbox: `way` is where OpenSandbox has it."""
+        self._room.refuse_if_full(grant)
+        return await self._use_port(
+            request, PortStream(grant, self._settings, self._pool, server=server, way=way), self._room
+        )
+
+    async def carry_exchange(
+        self, request: web.Request, grant: Grant, target: SandboxPort, *, server: PortServer, way: URL
+    ) -> web.StreamResponse:
+        """The same for one HTTP request; those have a limit of their own."""
+        self._room_for_requests.refuse_if_full(grant)
+        exchange = PortExchange(grant, target, self._settings, server=server.session, way=way)
+        return await self._use_port(request, exchange, self._room_for_requests)
+
+    async def _use_port(self, request: web.Request, stream: Stream, room: Room) -> web.StreamResponse:
+        self.ports_used.note(stream.grant.session_id)
+        try:
+            return await self._run(request, stream, room)
+        finally:
+            self.ports_used.note(stream.grant.session_id)
+
+    async def _run(
+        self, request: web.Request, stream: Stream, room: Room | None = None
+    ) -> web.StreamResponse:
+        room = room or self._room
         task = asyncio.ensure_future(stream.run(request))
         self._open[stream] = task
-        self._per_session[session_id] += 1
-        self._per_tenant[tenant_id] += 1
+        room.enter(stream.grant)
         try:
             return await task
         finally:
             del self._open[stream]
-            _count_down(self._per_session, session_id)
-            _count_down(self._per_tenant, tenant_id)
+            room.leave(stream.grant)
 
     def end_session(self, session_id: str, code: int, reason: str) -> int:
         """Ask all streams of the session to end; return how many there were."""
@@ -91,16 +159,6 @@ class Streams:
         if self._open:
             await asyncio.wait(list(self._open.values()))
         await self.users.settle(SETTLING_SECONDS)
-
-    def _refuse_if_full(self, grant: Grant) -> None:
-        limits = self._settings
-        for whose, has, most in (
-            ("this relay carries its", len(self._open), limits.max_streams),
-            ("this session has its", self._per_session[grant.session_id], limits.max_streams_per_session),
-            ("this tenant has its", self._per_tenant[grant.tenant_id], limits.max_streams_per_tenant),
-        ):
-            if has >= most:
-                raise StreamRefused(f"{whose} {most} streams already")
 
 
 def _count_down(counter: Counter[str], key: str) -> None:
