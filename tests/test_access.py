@@ -19,6 +19,7 @@ from tests.viewer_fixtures import (
 from viewer.access import enforce_on
 from viewer.model import Role, Status
 from viewer.problems import ProblemDocument
+from viewer.relay.answers import SandboxProblem
 from viewer.store import Store
 
 FOREIGN = "http://evil.content.deskfleet.localhost:8088"
@@ -45,6 +46,7 @@ TABLE = {
     "GET /metrics": "401 401 401 403 403 200 403 403 403 403",
     "GET /authz/stream": "401 401 401 200 200 200 404 200 403 403",
     "GET /authz/content": "404 404 404 404 404 404 404 404 404 404",
+    "GET /authz/port": "401 401 401 403 200 200 404 401 401 401",
     "GET /authz/service": "404 404 404 404 404 404 404 404 404 404",
     "GET /api/v1/openapi.json": "200 200 200 200 200 200 200 200 200 200",
     "GET /api/v1/me": "401 401 401 200 200 200 200 200 200 403",
@@ -128,7 +130,9 @@ def test_route_answers_each_principal_as_the_table_says(
     path = path.replace("<name>", "code")
     if method == "DELETE" or path.endswith(OF_ENDED_ONES):
         store.fleet.transition(session.id, Status.TERMINATED)
-    stream = {"X-Forwarded-Uri": f"/stream/{session.id}", "X-Forwarded-Method": "GET"}
+    uri = f"/v1/sandboxes/{session.id}/proxy/8000/" if path == "/authz/port" else f"/stream/{session.id}"
+    document = SandboxProblem if path == "/authz/port" else ProblemDocument
+    stream = {"X-Forwarded-Uri": uri, "X-Forwarded-Method": "GET"}
     got = {}
     for who, headers in all_headers(store, people).items():
         body = json.dumps(BODIES.get(route, {})) if method in ("POST", "PUT") else None
@@ -136,7 +140,7 @@ def test_route_answers_each_principal_as_the_table_says(
         with client.open(path, method=method, data=body, headers={**headers, **kind, **stream}) as answer:
             got[who] = answer.status_code
             if answer.status_code >= 400 and path.startswith(("/api", "/authz")):
-                ProblemDocument.model_validate_json(answer.get_data())
+                document.model_validate_json(answer.get_data())
         if method == "GET":
             with client.head(path, headers={**headers, **stream}) as answer:
                 assert answer.status_code == got[who]

@@ -210,6 +210,17 @@ def foreign_origin() -> Problem:
     )
 
 
+def is_answered_here() -> bool:
+    """Does the view that this request goes to answer at the name it was sent to?"""
+    view = _view_asked_for()
+    return view is not None and place().kind in _places_of(view)
+
+
+def _places_of(view: Callable[..., Any]) -> frozenset[PlaceKind]:
+    found: frozenset[PlaceKind] = getattr(view, _PLACES, frozenset({PlaceKind.VIEWER}))
+    return found
+
+
 def _with_rule(view: _View, role: Role | None) -> _View:
     setattr(view, _RULE, role)
     return view
@@ -217,7 +228,7 @@ def _with_rule(view: _View, role: Role | None) -> _View:
 
 def _enforce_place() -> None:
     view = _view_asked_for()
-    if view is not None and place().kind not in getattr(view, _PLACES, {PlaceKind.VIEWER}):
+    if view is not None and place().kind not in _places_of(view):
         raise not_found()
 
 

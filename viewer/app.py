@@ -8,7 +8,7 @@ from flask import Flask, Response, g, request
 from werkzeug.exceptions import HTTPException
 from werkzeug.wrappers import Response as BaseResponse
 
-from viewer.access import anyone, enforce_on, place, places_on, public_origin
+from viewer.access import anyone, enforce_on, is_answered_here, place, places_on, public_origin
 from viewer.api import api
 from viewer.assets import assets, read_manifest
 from viewer.authz import authz
@@ -16,7 +16,7 @@ from viewer.content import content
 from viewer.events import events
 from viewer.incoming import MOST_BODY_BYTES, drain_body, too_large
 from viewer.observed import observe_on
-from viewer.opensandbox import knock
+from viewer.opensandbox import SandboxRefusal, knock, respond_refusal
 from viewer.pages import (
     content_policy,
     error_beside,
@@ -75,11 +75,13 @@ def healthz() -> Response:
 
 
 def _knock_at_opensandbox() -> None:
-    if place().kind is PlaceKind.OPENSANDBOX:
+    if place().kind is PlaceKind.OPENSANDBOX and not is_answered_here():
         raise knock()
 
 
 def _answer_problem(problem: Problem) -> BaseResponse:
+    if isinstance(problem, SandboxRefusal):
+        return respond_refusal(problem)
     if place().kind is not PlaceKind.VIEWER:
         return error_beside(problem)
     if request.method in ("GET", "HEAD") and is_page(request.path):

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import re
 from datetime import timedelta
-from typing import Literal
+from typing import Literal, NamedTuple
+from urllib.parse import unquote
 
 from flask import Blueprint, Response, request
 from pydantic import SecretStr
@@ -32,17 +33,21 @@ from viewer.entries import Entry
 from viewer.grants import (
     GRANT_HEADER,
     UPSTREAM_HEADER,
+    AnyTarget,
     DesktopSocket,
     Grant,
     PublishedPort,
+    SandboxPort,
     Target,
     seal_grant,
 )
 from viewer.model import Display, Kind, Principal, Role, Session, Status, utcnow
+from viewer.opensandbox import SandboxRefusal, key_holder, sandbox_not_found
 from viewer.places import PlaceKind, way_to_service
 from viewer.problems import Problem, not_found
 from viewer.rows import SessionNotFound
 from viewer.services import services
+from viewer.settings import ImageSettings
 
 authz = Blueprint("authz", __name__, url_prefix="/authz")
 
@@ -53,6 +58,17 @@ GRANT_LIFE = timedelta(seconds=30)
 _STREAM = re.compile(
     r"/stream/([0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12})(?:\?[^#\s]*)?", re.ASCII
 )
+
+# The same for a port: what follows it is the sandbox's, in whatever encoding.
+_PORT = re.compile(
+    r"/v1/sandboxes/([0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12})/proxy/([1-9][0-9]{0,4})"
+    r"(/[\x21-\x22\x24-\x3e\x40-\x7e]*)?(?:\?[^#\s]*)?",
+    re.ASCII,
+)
+_EXECD_PORT = 44772
+"""OpenSandbox's own program in every sandbox; its `/proxy/<port>/` leads on to any other port there."""
+_VNC_PORTS = frozenset({*range(5900, 6000), 6080})
+"""Where VNC servers listen, and websockify in front of them, in images that are not ours."""
 
 
 @authz.get("/stream")
@@ -94,6 +110,60 @@ def authorise_content() -> Response:
         raise _entry_over()
     target = DesktopSocket(name=session.sandbox_id)
     return _allowed(session, _grant("content", session, entry.who, target))
+
+
+@authz.get("/port")
+@anyone
+@answers_at(PlaceKind.VIEWER, PlaceKind.OPENSANDBOX)
+def authorise_port() -> Response:
+    """For every request to a port of a sandbox, its WebSockets among them."""
+    who = key_holder(Role.OPERATOR)
+    asked = _port_asked_for()
+    try:
+        session = services().store.tenant(who.tenant).get(asked.session_id)
+    except SessionNotFound as error:
+        raise sandbox_not_found() from error
+    if session.status is not Status.RUNNING or session.kind is not Kind.SANDBOX or not session.sandbox_id:
+        raise sandbox_not_found()
+    if session.display is not Display.NONE and asked.ports & _vnc_ports(session):
+        raise SandboxRefusal(
+            403,
+            "DESKFLEET::VNC_NOT_PROXIED",
+            "A desktop's screen is never a plain port; watch it at its `novnc_url`.",
+        )
+    target = SandboxPort(sandbox_id=session.sandbox_id, port=asked.port)
+    return _allowed(session, _grant("port", session, who, target))
+
+
+class _PortAsked(NamedTuple):
+    """`ports`: all that the request may reach, the one in its path among them."""
+
+    session_id: str
+    port: int
+    ports: frozenset[int]
+
+
+def _port_asked_for() -> _PortAsked:
+    match = _PORT.fullmatch(_uri_asked_for())
+    if match is None or int(match[2]) > 65535:
+        raise sandbox_not_found()
+    port, further = int(match[2]), frozenset[int]()
+    if port == _EXECD_PORT:
+        further = frozenset(map(int, re.findall(r"proxy/+0*([0-9]{1,5})(?![0-9])", _decoded(match[3] or ""))))
+    return _PortAsked(match[1], port, further | {port})
+
+
+def _decoded(path: str) -> str:
+    """Of as many encodings as it has."""
+    while (plain := unquote(path)) != path:
+        path = plain
+    return path
+
+
+def _vnc_ports(session: Session) -> frozenset[int]:
+    image = services().settings.image(session.image)
+    own = image.port if image is not None else ImageSettings.model_fields["port"].default
+    return _VNC_PORTS | {own}
 
 
 @authz.get("/service")
@@ -177,7 +247,9 @@ def _target(session: Session) -> Target | None:
     return PublishedPort(port=session.vnc_port) if session.vnc_port else None
 
 
-def _grant(purpose: Literal["stream", "content"], session: Session, who: Principal, target: Target) -> Grant:
+def _grant(
+    purpose: Literal["stream", "content", "port"], session: Session, who: Principal, target: AnyTarget
+) -> Grant:
     return Grant(
         purpose=purpose,
         session_id=session.id,
