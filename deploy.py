@@ -134,7 +134,7 @@ else:
     if on_sandboxes and "hostwatch" in chosen:
         hostwatch(settings=settings, key=secrets.relay_keys[config.name], fleet_id=secrets.fleet_id)
     if has_relay and "relay" in chosen:
-        relay(settings=settings, key=secrets.relay_keys[config.name])
+        relay(settings=settings, key=secrets.relay_keys[config.name], has_sandboxes=on_sandboxes)
     if on_desktops and "desktops" in chosen:
         kasmvnc(config=config)
         desktops(config=config)

@@ -27,6 +27,18 @@ _HOSTWATCH_API = ("/hostwatch/*",)
 # Asked for once, a WebSocket goes on, whatever becomes of its maker: it has to come back and be asked for
 # again. Caddy joins one with any service, `websocket` or not.
 _SERVICE = ("stream_timeout 1h",)
+# What a sandbox answers comes from the viewer's origin: it is data there, and never a page that acts.
+_PORT = (
+    "header_down -Set-Cookie",
+    "header_down -Clear-Site-Data",
+    "header_down -Strict-Transport-Security",
+    "header_down -Alt-Svc",
+    "header_down -Service-Worker-Allowed",
+    "header_down -NEL",
+    "header_down -Report-To",
+    "header_down +Content-Security-Policy sandbox",
+    "header_down X-Content-Type-Options nosniff",
+)
 # The edge has set these itself, whatever the browser sent; Caddy would put the edge in their place.
 _PUBLIC = (
     "header_up Host {http.request.header.X-Forwarded-Host}",
@@ -55,11 +67,13 @@ class ServiceSite(Section):
 
 
 class Edge(Section):
-    """What people and agents reach. sites, content: addresses in Caddy's words; relays: by host."""
+    """What people and agents reach. sites, content: addresses in Caddy's words; relays, boxes: by host, the
+    latter of those alone that have sandboxes."""
 
     sites: str
     viewer: Upstream
     relays: dict[str, Upstream]
+    boxes: dict[str, Upstream]
     content: str | None
     services: tuple[ServiceSite, ...]
     names: str
@@ -107,6 +121,7 @@ def caddyfile(config: HostConfig, *, ipv6: bool = True) -> str:
         address=config.host.fleet_address,
         suffix="" if settings.port == 443 else f":{settings.port}",
         content_lines=_content_lines(settings),
+        port_lines=_PORT,
         public_lines=_PUBLIC,
         service_lines=_SERVICE,
     )
@@ -152,10 +167,12 @@ def _named_services(site: Site) -> dict[str, Service]:
 def _edge(site: Site) -> Edge:
     settings = site.settings
     content = f"*.{settings.content}" if settings.content else None
+    relays = {host: _upstream(site, host, settings.ports.relay) for host in relay_hosts(site)}
     return Edge(
         sites=", ".join(settings.origins),
         viewer=_upstream(site, site.control, settings.ports.viewer),
-        relays={host: _upstream(site, host, settings.ports.relay) for host in relay_hosts(site)},
+        relays=relays,
+        boxes={host: relays[host] for host in site.hosts_in(Group.SANDBOXES)},
         content=_origin(content, settings) if content else None,
         services=tuple(_service_site(service, name, site) for name, service in _named_services(site).items()),
         names=", ".join(f"http://{name}" for name in edge_names(site)),
@@ -212,7 +229,9 @@ def _from_edge(config: HostConfig) -> tuple[NodeRoute, ...]:
         return ()
     routes: list[NodeRoute] = []
     if config.name in relay_hosts(site):
-        paths = ("/stream/*", "/content/*")
+        paths: tuple[str, ...] = ("/stream/*", "/content/*")
+        if Group.SANDBOXES in config.host.groups:
+            paths = (*paths, "/port/*")
         routes.append(NodeRoute(asker=asker, paths=paths, upstream=_loopback(ports.relay), websocket=True))
     if config.name == site.control:
         routes.append(NodeRoute(asker=asker, paths=("/*",), upstream=_loopback(ports.viewer), public=True))

@@ -39,7 +39,7 @@ def unit(port: int) -> Unit:
 
 
 @deploy("Relay")
-def relay(*, settings: Settings, key: SecretStr) -> None:
+def relay(*, settings: Settings, key: SecretStr, has_sandboxes: bool) -> None:
     config = render(
         "relay/relay.toml.j2",
         listen=f"127.0.0.1:{settings.ports.relay}",
@@ -47,6 +47,7 @@ def relay(*, settings: Settings, key: SecretStr) -> None:
         publish_address=PUBLISH_ADDRESS,
         desktops_dir=DESKTOPS.path,
         desktop_secrets_dir=DESKTOP_SECRETS,
+        opensandbox_url=f"http://127.0.0.1:{settings.ports.opensandbox}" if has_sandboxes else "",
         max_stream_seconds=_MAX_STREAM_SECONDS,
     )
     system_user(name="Make its user", user=USER, home="/nonexistent")

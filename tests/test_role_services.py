@@ -56,7 +56,10 @@ ROLES: dict[str, Call] = {
             "fleet_id": CONFIG.secrets.fleet_id,
         },
     ),
-    "relay": (relay_role.relay, {"settings": SETTINGS, "key": CONFIG.secrets.relay_keys["here"]}),
+    "relay": (
+        relay_role.relay,
+        {"settings": SETTINGS, "key": CONFIG.secrets.relay_keys["here"], "has_sandboxes": True},
+    ),
     "viewer": (viewer_role.viewer, {"config": CONFIG}),
     "caddy": (caddy_role.caddy, {"config": CONFIG}),
     "desktops": (desktops_role.desktops, {"config": CONFIG}),
@@ -244,6 +247,11 @@ def test_relay_reads_the_file_that_the_deploy_writes(run_role: RunRole, tmp_path
     settings = read_settings(file)
     assert settings.address == ("127.0.0.1", 8070)
     assert str(settings.publish_address) == "127.0.66.1"
+    assert settings.opensandbox_url == "http://127.0.0.1:8080"
+    file.write_text(
+        put(run_role(role, facts=fresh(), **{**arguments, "has_sandboxes": False}), relay_role.CONFIG)
+    )
+    assert read_settings(file).opensandbox_url is None
 
 
 def test_hostwatch_reads_the_file_that_the_deploy_writes_and_alone_of_ours_may_ask_docker(
