@@ -215,8 +215,8 @@ def test_what_cannot_pass_is_refused_in_opensandboxs_words(relay: RelayProcess, 
         upgrade = {"Upgrade": "websocket", "Connection": "Upgrade", "Sec-WebSocket-Version": "9"}
         assert await refusal(relay, "GET", "/", **upgrade) == (426, "DESKFLEET::NOT_A_WEBSOCKET")
         nobody = f"http://127.0.0.1:{free_port()}"
-        settings: dict[str, Any]
-        for number, settings in enumerate(({}, {"opensandbox_url": nobody})):
+        without: list[dict[str, Any]] = [{}, {"opensandbox_url": nobody}]
+        for number, settings in enumerate(without):
             folder = tmp_path / str(number)
             folder.mkdir()
             with running_relay(folder, **settings) as other:

@@ -26,9 +26,13 @@ def server(daemon: OwnDocker, tmp_path_factory: pytest.TempPathFactory) -> Itera
 
 
 @pytest.fixture(scope="package")
-def relay(daemon: OwnDocker, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RelayProcess]:
+def relay(
+    daemon: OwnDocker, server: RealOpenSandbox, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[RelayProcess]:
     folder = tmp_path_factory.mktemp("relay")
-    with running_relay(folder, publish_address=daemon.address, probe_seconds=3) as running:
+    with running_relay(
+        folder, publish_address=daemon.address, probe_seconds=3, opensandbox_url=server.url
+    ) as running:
         yield running
 
 

@@ -7,47 +7,27 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
-import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
-from contextlib import ExitStack
 from pathlib import Path
 
 import httpx
 import pytest
 
-from roles.caddyfile import caddyfile
 from tests.real_opensandbox import RealOpenSandbox
-from tests.relay_process import RelayProcess, free_port, wait_for_listener
-from tests.sites import host_config
-from tests.worker.fleet import CannedSocketDesktop, Fleet
+from tests.relay_process import RelayProcess, free_port
+from tests.worker.edge import KEY, Edge, running_edge
+from tests.worker.fleet import CannedSocketDesktop
 from viewer import selfcheck
-from viewer.credentials import hash_of, new_key
+from viewer.credentials import new_key
 from viewer.model import Status
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(120)]
 
-KEY = new_key()
 STUDIO = {
     "name": "studio", "tenant": "main", "host": "here", "backend": "tigervnc", "resolution": "1280x800"
 }  # fmt: skip
-
-
-class Edge:
-    """A whole fleet behind the Caddyfile that the deploy renders."""
-
-    def __init__(self, fleet: Fleet, url: str) -> None:
-        self.fleet = fleet
-        self.url = url
-
-    def check(self, *arguments: str, key: str = KEY.text) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, "-W", "error", "-m", "viewer.selfcheck", "--url", self.url, *arguments],
-            input=key, capture_output=True, text=True, check=False, timeout=90,
-        )  # fmt: skip
 
 
 @pytest.fixture
@@ -55,62 +35,8 @@ def edge(
     tmp_path: Path, server: RealOpenSandbox, relay: RelayProcess, request: pytest.FixtureRequest
 ) -> Iterator[Edge]:
     """Parametrized with `tls` of the site and settings of the viewer."""
-    port, viewer = free_port(), free_port()
-    changed = dict(getattr(request, "param", {}))
-    config = host_config(
-        edge_port=port,
-        tls=changed.pop("tls", "none"),
-        ports={"opensandbox": server.port, "relay": int(relay.address.rpartition(":")[2]), "viewer": viewer},
-    )
-    local = config.site.settings
-    tenant = {"name": "main", "keys": [{"id": KEY.id, "role": "operator", "sha256": hash_of(KEY.text)}]}
-    with (
-        Fleet(
-            tmp_path,
-            server,
-            relay,
-            origins=list(local.origins),
-            listen=f"127.0.0.1:{viewer}",
-            tenants=[tenant],
-            **changed,
-        ) as fleet,
-        ExitStack() as stack,
-    ):
-        fleet.start()
-        text = caddyfile(config, ipv6=False)
-        text = text.replace("/run/deskfleet/caddy", str(tmp_path)).replace(
-            "/var/lib/deskfleet", str(tmp_path)
-        )
-        (tmp_path / "Caddyfile").write_text(text)
-        caddy = shutil.which("caddy", path=str(Path(sys.executable).parent)) or "caddy"
-        _run(stack, tmp_path, caddy, "run", "--adapter", "caddyfile", "--config", str(tmp_path / "Caddyfile"))
-        _run(stack, tmp_path, sys.executable, "-c", "from viewer.serve import main; main()")
-        _wait_until_healthy(f"http://127.0.0.1:{viewer}/healthz", tmp_path)
-        wait_for_listener("127.0.0.1", port)
-        yield Edge(fleet, local.origins[-1])
-
-
-def _run(stack: ExitStack, folder: Path, *command: str) -> None:
-    with (folder / "edge.log").open("ab") as log:
-        process = subprocess.Popen(
-            command,
-            env={**os.environ, "HOME": str(folder), "DESKFLEET_SETTINGS": str(folder / "viewer.toml")},
-            stdout=log, stderr=log,
-        )  # fmt: skip
-    stack.callback(process.wait)
-    stack.callback(process.terminate)
-
-
-def _wait_until_healthy(url: str, folder: Path) -> None:
-    deadline = time.monotonic() + 30
-    while time.monotonic() < deadline:
-        try:
-            if httpx.get(url, timeout=2, trust_env=False).is_success:
-                return
-        except httpx.TransportError:
-            pass
-        time.sleep(0.1)
-    raise AssertionError((folder / "edge.log").read_text()[-3000:])
+    with running_edge(tmp_path, server, relay, **getattr(request, "param", {})) as running:
+        yield running
 
 
 def test_every_step_works_is_timed_and_leaves_nothing_behind(edge: Edge) -> None:

@@ -1,0 +1,105 @@
+"""A whole fleet behind the edge: the Caddyfile that the deploy renders, viewer and worker as processes."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from roles.caddyfile import caddyfile
+from tests.real_opensandbox import RealOpenSandbox
+from tests.relay_process import RelayProcess, free_port, wait_for_listener
+from tests.sites import host_config
+from tests.worker.fleet import Fleet
+from viewer.credentials import hash_of, new_key
+
+KEY = new_key()
+"""An operator's, of the tenant `main`; there is another one, `other`."""
+
+
+@dataclass(frozen=True)
+class Edge:
+    """`url`: of the viewer's last name; `port`: where it answers for all of its names."""
+
+    fleet: Fleet
+    url: str
+    port: int
+    caddy: subprocess.Popen[bytes]
+
+    def check(self, *arguments: str, key: str = KEY.text) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-W", "error", "-m", "viewer.selfcheck", "--url", self.url, *arguments],
+            input=key, capture_output=True, text=True, check=False, timeout=90,
+        )  # fmt: skip
+
+
+@contextmanager
+def running_edge(
+    folder: Path, server: RealOpenSandbox, relay: RelayProcess, *, tls: str = "none", **changed: Any
+) -> Iterator[Edge]:
+    """changed: settings of the viewer."""
+    port, viewer = free_port(), free_port()
+    config = host_config(
+        edge_port=port,
+        tls=tls,
+        ports={"opensandbox": server.port, "relay": int(relay.address.rpartition(":")[2]), "viewer": viewer},
+    )
+    local = config.site.settings
+    main = {"name": "main", "keys": [{"id": KEY.id, "role": "operator", "sha256": hash_of(KEY.text)}]}
+    with (
+        Fleet(
+            folder,
+            server,
+            relay,
+            origins=list(local.origins),
+            listen=f"127.0.0.1:{viewer}",
+            tenants=[main, {"name": "other"}],
+            **changed,
+        ) as fleet,
+        ExitStack() as stack,
+    ):
+        fleet.start()
+        text = caddyfile(config, ipv6=False)
+        text = text.replace("/run/deskfleet/caddy", str(folder)).replace("/var/lib/deskfleet", str(folder))
+        (folder / "Caddyfile").write_text(text)
+        program = shutil.which("caddy", path=str(Path(sys.executable).parent)) or "caddy"
+        caddy = _run(
+            stack, folder, program, "run", "--adapter", "caddyfile", "--config", str(folder / "Caddyfile")
+        )
+        _run(stack, folder, sys.executable, "-c", "from viewer.serve import main; main()")
+        _wait_until_healthy(f"http://127.0.0.1:{viewer}/healthz", folder)
+        wait_for_listener("127.0.0.1", port)
+        yield Edge(fleet, local.origins[-1], port, caddy)
+
+
+def _run(stack: ExitStack, folder: Path, *command: str) -> subprocess.Popen[bytes]:
+    with (folder / "edge.log").open("ab") as log:
+        process = subprocess.Popen(
+            command,
+            env={**os.environ, "HOME": str(folder), "DESKFLEET_SETTINGS": str(folder / "viewer.toml")},
+            stdout=log, stderr=log,
+        )  # fmt: skip
+    stack.callback(process.wait)
+    stack.callback(process.terminate)
+    return process
+
+
+def _wait_until_healthy(url: str, folder: Path) -> None:
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:
+        try:
+            if httpx.get(url, timeout=2, trust_env=False).is_success:
+                return
+        except httpx.TransportError:
+            pass
+        time.sleep(0.1)
+    raise AssertionError((folder / "edge.log").read_text()[-3000:])
