@@ -152,8 +152,56 @@ def test_opensandbox_site_goes_to_the_viewer_with_the_treatment_of_streams(fleet
 
 @pytest.mark.parametrize("name", [DOMAIN, OPENSANDBOX, CODE_SERVER])
 def test_client_cannot_reach_opensandboxs_proxy_route(fleet: CaddyFleet, name: str) -> None:
-    for path in ("/v1/sandboxes/x/proxy/8080/", "/sandboxes/x/proxy/8080/"):
-        assert fleet.get(path, name=name).seen["upstream"] in {"viewer", "code-server"}
+    fleet.viewer.says = (403, {"X-Df-Upstream": "box1"})
+    assert fleet.get("/v1/sandboxes/x/proxy/8080/", name=name).status == 403
+    fleet.grant("box1")
+    assert fleet.get("/sandboxes/x/proxy/8080/", name=name).seen["upstream"] in {"viewer", "code-server"}
+
+
+# Ports of sandboxes
+
+
+@pytest.mark.parametrize("name", [DOMAIN, OPENSANDBOX])
+def test_port_is_reached_past_the_viewer_without_what_opened_it(fleet: CaddyFleet, name: str) -> None:
+    secrets = {"Cookie": "a=1", "Authorization": "Bearer k", "OPEN-SANDBOX-API-KEY": "k", **FORGED}
+    path = "/v1/sandboxes/abc/proxy/8000/a%2Fb%20c//?q=%2F"
+    seen = fleet.get(path, name=name, headers=secrets, method="POST").seen
+    assert (seen["upstream"], seen["method"], seen["path"]) == (
+        "relay of box1", "POST", "/port/abc/a%2Fb%20c//?q=%2F",
+    )  # fmt: skip
+    assert seen["headers"]["x-df-grant"] == "grant-for-box1"
+    assert not {"cookie", "authorization", "open-sandbox-api-key", "x-df-upstream"} & set(seen["headers"])
+    (asked,) = fleet.viewer.asked
+    assert (asked["method"], asked["path"]) == ("GET", "/authz/port?q=%2F")
+    assert (asked["headers"]["x-forwarded-method"], asked["headers"]["x-forwarded-uri"]) == ("POST", path)
+    assert asked["headers"]["open-sandbox-api-key"] == "k"
+    assert fleet.get("/v1/sandboxes/abc/proxy/8000", name=name).seen["path"] == "/port/abc"
+
+
+def test_port_of_a_host_without_sandboxes_leads_nowhere(fleet: CaddyFleet) -> None:
+    fleet.grant("studio1")
+    assert fleet.get("/v1/sandboxes/abc/proxy/8000/").status == 502
+
+
+@pytest.mark.parametrize("name", [DOMAIN, OPENSANDBOX])
+def test_what_a_port_answers_cannot_speak_for_the_origin(fleet: CaddyFleet, name: str) -> None:
+    relay = fleet.relays["box1"]
+    gone = ("Set-Cookie", "Clear-Site-Data", "Strict-Transport-Security", "Alt-Svc", "Service-Worker-Allowed")
+    try:
+        relay.adds = {**dict.fromkeys((*gone, "NEL", "Report-To"), "x"), "Content-Security-Policy": "own"}
+        answer = fleet.get("/v1/sandboxes/abc/proxy/8000/", name=name)
+    finally:
+        relay.adds = {}
+    assert [answer.all(header.lower()) for header in (*gone, "NEL", "Report-To")] == [[]] * 7
+    assert answer.all("content-security-policy") == ["own", "sandbox"]
+    assert answer.all("x-content-type-options") == ["nosniff"]
+
+
+def test_websocket_to_a_port_echoes_through_both_caddys(fleet: CaddyFleet) -> None:
+    url = fleet.url("/v1/sandboxes/abc/proxy/8000/ws", name=OPENSANDBOX, scheme="wss")
+    seen = asyncio.run(echo_once(fleet, url, origin="https://a"))
+    assert (seen["upstream"], seen["path"]) == ("relay of box1", "/port/abc/ws")
+    assert "sec-websocket-extensions" not in seen["headers"]
 
 
 # Nodes
@@ -187,6 +235,9 @@ NODE_ROUTES = [
     # host, path, upstream for the edge, upstream for the control host
     ("box1", "/stream/x", "relay of box1", None),
     ("box1", "/content/x", "relay of box1", None),
+    ("box1", "/port/x", "relay of box1", None),
+    ("box1", "/port/x/", "relay of box1", None),
+    ("studio1", "/port/x/", None, None),
     ("box1", "/v1/sandboxes", None, "opensandbox"),
     ("box1", "/v1/sandboxes/x/endpoints/8080?x=/proxy/", None, "opensandbox"),
     ("box1", "/health", None, "opensandbox"),
@@ -414,6 +465,7 @@ def test_log_of_what_fails_holds_no_secret() -> None:
     fleet = CaddyFleet(SHARED)
     del fleet.relays["two"]  # it does not run
     shown = {"Cookie": "__Host-deskfleet=secret-cookie", "Authorization": "Bearer secret-key"}
+    shown["OPEN-SANDBOX-API-KEY"] = "secret-key"
     with fleet:
         fleet.viewer.says = (200, {"X-Df-Upstream": "two", "X-Df-Grant": "secret-grant"})
         for name, path in ((DOMAIN, "/stream/abc"), (CONTENT, "/x?token=secret-token")):
