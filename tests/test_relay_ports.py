@@ -71,7 +71,9 @@ def relay(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         max_streams_per_session=1,
     ) as process:
         yield process
-    assert "Traceback" not in process.log.read_text()
+    log = process.log.read_text()
+    assert "Traceback" not in log
+    assert "WARNING" not in log
 
 
 def url(relay: RelayProcess, path: str, *, session: str = "s1") -> URL:

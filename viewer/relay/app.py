@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from aiohttp import web
+from aiohttp import hdrs, web
 from aiohttp.typedefs import Handler
 from pydantic import BaseModel
 from yarl import URL
@@ -15,6 +15,7 @@ from viewer.relay.content_files import ContentFiles
 from viewer.relay.content_paths import content_path
 from viewer.relay.desktop_access import check_tenant
 from viewer.relay.endings import ENDED
+from viewer.relay.http_head import offered
 from viewer.relay.port_messages import METHODS, refused, way_at_server
 from viewer.relay.ports import PortServer
 from viewer.relay.probing import probe
@@ -108,7 +109,9 @@ class Relay:
                 return await self.streams.carry_exchange(
                     request, grant, target, server=self._ports, way=address
                 )
-            if not web.WebSocketResponse().can_prepare(request):
+            # The sandbox chooses among them; of none that is known here aiohttp would warn.
+            wanted = offered(request.headers.get(hdrs.SEC_WEBSOCKET_PROTOCOL, ""))
+            if not web.WebSocketResponse(protocols=wanted).can_prepare(request):
                 return refused(426, "NOT_A_WEBSOCKET", "this upgrade to a WebSocket is not a whole one")
             return await self.streams.carry_port(request, grant, server=server, way=way)
         except StreamRefused as refusal:
