@@ -28,6 +28,7 @@ from viewer.reconcile import (
     Renew,
     Report,
     Terminate,
+    Uses,
     Verdict,
     compare,
     due,
@@ -101,8 +102,7 @@ def verdict_on(
         sandboxes,
         rows=[row for row in rows if row.host == HERE],
         by_request={row.request_id: row for row in [*rows, *ended]},
-        watched=watched,
-        used=used,
+        uses=None if used is None else Uses(watched=frozenset(watched), ports=used),
         busy=busy,
         memory=memory or Memory(),
         table_began=table_began,
@@ -360,7 +360,7 @@ def test_sandbox_of_a_session_of_another_host_is_never_deleted() -> None:
     row = session(1, host="there")
     [action] = compare(
         HERE, [sandbox_of(row)], rows=[], by_request={row.request_id: row},
-        watched=set(), used={}, busy=set(), memory=Memory(), table_began=NOW, now=NOW, policy=POLICY,
+        uses=Uses(), busy=set(), memory=Memory(), table_began=NOW, now=NOW, policy=POLICY,
     ).actions  # fmt: skip
     assert action == Report(
         sandbox_id=row.sandbox_id or "", why="host there shows it too; two hosts share one Docker"
@@ -374,8 +374,7 @@ def test_sandbox_that_became_the_rows_own_a_moment_ago_is_left_alone() -> None:
         [sandbox_of(row)],
         rows=[],  # read before the worker wrote the sandbox's id
         by_request={row.request_id: row},
-        watched=(),
-        used={},
+        uses=Uses(),
         busy=(),
         memory=Memory(),
         table_began=NOW,

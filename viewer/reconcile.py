@@ -131,6 +131,14 @@ class Report(Action):
     why: str
 
 
+class Uses(Frozen):
+    """Who is there. watched: sessions whose screen somebody sees; ports: session -> when a port of its
+    sandbox was last asked for."""
+
+    watched: frozenset[str] = frozenset()
+    ports: Mapping[str, datetime] = Field(default_factory=dict)
+
+
 class Memory(Frozen):
     """What `compare` remembers of one host from one list to the next; the worker starts with an empty one."""
 
@@ -220,8 +228,7 @@ def compare(
     *,
     rows: Iterable[Session],
     by_request: Mapping[str, Session],
-    watched: Collection[str],
-    used: Mapping[str, datetime] | None,
+    uses: Uses | None,
     busy: Collection[str],
     memory: Memory,
     table_began: datetime | None,
@@ -231,10 +238,9 @@ def compare(
     """Hold the host's list against the table.
 
     `rows`: the live sessions placed on this host, read after the list was taken. `by_request`: every session,
-    live or terminal, that a listed sandbox names. `watched`: ids of sessions with an open stream. `used`:
-    when the ports of sessions were last asked for, None while nobody can say who uses what. `busy`: ids of
-    sessions that the worker is bringing up right now; it looks for their sandbox itself. `table_began`:
-    since when the table knows of sessions, None while nobody can say.
+    live or terminal, that a listed sandbox names. `uses`: None while nobody can say who uses what. `busy`:
+    ids of sessions that the worker is bringing up right now; it looks for their sandbox itself.
+    `table_began`: since when the table knows of sessions, None while nobody can say.
     """
     listed = {sandbox.id: sandbox for sandbox in sandboxes}
     own = [
@@ -247,8 +253,9 @@ def compare(
             continue
         sandbox = listed.get(row.sandbox_id)
         if sandbox is not None:
-            follow = _follow(row, sandbox, watched=row.id in watched, now=now, policy=policy)
-            actions += follow or _use(row, watched=row.id in watched, used=used, now=now)
+            watched = uses is not None and row.id in uses.watched
+            follow = _follow(row, sandbox, watched=watched, now=now, policy=policy)
+            actions += follow or _use(row, uses, now)
         else:
             misses[row.id] = memory.misses.get(row.id, 0) + 1
             if misses[row.id] >= MISSES_BEFORE_GONE:
@@ -309,12 +316,23 @@ def _lifetime(
     return []
 
 
-def _use(row: Session, *, watched: bool, used: Mapping[str, datetime] | None, now: datetime) -> list[Action]:
+def uses_of(streams: Iterable[StreamInfo], ports_used: Mapping[str, datetime], *, now: datetime) -> Uses:
+    """From what a relay says. A stream to a port is work with the session, and nobody's watching."""
+    open_now = list(streams)
+    working = {stream.session_id: now for stream in open_now if stream.kind == "port"}
+    return Uses(
+        watched=frozenset(stream.session_id for stream in open_now if stream.kind != "port"),
+        ports={**ports_used, **working},
+    )
+
+
+def _use(row: Session, uses: Uses | None, now: datetime) -> list[Action]:
     """Note that the session is in use, or end one that nobody uses any more."""
-    if used is None or row.status is not Status.RUNNING:
+    if uses is None or row.status is not Status.RUNNING:
         return []
-    last = max((time for time in (row.last_used_at, used.get(row.id)) if time is not None), default=None)
-    last = now if watched else last
+    watched = row.id in uses.watched
+    times = (row.last_used_at, uses.ports.get(row.id), now if watched else None)
+    last = max((time for time in times if time is not None), default=None)
     if last is not None and (row.last_used_at is None or last - row.last_used_at >= USE_NOTED_EVERY):
         return [NoteUse(row=row, at=last)]
     if row.idle_ends_at is not None and row.idle_ends_at <= now and not watched:

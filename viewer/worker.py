@@ -108,24 +108,28 @@ class RelayWatch:
 
     def look(self) -> None:
         try:
-            self._watched()
+            self._uses()
         except RelayUnreachable as problem:
             self._say(HostStatus.UNREACHABLE, str(problem))
         else:
             self._say(HostStatus.OK, None)
             metrics.compared(self._name)
 
-    def _watched(self) -> set[str]:
-        """The sessions that somebody watches, after closing what is not allowed. Raises RelayUnreachable."""
+    def _uses(self) -> reconcile.Uses:
+        """Who watches and works with what, after closing what is not allowed. Raises RelayUnreachable."""
         if self._relay is None:
-            return set()
-        return self._close_what_is_no_longer_allowed(self._relay, self._relay.streams())
+            return reconcile.Uses()
+        seen = self._relay.stream_list()
+        allowed = self._close_what_is_no_longer_allowed(self._relay, seen.streams)
+        return reconcile.uses_of(allowed, seen.ports_used, now=utcnow())
 
-    def _close_what_is_no_longer_allowed(self, relay: RelayClient, streams: list[StreamInfo]) -> set[str]:
-        """A revoked key, a smaller role, an ended session end their streams; the sessions still watched."""
+    def _close_what_is_no_longer_allowed(
+        self, relay: RelayClient, streams: list[StreamInfo]
+    ) -> list[StreamInfo]:
+        """A revoked key, a smaller role, an ended session end their streams; those that go on."""
         metrics.streams_open(self._name, [stream.kind for stream in streams])
         if not streams:
-            return set()
+            return []
         closing = reconcile.no_longer_allowed(
             streams,
             rows=self._fleet.on_host(self._name),
@@ -139,7 +143,7 @@ class RelayWatch:
         except RelayUnreachable as problem:
             log.warning("%s; streams that lost their right are closed at the next look", problem)
         closed = {stream.stream_id for stream in closing}
-        return {stream.session_id for stream in streams if stream.stream_id not in closed}
+        return [stream for stream in streams if stream.stream_id not in closed]
 
     def _say(self, status: HostStatus, detail: str | None) -> None:
         """Write the host's status when it is news, and from time to time that it is still so."""
@@ -189,11 +193,10 @@ class HostWatch(RelayWatch):
 
     def look(self) -> None:
         # First, so that access ends on time also where the sandbox server is silent.
-        watched: set[str] = set()
-        used: dict[str, datetime] | None = None
+        uses: reconcile.Uses | None = None
         silence: str | None = None
         try:
-            watched, used = self._watched(), {}
+            uses = self._uses()
         except RelayUnreachable as problem:
             silence = str(problem)
         try:
@@ -211,8 +214,7 @@ class HostWatch(RelayWatch):
             listed,
             rows=rows,
             by_request=self._sessions_named_by(listed, rows),
-            watched=watched,
-            used=used,
+            uses=uses,
             busy=self._chores.in_hand(UP),
             memory=self._memory,
             table_began=self._fleet.began_at(),
