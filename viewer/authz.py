@@ -125,6 +125,14 @@ def authorise_port() -> Response:
         raise sandbox_not_found() from error
     if session.status is not Status.RUNNING or session.kind is not Kind.SANDBOX or not session.sandbox_id:
         raise sandbox_not_found()
+    host = services().settings.host(session.host or "")
+    if host is not None and host.external:
+        raise SandboxRefusal(
+            501,
+            "DESKFLEET::NO_WAY_TO_PORTS",
+            f"{host.name} is an OpenSandbox server beside this fleet, without a relay of ours; no port of its"
+            " sandboxes is reached from here.",
+        )
     if session.display is not Display.NONE and asked.ports & _vnc_ports(session):
         raise SandboxRefusal(
             403,

@@ -182,6 +182,16 @@ class Fleet:
         self._values = {**self._values, **changed}
         self.have({})
 
+    def have_external(self, name: str, server: RealOpenSandbox) -> None:
+        """Write settings that name `here` and this server as one that is not ours."""
+        key_file = self.folder / f"opensandbox-{name}.key"
+        key_file.write_text(server.key)
+        host = {
+            "name": name, "groups": ["sandboxes"], "external": True, "opensandbox_url": server.url,
+            "opensandbox_key_file": str(key_file), "max_desktops": 8,
+        }  # fmt: skip
+        self._write_settings({**self._values, "hosts": [self._here, host]})
+
     def _host(self, name: str, url: str, key: str, relay: RelayProcess) -> Toml:
         """Its entry in the settings; its keys as files. `here` has the plain names."""
         suffix = "" if name == "here" else f"-{name}"

@@ -91,3 +91,17 @@ def test_new_host_joins_and_a_host_that_left_ends_only_its_own(fleet: Fleet, oth
     ended = fleet.wait_for(new, Status.ERROR)
     assert ended.error_message == "sandbox host there is no longer part of this fleet"
     assert [fleet.get(row) for row in old] == old
+
+
+def test_server_beside_the_fleet_takes_what_has_no_screen(fleet: Fleet, others: Others) -> None:
+    """A stand-in for OpenSandbox on Kubernetes: a server that is reached by URL and key alone."""
+    fleet.have_external("cluster", others["there"][0])
+    fleet.start()
+    wait_for_status(fleet, "cluster", HostStatus.OK)
+    session = fleet.wait_for(fleet.create("shell", wanted_host="cluster"), Status.RUNNING)
+    assert len(fleet.containers()) == 1
+    refused = fleet.wait_for(fleet.create(wanted_host="cluster"), Status.ERROR)
+    assert "cluster has no relay, so a desktop could not be watched there" in (refused.error_message or "")
+    fleet.main.request_termination(session.id)
+    fleet.wait_for(session, Status.TERMINATED)
+    assert fleet.containers() == []
