@@ -84,6 +84,18 @@ class SpreadFleet:
         os.environ["DESKFLEET_AGE_IDENTITY"] = str(self.operator.identity)
         return load_secrets(self.site, site_file=self.operator.site_file)
 
+    def secret_words(self) -> list[str]:
+        """Every secret of the site; of a private key any line of its PEM but the first and the last."""
+        secrets = self.secrets
+        values = [secrets.viewer_key, secrets.admin_key.text, *secrets.opensandbox_keys.values()]
+        values += [*secrets.relay_keys.values(), *secrets.desktop_keys.values()]
+        values += [key.text for key in secrets.tenant_keys.values()]
+        words = [value.get_secret_value() for value in values]
+        if secrets.certificates:
+            pairs = [secrets.certificates.authority, *secrets.certificates.hosts.values()]
+            words += [pair.key.get_secret_value().splitlines()[1] for pair in pairs]
+        return words
+
     def on(self, name: str) -> Installed:
         return Installed(self.machines[name])
 

@@ -298,10 +298,10 @@ def test_chosen_role_on_a_chosen_host_is_all_that_runs(spread: SpreadFleet) -> N
 def test_no_secret_is_shown_however_loud_the_roll_out(spread: SpreadFleet) -> None:
     """Secrets travel in it: two keys are replaced, each on its host and the control host."""
     spread.operator.change(lambda site: with_settings(site, default_resolution="1280x720"))
-    words = _secret_words(spread)
+    words = spread.secret_words()
     for name in (RELAY_KEY_OF_BOX2, "opensandbox_keys.box1"):
         rotate(spread.site, name, site_file=spread.operator.site_file)
-    words += _secret_words(spread)
+    words += spread.secret_words()
     printed = spread.operator.folder / "printed"
     preview = spread.checkout.dry("--diff", "-vvv")
     text = preview.said + printed.read_text()
@@ -309,19 +309,6 @@ def test_no_secret_is_shown_however_loud_the_roll_out(spread: SpreadFleet) -> No
     text += done.said + printed.read_text()
     assert done.changed_hosts >= {"box1", "box2", "control1"}
     assert [word for word in words if word in text] == []
-
-
-def _secret_words(spread: SpreadFleet) -> list[str]:
-    secrets = spread.secrets
-    values = [secrets.viewer_key, secrets.admin_key.text, *secrets.opensandbox_keys.values()]
-    values += [*secrets.relay_keys.values(), *secrets.desktop_keys.values()]
-    values += [key.text for key in secrets.tenant_keys.values()]
-    words = [value.get_secret_value() for value in values]
-    if secrets.certificates:
-        pairs = [secrets.certificates.authority, *secrets.certificates.hosts.values()]
-        # Any line of a key's PEM but the first and the last.
-        words += [pair.key.get_secret_value().splitlines()[1] for pair in pairs]
-    return words
 
 
 # --- what changes by itself on a live host ---
