@@ -14,7 +14,8 @@ pytestmark = [pytest.mark.host, pytest.mark.last]
 
 OURS = "inet deskfleet"
 _ALL_LOGS = (
-    "cat /var/log/deskfleet/* 2>/dev/null; if [ -d /run/systemd/system ]; then journalctl --no-pager -o json; fi;"
+    "cat /var/log/deskfleet/* 2>/dev/null;"
+    " if [ -d /run/systemd/system ]; then journalctl --no-pager -o json; fi;"
     " for one in $(docker ps -aq 2>/dev/null); do docker logs $one 2>&1; done"
 )
 _NOISE = re.compile(
