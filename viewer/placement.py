@@ -203,6 +203,15 @@ def _obstacle(
     return None
 
 
+def has_room(wanted: Resources, reserved: Reserved, capacity: Capacity) -> bool:
+    """Is there a place for it, once the creates that are under way are over?"""
+    return (
+        reserved.desktops < capacity.desktops
+        and not _exceeds(reserved.cpu_millis + wanted.cpu_millis, capacity.cpu_millis)
+        and not _exceeds(reserved.memory_mib + wanted.memory_mib, capacity.memory_mib)
+    )
+
+
 def _is_full(
     session: Session,
     views: Mapping[str, HostView],

@@ -13,6 +13,8 @@ from viewer import metrics
 from viewer.fleet_store import FleetStore, WarmOrder
 from viewer.lifecycle import Lifecycle
 from viewer.model import POOL_TENANT, Display, HostStatus, Kind, Session, Status
+from viewer.placement import Reserved, has_room
+from viewer.placing import capacities_of
 from viewer.resources import Resources
 from viewer.settings import PoolSettings, Settings
 
@@ -26,6 +28,7 @@ class PoolKeeper:
         self._fleet = fleet
         self._lifecycle = lifecycle
         self._wanted = tuple(warm_orders(settings))
+        self._capacities = capacities_of(settings)
 
     def look(self, rows: Sequence[Session]) -> None:
         """`rows`: the live sessions, as they were a moment ago."""
@@ -43,14 +46,29 @@ class PoolKeeper:
         usable = {
             host.name for host in self._fleet.hosts() if host.status is HostStatus.OK and not host.is_draining
         }
+        held = self._held(warm)
         for order, size in self._wanted:
             alike = [row for row in warm if _is_like(row, order)]
             there = len(alike)
             ready = sum(1 for row in alike if row.status is Status.RUNNING)
             metrics.pool_holds(order.image, order.host, {"ready": ready, "being made": there - ready})
             for _ in range(size - there if order.host in usable else 0):
+                wanted = Resources(cpu_millis=order.cpu_millis, memory_mib=order.memory_mib)
+                if not has_room(wanted, held[order.host], self._capacities[order.host]):
+                    break  # it would stand in line, before somebody who is there
+                held[order.host] = held[order.host].plus(wanted)
                 session = self._fleet.add_warm(order)
                 log.info("session %s: %s on %s, for the pool", session.id, order.image, order.host)
+
+    def _held(self, warm: Iterable[Session]) -> dict[str, Reserved]:
+        """What is reserved on each host, with what the pool has asked for and has no place yet."""
+        reserved = self._fleet.reserved_by_host()
+        held = {name: reserved.get(name, Reserved()) for name in self._capacities}
+        for row in warm:
+            if row.host is None and row.wanted_host in held:
+                wanted = Resources(cpu_millis=row.cpu_millis, memory_mib=row.memory_mib)
+                held[row.wanted_host] = held[row.wanted_host].plus(wanted)
+        return held
 
     def _end_what_is_too_much(self, warm: Iterable[Session]) -> None:
         left = {id(order): size for order, size in self._wanted}
