@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
+from typing import Literal
 
 from flask import Blueprint, Response, request
+from pydantic import BaseModel, Field
 
 from viewer.access import Credential, credential, needs, principal, public_origin
 from viewer.model import HostStatus, Principal, Role
@@ -28,6 +30,14 @@ LONGEST_STREAM_SECONDS = 3600.0
 _BATCH = 200
 
 
+class StreamedEvent(BaseModel):
+    """One event of the stream, field by field."""
+
+    id: str = Field(description="Send it as `Last-Event-ID` to go on after this event.")
+    event: Literal["ready", "reset", "session"]
+    data: str = Field(description="JSON: the session as in the API; `{}` of the others.")
+
+
 @events.get("/events")
 @needs(Role.WATCHER)
 @describes(
@@ -37,6 +47,7 @@ _BATCH = 200
         answers={
             200: Answer(
                 "`session` with a session as in the API; `ready` comes first, `reset` after a gap.",
+                StreamedEvent,
                 media_type="text/event-stream",
             )
         },

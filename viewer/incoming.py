@@ -283,9 +283,18 @@ def _read_body() -> bytes:
 
 def json_body(model: type[_Model]) -> _Model:
     """The request's body as `model`. No body at all counts as `{}`."""
+    value = _json_object()
+    _hide_environment(value)
+    try:
+        return model.model_validate(value)
+    except ValidationError as error:
+        raise from_validation(error, model) from error
+
+
+def _json_object() -> dict[str, object]:
     data = _read_body()
     if not data and not request.mimetype:
-        return model.model_validate({})
+        return {}
     if request.mimetype != "application/json":
         raise Problem(
             415,
@@ -304,11 +313,7 @@ def json_body(model: type[_Model]) -> _Model:
         ) from error
     if not isinstance(value, dict):
         raise Problem(400, "malformed-json", "The body is not a JSON object", "Send one JSON object, `{…}`.")
-    _hide_environment(value)
-    try:
-        return model.model_validate(value)
-    except ValidationError as error:
-        raise from_validation(error, model) from error
+    return value
 
 
 def _hide_environment(body: Mapping[str, object]) -> None:
