@@ -267,6 +267,21 @@ def test_purge_forgets_what_is_old_and_says_that_events_are_gone(store: Store, p
     assert acme.events_after(0)[0].id == 5  # ids are never given out twice
 
 
+def test_purge_forgets_a_bite_at_a_time(
+    store: Store, people: People, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("viewer.fleet_store.PURGE_AT_ONCE", 2)
+    for _ in range(3):
+        store.fleet.transition(new_session(store, people.alice).id, Status.TERMINATED)
+    alive = new_session(store, people.alice)
+    now = utcnow() + timedelta(seconds=1)
+    bites = [store.fleet.purge(events_before=now, sessions_ended_before=now) for _ in range(6)]
+    acme = store.tenant("acme")
+    assert [session.id for session in acme.list().items] == [alive.id]
+    assert acme.events_after(0) == []
+    assert bites == [True, True, True, False, False, False]  # 7 events, 3 sessions
+
+
 def test_backup_of_a_live_database_holds_everything_and_is_sound(
     store: Store, people: People, tmp_path: Path
 ) -> None:

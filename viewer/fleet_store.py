@@ -46,6 +46,8 @@ from viewer.transitions import check_transition
 
 STARTING = "starting"
 """`status_reason` of a session that has a host and no frame yet."""
+PURGE_AT_ONCE = 1000
+"""Events, and sessions, that one `purge` forgets."""
 
 
 class HostRecord(Frozen):
@@ -298,12 +300,21 @@ class FleetStore:
         with self._database.writing() as orm:
             orm.execute(delete(HostRow).where(HostRow.name.not_in(list(known))))
 
-    def purge(self, *, events_before: datetime, sessions_ended_before: datetime) -> None:
-        """Forget old events and long-ended sessions."""
+    def purge(self, *, events_before: datetime, sessions_ended_before: datetime) -> bool:
+        """Forget some of the old events and long-ended sessions; True while there is more to forget.
+
+        Some, because nobody else can write meanwhile.
+        """
+        # Ids grow with time, so a look at the smallest will do; there is no index on the times of events.
+        first = select(EventRow.id).order_by(EventRow.id).limit(PURGE_AT_ONCE)
+        ended = select(SessionRow.id).where(SessionRow.terminated_at < sessions_ended_before)
+        old_event = delete(EventRow).where(EventRow.id.in_(first), EventRow.at < events_before)
+        old_session = delete(SessionRow).where(SessionRow.id.in_(ended.limit(PURGE_AT_ONCE)))
         with self._database.writing() as orm:
-            orm.execute(delete(EventRow).where(EventRow.at < events_before))
             orm.execute(delete(IdempotencyRow).where(IdempotencyRow.created_at < utcnow() - IDEMPOTENCY_LIFE))
-            orm.execute(delete(SessionRow).where(SessionRow.terminated_at < sessions_ended_before))
+            events = orm.scalars(old_event.returning(EventRow.id)).all()
+            sessions = orm.scalars(old_session.returning(SessionRow.id)).all()
+            return PURGE_AT_ONCE in (len(events), len(sessions))
 
     def _live(self, *conditions: ColumnElement[bool]) -> list[Session]:
         with self._database.reading() as orm:

@@ -60,6 +60,8 @@ STOP_SECONDS = 8.0
 REPORT_SECONDS = 15.0
 """How often at most a host that answers is asked how it is doing."""
 PURGE_SECONDS = 3600.0
+PURGE_NEXT_SECONDS = 1.0
+"""While there is more to forget."""
 
 
 UP = "session up "
@@ -502,11 +504,11 @@ class Worker:
     def _purge(self) -> None:
         if time.monotonic() < self._purge_at:
             return
-        self._purge_at = time.monotonic() + PURGE_SECONDS
         now = utcnow()
-        self._fleet.purge(
+        is_more = self._fleet.purge(
             events_before=now - self._keep_events, sessions_ended_before=now - self._keep_sessions
         )
+        self._purge_at = time.monotonic() + (PURGE_NEXT_SECONDS if is_more else PURGE_SECONDS)
 
 
 def _about(row: Session) -> AbstractContextManager[None]:

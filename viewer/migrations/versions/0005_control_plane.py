@@ -100,6 +100,7 @@ def _widen_sessions() -> None:
         op.create_index(
             f"ix_sessions_tenant_{name}", "sandbox_sessions", ["tenant_id", led_by, "created_at", "id"]
         )
+    op.create_index("ix_sessions_ended", "sandbox_sessions", ["terminated_at"])
 
 
 def _add_tasks_and_agents() -> None:
