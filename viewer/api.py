@@ -7,12 +7,12 @@ from flask import Blueprint, Response, current_app
 from viewer import __version__, openapi
 from viewer.access import anyone, needs, principal
 from viewer.answers import json_answer
-from viewer.hosts import HostList, PublicHost, host_list
+from viewer.hosts import host_list
 from viewer.incoming import DrainHost, json_body
 from viewer.model import Role, utcnow
 from viewer.openapi import Answer, Operation, describes
 from viewer.problems import not_found
-from viewer.public import Catalogue, Me, catalogue
+from viewer.public import Catalogue, HostList, Me, PublicHost, catalogue
 from viewer.services import services
 
 api = Blueprint("api", __name__, url_prefix="/api/v1")

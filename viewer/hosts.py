@@ -5,22 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 
-from pydantic import Field
-
 from viewer.fleet_store import HostRecord
-from viewer.hostwatch.answers import HostReport
-from viewer.model import (
-    DesktopBackend,
-    Frozen,
-    HostStatus,
-    Principal,
-    Role,
-    Session,
-    Status,
-    WantedBackend,
-)
+from viewer.model import DesktopBackend, HostStatus, Principal, Role, Session, WantedBackend
 from viewer.nodes import CERTIFICATE_WARNING
 from viewer.placement import Reserved
+from viewer.public import HostDesktop, HostList, PublicHost
 from viewer.settings import DesktopSettings, HostSettings, Settings
 
 NOBODY_LOOKED = timedelta(seconds=120)
@@ -34,43 +23,6 @@ _GRANTED: Mapping[WantedBackend, tuple[DesktopBackend, ...]] = {
     "kasmvnc-or-tigervnc": ("kasmvnc", "tigervnc"),
 }
 """What may run where this is wanted."""
-
-
-class HostDesktop(Frozen):
-    """A persistent desktop of the caller's tenant."""
-
-    name: str
-    session_id: str | None = Field(description="Its live session; null until the worker has looked at it.")
-    status: Status | None
-    status_reason: str | None
-    wanted_backend: WantedBackend
-    backend: DesktopBackend | None = Field(description="What it runs; null until it was seen.")
-
-
-class PublicHost(Frozen):
-    """One host that carries desktops."""
-
-    name: str
-    groups: tuple[str, ...]
-    status: HostStatus
-    detail: str | None = Field(description="Why it is unreachable, or what it lacks although it answers.")
-    last_seen_at: datetime | None
-    used_desktops: int = Field(description="On-demand desktops of all tenants.")
-    max_desktops: int = Field(description="0 for a host that takes no on-demand desktops.")
-    used_cpu: str = Field(description="What they reserve, in thousandths of a core such as `2000m`.")
-    max_cpu: str | None = Field(description="What they may reserve together; null for no limit.")
-    used_memory: str = Field(description="What they reserve, such as `2048Mi`.")
-    max_memory: str | None = Field(description="What they may reserve together; null for no limit.")
-    draining: bool = Field(description="It gets no new sandboxes; those that run go on.")
-    labels: dict[str, str]
-    report: HostReport | None = Field(description="Load and free space; for admins only.")
-    desktops: tuple[HostDesktop, ...] = Field(description="Persistent desktops of your tenant.")
-    warnings: tuple[str, ...]
-    address: str | None = Field(description="Where the fleet reaches it; for admins only.")
-
-
-class HostList(Frozen):
-    items: tuple[PublicHost, ...]
 
 
 def host_list(

@@ -8,6 +8,7 @@ from typing import Literal
 
 from pydantic import Field
 
+from viewer.hostwatch.answers import HostReport
 from viewer.model import (
     DesktopBackend,
     Display,
@@ -19,6 +20,7 @@ from viewer.model import (
     Session,
     Status,
     Via,
+    WantedBackend,
 )
 from viewer.settings import Settings
 
@@ -116,6 +118,43 @@ class PublicAgent(Frozen):
 class AgentList(Frozen):
     items: tuple[PublicAgent, ...]
     next_cursor: str | None
+
+
+class HostDesktop(Frozen):
+    """A persistent desktop of the caller's tenant."""
+
+    name: str
+    session_id: str | None = Field(description="Its live session; null until the worker has looked at it.")
+    status: Status | None
+    status_reason: str | None
+    wanted_backend: WantedBackend
+    backend: DesktopBackend | None = Field(description="What it runs; null until it was seen.")
+
+
+class PublicHost(Frozen):
+    """One host that carries desktops."""
+
+    name: str
+    groups: tuple[str, ...]
+    status: HostStatus
+    detail: str | None = Field(description="Why it is unreachable, or what it lacks although it answers.")
+    last_seen_at: datetime | None
+    used_desktops: int = Field(description="On-demand desktops of all tenants.")
+    max_desktops: int = Field(description="0 for a host that takes no on-demand desktops.")
+    used_cpu: str = Field(description="What they reserve, in thousandths of a core such as `2000m`.")
+    max_cpu: str | None = Field(description="What they may reserve together; null for no limit.")
+    used_memory: str = Field(description="What they reserve, such as `2048Mi`.")
+    max_memory: str | None = Field(description="What they may reserve together; null for no limit.")
+    draining: bool = Field(description="It gets no new sandboxes; those that run go on.")
+    labels: dict[str, str]
+    report: HostReport | None = Field(description="Load and free space; for admins only.")
+    desktops: tuple[HostDesktop, ...] = Field(description="Persistent desktops of your tenant.")
+    warnings: tuple[str, ...]
+    address: str | None = Field(description="Where the fleet reaches it; for admins only.")
+
+
+class HostList(Frozen):
+    items: tuple[PublicHost, ...]
 
 
 class SessionList(Frozen):

@@ -33,10 +33,9 @@ from aiohttp.abc import AbstractResolver, ResolveResult
 from aiohttp.client_ws import ClientWebSocketResponse
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from viewer.hosts import HostDesktop, HostList
 from viewer.model import Display, Frozen, Status
 from viewer.placement import NO_ROOM
-from viewer.public import PublicSession
+from viewer.public import HostDesktop, HostList, PublicSession
 from viewer.rfb.conversation import Conversation, RfbError
 from viewer.rfb.probe import Screen, probe_first_frame
 

@@ -13,8 +13,8 @@ from playwright.sync_api import Browser, Page, Route, expect
 
 from tests.browser import PHONE, Complaints, new_context, scrolls_sideways, sign_in
 from tests.pages.site import PagesSite
-from viewer.hosts import HostList
 from viewer.model import HostStatus
+from viewer.public import HostList
 
 pytestmark = [pytest.mark.browser, pytest.mark.real]
 
