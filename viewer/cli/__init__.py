@@ -1,0 +1,1 @@
+"""`deskfleet`: the API from a shell, as tables for people and as JSON for programs."""

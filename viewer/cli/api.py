@@ -1,0 +1,243 @@
+"""The API as typed calls over HTTP: models in, models out, a refusal as one sentence."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from types import TracebackType
+from typing import TypeVar
+from urllib.parse import quote
+
+import httpx
+from pydantic import BaseModel, ValidationError
+
+from viewer import __version__
+from viewer.cli.connection import Connection
+from viewer.cli.problems import Refused
+from viewer.incoming import (
+    CreateSession,
+    DrainHost,
+    ListQuery,
+    PageQuery,
+    PutAgent,
+    PutTask,
+    RenewSession,
+    SetLabels,
+    TaskQuery,
+    TerminateSessions,
+    WaitQuery,
+)
+from viewer.problems import ProblemDocument
+from viewer.public import (
+    AgentList,
+    Catalogue,
+    History,
+    HostList,
+    Me,
+    PublicAgent,
+    PublicHost,
+    PublicSession,
+    PublicTask,
+    SessionList,
+    TaskList,
+    Terminated,
+)
+
+_PREFIX = "/api/v1"
+# Ending and pausing wait 15 s for the host, a wait is asked for in small pieces.
+_TIMEOUT = httpx.Timeout(60, connect=10)
+# A heartbeat comes every 15 s.
+_EVENTS_TIMEOUT = httpx.Timeout(45, connect=10)
+_CREATE_TRIES = 3
+
+_Answer = TypeVar("_Answer", bound=BaseModel)
+
+
+class NoAnswer(Refused):
+    """Nobody answered, so that nobody knows whether it was done."""
+
+
+class TryAgain(Refused):
+    """The server, or what stands before it, cannot answer just now."""
+
+
+class Api:
+    """One fleet as one key sees it. Every call raises Refused."""
+
+    def __init__(self, connection: Connection, transport: httpx.BaseTransport | None = None) -> None:
+        self.url = connection.url
+        self._http = httpx.Client(
+            base_url=connection.url,
+            headers={
+                "Authorization": f"Bearer {connection.key.get_secret_value()}",
+                "User-Agent": f"deskfleet/{__version__}",
+            },
+            timeout=_TIMEOUT,
+            verify=connection.trust() if connection.url.startswith("https:") else True,
+            transport=transport,
+        )
+
+    def __enter__(self) -> Api:
+        return self
+
+    def __exit__(
+        self, _kind: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None
+    ) -> None:
+        self._http.close()
+
+    # --- sessions ------------------------------------------------------------------------------------
+
+    def create(self, wanted: CreateSession, idempotency_key: str) -> PublicSession:
+        """Sent again when its answer is lost: the key keeps it from being made twice."""
+        for _ in range(_CREATE_TRIES - 1):
+            with contextlib.suppress(NoAnswer):
+                return self._create(wanted, idempotency_key)
+        return self._create(wanted, idempotency_key)
+
+    def _create(self, wanted: CreateSession, idempotency_key: str) -> PublicSession:
+        headers = {"Idempotency-Key": idempotency_key}
+        return self._ask("POST", "/sessions", PublicSession, body=wanted, headers=headers)
+
+    def sessions(self, asked: ListQuery) -> SessionList:
+        return self._ask("GET", "/sessions", SessionList, query=asked)
+
+    def session(self, session_id: str, *, wait_seconds: int = 0) -> PublicSession:
+        asked = WaitQuery(wait_seconds=wait_seconds)
+        return self._ask("GET", f"/sessions/{quote(session_id, safe='')}", PublicSession, query=asked)
+
+    def terminate(self, session_id: str) -> PublicSession:
+        """The session as it is then: `terminated`, or on its way while its host is silent."""
+        path = f"/sessions/{quote(session_id, safe='')}"
+        answer = self._send("DELETE", path)
+        return self.session(session_id) if answer.status_code == 204 else _read(answer, PublicSession)
+
+    def terminate_matching(self, wanted: TerminateSessions) -> Terminated:
+        return self._ask("POST", "/sessions/terminate", Terminated, body=wanted)
+
+    def pause(self, session_id: str) -> PublicSession:
+        return self._ask("POST", f"/sessions/{quote(session_id, safe='')}/pause", PublicSession)
+
+    def resume(self, session_id: str) -> PublicSession:
+        return self._ask("POST", f"/sessions/{quote(session_id, safe='')}/resume", PublicSession)
+
+    def renew(self, session_id: str, wanted: RenewSession) -> PublicSession:
+        return self._ask("POST", f"/sessions/{quote(session_id, safe='')}/renew", PublicSession, body=wanted)
+
+    def set_labels(self, session_id: str, wanted: SetLabels) -> PublicSession:
+        return self._ask("PUT", f"/sessions/{quote(session_id, safe='')}/labels", PublicSession, body=wanted)
+
+    def history(self, session_id: str) -> History:
+        return self._ask("GET", f"/sessions/{quote(session_id, safe='')}/history", History)
+
+    # --- tasks and agents ----------------------------------------------------------------------------
+
+    def put_task(self, wanted: PutTask) -> PublicTask:
+        return self._ask("POST", "/tasks", PublicTask, body=wanted)
+
+    def tasks(self, asked: TaskQuery) -> TaskList:
+        return self._ask("GET", "/tasks", TaskList, query=asked)
+
+    def task(self, task_id: str) -> PublicTask:
+        return self._ask("GET", f"/tasks/{quote(task_id, safe='')}", PublicTask)
+
+    def put_agent(self, wanted: PutAgent) -> PublicAgent:
+        return self._ask("POST", "/agents", PublicAgent, body=wanted)
+
+    def agents(self, asked: PageQuery) -> AgentList:
+        return self._ask("GET", "/agents", AgentList, query=asked)
+
+    def agent(self, agent_id: str) -> PublicAgent:
+        return self._ask("GET", f"/agents/{quote(agent_id, safe='')}", PublicAgent)
+
+    # --- the fleet -----------------------------------------------------------------------------------
+
+    def hosts(self) -> HostList:
+        return self._ask("GET", "/hosts", HostList)
+
+    def drain(self, name: str, wanted: DrainHost) -> PublicHost:
+        return self._ask("PUT", f"/hosts/{quote(name, safe='')}/draining", PublicHost, body=wanted)
+
+    def images(self) -> Catalogue:
+        return self._ask("GET", "/images", Catalogue)
+
+    def me(self) -> Me:
+        return self._ask("GET", "/me", Me)
+
+    @contextlib.contextmanager
+    def event_lines(self, last_id: int | None) -> Iterator[Iterator[str]]:
+        """The lines of one stream of events, without their ends. Raises also while it is read."""
+        headers = {} if last_id is None else {"Last-Event-ID": str(last_id)}
+        try:
+            with self._http.stream(
+                "GET", f"{_PREFIX}/events", headers=headers, timeout=_EVENTS_TIMEOUT
+            ) as answer:
+                if not answer.is_success:
+                    answer.read()
+                self._check(answer)
+                yield answer.iter_lines()
+        except httpx.TransportError as error:
+            raise self._no_answer(error) from error
+
+    # --- HTTP ----------------------------------------------------------------------------------------
+
+    def _ask(
+        self,
+        method: str,
+        path: str,
+        model: type[_Answer],
+        *,
+        query: BaseModel | None = None,
+        body: BaseModel | None = None,
+        headers: dict[str, str] | None = None,
+    ) -> _Answer:
+        return _read(self._send(method, path, query=query, body=body, headers=headers), model)
+
+    def _send(
+        self,
+        method: str,
+        path: str,
+        *,
+        query: BaseModel | None = None,
+        body: BaseModel | None = None,
+        headers: dict[str, str] | None = None,
+    ) -> httpx.Response:
+        content = None if body is None else body.model_dump_json(exclude_unset=True)
+        sent = {**({} if content is None else {"Content-Type": "application/json"}), **(headers or {})}
+        params = None if query is None else query.model_dump(mode="json", exclude_defaults=True)
+        try:
+            answer = self._http.request(
+                method, f"{_PREFIX}{path}", content=content, params=params, headers=sent
+            )
+        except httpx.TransportError as error:
+            raise self._no_answer(error) from error
+        self._check(answer)
+        return answer
+
+    def _check(self, answer: httpx.Response) -> None:
+        if answer.is_success:
+            return
+        if answer.is_redirect:
+            raise Refused(f"{self.url} leads to {answer.headers.get('Location')}; give that address instead")
+        raised = TryAgain if answer.status_code in (429, 502, 503, 504) else Refused
+        raise raised(_sentence(answer))
+
+    def _no_answer(self, error: httpx.TransportError) -> NoAnswer:
+        return NoAnswer(f"{self.url} does not answer: {str(error) or type(error).__name__}")
+
+
+def _read(answer: httpx.Response, model: type[_Answer]) -> _Answer:
+    """What a newer server says beyond the model is left out."""
+    try:
+        return model.model_validate_json(answer.content, extra="ignore")
+    except ValidationError as error:
+        place = answer.request.url
+        raise Refused(
+            f"what answers at {place} is no Deskfleet of this version; check DESKFLEET_URL"
+        ) from error
+
+
+def _sentence(answer: httpx.Response) -> str:
+    try:
+        return ProblemDocument.model_validate_json(answer.content, extra="ignore").detail
+    except ValidationError:
+        return f"{answer.request.url} answers {answer.status_code} and says no more"

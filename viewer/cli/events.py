@@ -1,0 +1,104 @@
+"""`deskfleet events`: changes of sessions as they happen, over interruptions without a gap."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable, Iterable, Iterator
+from typing import Literal
+
+from pydantic import TypeAdapter, ValidationError
+
+from viewer.cli.api import Api, NoAnswer, TryAgain
+from viewer.cli.arguments import Nouns, leaf, whole_number
+from viewer.cli.output import Output, clock, reason_of
+from viewer.cli.problems import Refused
+from viewer.model import Frozen
+from viewer.public import PublicSession
+
+RETRY_SECONDS = 2.0
+
+_KIND: TypeAdapter[Literal["ready", "session", "reset"]] = TypeAdapter(Literal["ready", "session", "reset"])
+
+
+class Event(Frozen):
+    """id: where to go on from (`--after`). `reset`: some were missed for good, so lists must be read anew."""
+
+    id: int
+    event: Literal["ready", "session", "reset"]
+    session: PublicSession | None = None
+
+
+def add_to(nouns: Nouns) -> None:
+    parser = leaf(
+        nouns, "events", _events, "follow what happens to sessions; --json prints one object a line"
+    )
+    parser.add_argument("--after", type=whole_number, metavar="ID", help="begin after this event, not now")
+    parser.add_argument("--session", metavar="SESSION", help="only what happens to this one")
+
+
+def _events(asked: argparse.Namespace, api: Api, out: Output) -> int:
+    for event in follow(api, asked.after, out.note):
+        if event.event == "reset":
+            out.note("events were missed that are not kept any more; list what you follow again")
+        if event.event == "ready" or (
+            asked.session and event.event == "session" and not _is_of(event, asked)
+        ):
+            continue
+        out.line(event, _as_text(event))
+    return 0
+
+
+def _is_of(event: Event, asked: argparse.Namespace) -> bool:
+    return event.session is not None and event.session.id == asked.session
+
+
+def _as_text(event: Event) -> str | None:
+    session = event.session
+    if session is None:
+        return None
+    return f"{clock(session.updated_at)}  {session.id}  {session.status:<10}  {reason_of(session)}".rstrip()
+
+
+def follow(
+    api: Api, last_id: int | None, note: Callable[[str], None], pause: Callable[[float], None] = time.sleep
+) -> Iterator[Event]:
+    """Events for ever. Only what ends the first try, or would end every other, is raised."""
+    has_begun = False
+    while True:
+        try:
+            with api.event_lines(last_id) as lines:
+                for event in read_events(lines):
+                    has_begun, last_id = True, event.id
+                    yield event
+        except (NoAnswer, TryAgain) as error:
+            if not has_begun:
+                raise
+            note(f"{error}; trying again")
+        pause(RETRY_SECONDS)
+
+
+def read_events(lines: Iterable[str]) -> Iterator[Event]:
+    """Server-sent events, as the API writes them: one line each of `id`, `event` and `data`."""
+    fields: dict[str, str] = {}
+    for line in lines:
+        if line:
+            name, _, value = line.partition(":")
+            fields[name] = value.removeprefix(" ")
+            continue
+        if "data" in fields:
+            yield _event(fields)
+        fields = {}
+
+
+def _event(fields: dict[str, str]) -> Event:
+    try:
+        kind = _KIND.validate_python(fields.get("event"))
+        session = None
+        if kind == "session":
+            session = PublicSession.model_validate_json(fields["data"], extra="ignore")
+        return Event(id=int(fields.get("id", "")), event=kind, session=session)
+    except (ValidationError, ValueError) as error:
+        raise Refused(
+            "an event came that this version does not understand; install the fleet's own"
+        ) from error
