@@ -156,6 +156,8 @@ for kind in sys.argv[2].split(","):
     metrics.set_up(kind, Path(sys.argv[1]))
     metrics.create_failed("full")
     metrics.streams_open("of-" + kind, ["rfb"])
+metrics.close()
+metrics.create_failed("full")
 samples = [s for f in MultiProcessCollector(None).collect() for s in f.samples]
 print(json.dumps([[s.name, s.labels, s.value] for s in samples]))
 """
@@ -164,9 +166,10 @@ print(json.dumps([[s.name, s.labels, s.value] for s in samples]))
 def test_two_programs_are_one_answer_and_one_that_starts_again_leaves_nothing_old(tmp_path: Path) -> None:
     def run(programs: str) -> dict[str, Any]:
         done = subprocess.run(
-            [sys.executable, "-c", PROGRAM, str(tmp_path / "deskfleet.db"), programs],
+            [sys.executable, "-W", "error", "-c", PROGRAM, str(tmp_path / "deskfleet.db"), programs],
             capture_output=True, text=True, check=True, cwd=Path(metrics.__file__).parent.parent,
         )  # fmt: skip
+        assert done.stderr == ""
         return {
             f"{name}{sorted(labels.values())}": number for name, labels, number in json.loads(done.stdout)
         }

@@ -118,6 +118,14 @@ def set_up(program: str, database: Path) -> None:
     _metrics = _Metrics(None)
 
 
+def close() -> None:
+    """Close the files, for the end of a process. A thread that lives on still counts, and nobody sees it."""
+    global _metrics
+    values.ValueClass = values.MutexValue
+    _metrics = _Metrics(CollectorRegistry())
+    values.close_all_multiprocess_files()  # type: ignore[no-untyped-call]
+
+
 def directory() -> Path | None:
     """Where all programs' files are; None: this process counts in memory."""
     return _directory

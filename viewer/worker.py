@@ -631,6 +631,7 @@ def _act_until(stop: threading.Event, settings: Settings, store: Store) -> None:
         worker = Worker(settings, store)
         worker.run(stop)
         worker.close()
+        metrics.close()
         log.info("stopped")
 
 
