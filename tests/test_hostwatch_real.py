@@ -143,7 +143,7 @@ def test_events_of_ours_arrive_within_a_second_and_no_others_do(
 
 def test_states_are_ours_alone(daemon: OwnDocker, client: HostwatchClient) -> None:
     start_strangers(daemon)
-    start(daemon, "box-1", "exit 3")
+    start(daemon, "box-1", "sleep 0.2; exit 3")  # one that ends at once may end before Docker says it began
     daemon.docker("pause", start(daemon, "box-2"))
     wait_until(lambda: client.containers().containers[-1].state == "exited")
     listed = client.containers()
