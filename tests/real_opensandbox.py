@@ -41,17 +41,21 @@ START_SECONDS = 30
 
 @dataclass
 class RealOpenSandbox:
-    """A server process that a test may kill, stop and start again; it keeps its port, HOME and settings."""
+    """A server process that a test may kill, stop and start again; it keeps its port, HOME and settings.
+
+    address: where it listens. Its daemon's own: then it runs in the daemon's network, behind its cable.
+    """
 
     daemon: OwnDocker
     folder: Path
     port: int
     key: str = KEY
+    address: str = "127.0.0.1"
     _process: subprocess.Popen[bytes] | None = field(default=None, repr=False)
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
+        return f"http://{self.address}:{self.port}"
 
     @property
     def publish_address(self) -> str:
@@ -66,9 +70,11 @@ class RealOpenSandbox:
 
     def start(self) -> None:
         (self.folder / "config.toml").write_text(self._config())
+        command = [_installed_server(), "--config", str(self.folder / "config.toml")]
+        is_beside_us = self.address == "127.0.0.1"
         with (self.folder / "server.log").open("ab") as log:
             self._process = subprocess.Popen(
-                [_installed_server(), "--config", str(self.folder / "config.toml")],
+                command if is_beside_us else self.daemon.enter(*command),
                 env={"PATH": "/usr/bin:/bin", "HOME": str(self.folder), "DOCKER_HOST": self.daemon.host},
                 stdout=log, stderr=log, start_new_session=True,
             )  # fmt: skip
@@ -109,7 +115,7 @@ class RealOpenSandbox:
     def _config(self) -> str:
         return f"""
 [server]
-host = "127.0.0.1"
+host = "{self.address}"
 port = {self.port}
 api_key = "{self.key}"
 [runtime]
@@ -140,10 +146,12 @@ port_range_max = 40400
 
 
 @contextlib.contextmanager
-def real_opensandbox(daemon: OwnDocker, folder: Path) -> Iterator[RealOpenSandbox]:
+def real_opensandbox(
+    daemon: OwnDocker, folder: Path, *, address: str = "127.0.0.1"
+) -> Iterator[RealOpenSandbox]:
     """A running server with the tiny images on `daemon`; all its sandboxes are removed at the end."""
     import_tiny_images(daemon)
-    server = RealOpenSandbox(daemon, folder, port=free_port())
+    server = RealOpenSandbox(daemon, folder, port=free_port(), address=address)
     server.remove_all()
     server.start()
     try:

@@ -20,6 +20,7 @@ from urllib.request import urlopen
 from cryptography.fernet import Fernet
 from pydantic import SecretStr
 
+from tests.hosts.own_docker import OwnDocker
 from viewer.grants import GRANT_HEADER, AnyTarget, Grant, PublishedPort, seal_grant
 from viewer.model import utcnow
 
@@ -113,12 +114,17 @@ class RelayProcess:
 
 @contextmanager
 def running_relay(
-    directory: Path, *, soft_open_files: int | None = None, **settings: float | str
+    directory: Path,
+    *,
+    soft_open_files: int | None = None,
+    inside: OwnDocker | None = None,
+    **settings: float | str,
 ) -> Iterator[RelayProcess]:
-    """Start a relay with these settings beside the usual ones; it gets SIGTERM at the end."""
+    """Start a relay with these settings beside the usual ones; it gets SIGTERM at the end. `inside`: in that
+    daemon's network, behind its cable."""
     key = Fernet.generate_key()
     (directory / "relay.key").write_bytes(key)
-    address = f"127.0.0.1:{free_port()}"
+    address = f"{inside.address if inside else '127.0.0.1'}:{free_port()}"
     values: dict[str, str | float] = {
         "listen": address,
         "key_file": str(directory / "relay.key"),
@@ -131,9 +137,10 @@ def running_relay(
     path.write_text("".join(f"{name} = {json.dumps(value)}\n" for name, value in values.items()))
     log = directory / "relay.log"
     limit = ["prlimit", f"--nofile={soft_open_files}:"] if soft_open_files else []
+    command = [*limit, sys.executable, "-W", "error", "-m", "viewer.relay.main"]
     with log.open("wb") as output:
         process = subprocess.Popen(
-            [*limit, sys.executable, "-W", "error", "-m", "viewer.relay.main"],
+            inside.enter(*command) if inside else command,
             env={**os.environ, "DESKFLEET_RELAY_SETTINGS": str(path)},
             stderr=output,
         )

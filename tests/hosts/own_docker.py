@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import json
 import os
 import shutil
 import signal
@@ -43,6 +44,8 @@ class OwnDocker:
 
     name: str
     number: int
+    live_restore: bool = False
+    """As on hosts of a fleet: containers go on while dockerd is away."""
 
     @property
     def run_dir(self) -> Path:
@@ -116,12 +119,12 @@ class OwnDocker:
 
 
 @contextlib.contextmanager
-def own_dockerd(name: str, *, keep: bool = False) -> Iterator[OwnDocker]:
+def own_dockerd(name: str, *, keep: bool = False, live_restore: bool = False) -> Iterator[OwnDocker]:
     """Start (or, with `keep`, take over) the dockerd `name`; stop it and all it did at the end unless `keep`.
 
     Raises OwnDockerError if it does not answer, or if another process of ours is using this name.
     """
-    daemon = OwnDocker(name, _number_of(name))
+    daemon = OwnDocker(name, _number_of(name), live_restore)
     with _locked(daemon):
         if not (keep and is_answering(daemon)):
             stop(daemon)
@@ -189,7 +192,7 @@ def _launch(daemon: OwnDocker) -> None:
     (daemon.run_dir / "containerd.toml").write_text(_containerd_config(daemon))
     containerd = _spawn(daemon, "containerd", f"--config={daemon.run_dir}/containerd.toml")
     _wait_until(lambda: (daemon.run_dir / "containerd.sock").exists(), daemon, containerd, deadline)
-    (daemon.run_dir / "daemon.json").write_text("{}")
+    (daemon.run_dir / "daemon.json").write_text(json.dumps({"live-restore": daemon.live_restore}))
     start_dockerd(daemon, deadline)
     # dockerd sets the namespace's FORWARD policy to DROP; the machine's tests come in by the veth pair.
     _run(*daemon.enter("iptables", "-I", "DOCKER-USER", "-i", "dfe", "-j", "ACCEPT"))

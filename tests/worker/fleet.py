@@ -90,12 +90,13 @@ class Fleet:
 
     # --- the worker --------------------------------------------------------------------------------
 
-    def start(self) -> subprocess.Popen[bytes]:
-        with self.log.open("ab") as log:
+    def start(self, log: Path | None = None) -> subprocess.Popen[bytes]:
+        """`log`: where it writes; None: where the others do."""
+        with (log or self.log).open("ab") as output:
             worker = subprocess.Popen(
                 [sys.executable, "-W", "error", "-m", "viewer.worker"],
                 env={**os.environ, "DESKFLEET_SETTINGS": str(self.settings_file)},
-                stderr=log,
+                stderr=output,
             )
         self._workers.append(worker)
         return worker
