@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import timedelta
 
 import pytest
 from flask import Flask
@@ -24,54 +25,54 @@ from viewer.store import Store
 
 FOREIGN = "http://evil.content.deskfleet.localhost:8088"
 COLUMNS = [
-    "none", "bad", "revoked", "watcher", "operator", "admin", "other", "cookie", "no origin",
+    "none", "bad", "revoked", "expired", "watcher", "operator", "admin", "other", "cookie", "no origin",
     "foreign origin",
 ]  # fmt: skip
 # The session is of the tenant of everyone but `other`. The last three are the operator's browser: asking from
 # our own page, without an Origin (an old form), and from a sandbox's page.
 TABLE = {
-    "GET /": "303 303 303 303 303 303 303 303 303 303",
-    "GET /signin": "200 200 200 200 200 200 200 200 200 200",
-    "POST /signin": "403 403 403 403 403 403 403 422 403 403",
-    "POST /signout": "403 403 403 403 403 403 403 303 403 403",
-    "GET /sandboxes": "303 303 303 200 200 200 200 200 200 200",
-    "GET /sandboxes/<session_id>": "303 303 303 200 200 200 404 200 200 200",
-    "GET /hosts": "303 303 303 200 200 200 200 200 200 200",
-    "GET /view/<session_id>": "303 303 303 200 200 200 404 200 200 200",
-    "GET /open/<session_id>": "303 303 303 200 200 200 404 200 200 200",
-    "GET /services/<name>": "303 303 303 403 200 200 404 200 200 200",
-    "POST /.deskfleet/enter": "404 404 404 404 404 404 404 404 404 404",
-    "GET /static/build/<path:name>": "404 404 404 404 404 404 404 404 404 404",
-    "GET /healthz": "200 200 200 200 200 200 200 200 200 200",
-    "GET /metrics": "401 401 401 403 403 200 403 403 403 403",
-    "GET /authz/stream": "401 401 401 200 200 200 404 200 403 403",
-    "GET /authz/content": "404 404 404 404 404 404 404 404 404 404",
-    "GET /authz/port": "401 401 401 403 200 200 404 401 401 401",
-    "GET /authz/service": "404 404 404 404 404 404 404 404 404 404",
-    "GET /api/v1/openapi.json": "200 200 200 200 200 200 200 200 200 200",
-    "GET /api/v1/me": "401 401 401 200 200 200 200 200 200 403",
-    "GET /api/v1/hosts": "401 401 401 200 200 200 200 200 200 403",
-    "GET /api/v1/images": "401 401 401 200 200 200 200 200 200 403",
-    "GET /api/v1/events": "401 401 401 200 200 200 200 200 200 403",
-    "GET /api/v1/sessions": "401 401 401 200 200 200 200 200 200 403",
-    "POST /api/v1/sessions": "401 401 401 403 202 202 202 202 403 403",
-    "GET /api/v1/sessions/<session_id>": "401 401 401 200 200 200 404 200 200 403",
-    "DELETE /api/v1/sessions/<session_id>": "401 401 401 403 204 204 404 204 403 403",
-    "GET /api/v1/sessions/<session_id>/history": "401 401 401 200 200 200 404 200 200 403",
-    "POST /api/v1/sessions/<session_id>/pause": "401 401 401 403 409 409 404 409 403 403",
-    "POST /api/v1/sessions/<session_id>/resume": "401 401 401 403 409 409 404 409 403 403",
-    "POST /api/v1/sessions/<session_id>/renew": "401 401 401 403 409 409 404 409 403 403",
-    "PUT /api/v1/sessions/<session_id>/labels": "401 401 401 403 409 409 404 409 403 403",
-    "POST /api/v1/sessions/terminate": "401 401 401 403 422 422 422 422 403 403",
-    "PUT /api/v1/hosts/<name>/draining": "401 401 401 403 403 404 403 403 403 403",
-    "GET /api/v1/tasks": "401 401 401 200 200 200 200 200 200 403",
-    "POST /api/v1/tasks": "401 401 401 403 201 201 201 201 403 403",
-    "GET /api/v1/tasks/<task_id>": "401 401 401 200 200 200 404 200 200 403",
-    "GET /api/v1/agents": "401 401 401 200 200 200 200 200 200 403",
-    "POST /api/v1/agents": "401 401 401 403 201 201 201 201 403 403",
-    "GET /api/v1/agents/<agent_id>": "401 401 401 200 200 200 404 200 200 403",
-    "POST /api/v1/sessions/<session_id>/entries": "401 401 401 201 201 201 404 201 403 403",
-    "POST /api/v1/services/<name>/entries": "401 401 401 403 201 201 404 201 403 403",
+    "GET /": "303 303 303 303 303 303 303 303 303 303 303",
+    "GET /signin": "200 200 200 200 200 200 200 200 200 200 200",
+    "POST /signin": "403 403 403 403 403 403 403 403 422 403 403",
+    "POST /signout": "403 403 403 403 403 403 403 403 303 403 403",
+    "GET /sandboxes": "303 303 303 303 200 200 200 200 200 200 200",
+    "GET /sandboxes/<session_id>": "303 303 303 303 200 200 200 404 200 200 200",
+    "GET /hosts": "303 303 303 303 200 200 200 200 200 200 200",
+    "GET /view/<session_id>": "303 303 303 303 200 200 200 404 200 200 200",
+    "GET /open/<session_id>": "303 303 303 303 200 200 200 404 200 200 200",
+    "GET /services/<name>": "303 303 303 303 403 200 200 404 200 200 200",
+    "POST /.deskfleet/enter": "404 404 404 404 404 404 404 404 404 404 404",
+    "GET /static/build/<path:name>": "404 404 404 404 404 404 404 404 404 404 404",
+    "GET /healthz": "200 200 200 200 200 200 200 200 200 200 200",
+    "GET /metrics": "401 401 401 401 403 403 200 403 403 403 403",
+    "GET /authz/stream": "401 401 401 401 200 200 200 404 200 403 403",
+    "GET /authz/content": "404 404 404 404 404 404 404 404 404 404 404",
+    "GET /authz/port": "401 401 401 401 403 200 200 404 401 401 401",
+    "GET /authz/service": "404 404 404 404 404 404 404 404 404 404 404",
+    "GET /api/v1/openapi.json": "200 200 200 200 200 200 200 200 200 200 200",
+    "GET /api/v1/me": "401 401 401 401 200 200 200 200 200 200 403",
+    "GET /api/v1/hosts": "401 401 401 401 200 200 200 200 200 200 403",
+    "GET /api/v1/images": "401 401 401 401 200 200 200 200 200 200 403",
+    "GET /api/v1/events": "401 401 401 401 200 200 200 200 200 200 403",
+    "GET /api/v1/sessions": "401 401 401 401 200 200 200 200 200 200 403",
+    "POST /api/v1/sessions": "401 401 401 401 403 202 202 202 202 403 403",
+    "GET /api/v1/sessions/<session_id>": "401 401 401 401 200 200 200 404 200 200 403",
+    "DELETE /api/v1/sessions/<session_id>": "401 401 401 401 403 204 204 404 204 403 403",
+    "GET /api/v1/sessions/<session_id>/history": "401 401 401 401 200 200 200 404 200 200 403",
+    "POST /api/v1/sessions/<session_id>/pause": "401 401 401 401 403 409 409 404 409 403 403",
+    "POST /api/v1/sessions/<session_id>/resume": "401 401 401 401 403 409 409 404 409 403 403",
+    "POST /api/v1/sessions/<session_id>/renew": "401 401 401 401 403 409 409 404 409 403 403",
+    "PUT /api/v1/sessions/<session_id>/labels": "401 401 401 401 403 409 409 404 409 403 403",
+    "POST /api/v1/sessions/terminate": "401 401 401 401 403 422 422 422 422 403 403",
+    "PUT /api/v1/hosts/<name>/draining": "401 401 401 401 403 403 404 403 403 403 403",
+    "GET /api/v1/tasks": "401 401 401 401 200 200 200 200 200 200 403",
+    "POST /api/v1/tasks": "401 401 401 401 403 201 201 201 201 403 403",
+    "GET /api/v1/tasks/<task_id>": "401 401 401 401 200 200 200 404 200 200 403",
+    "GET /api/v1/agents": "401 401 401 401 200 200 200 200 200 200 403",
+    "POST /api/v1/agents": "401 401 401 401 403 201 201 201 201 403 403",
+    "GET /api/v1/agents/<agent_id>": "401 401 401 401 200 200 200 404 200 200 403",
+    "POST /api/v1/sessions/<session_id>/entries": "401 401 401 401 201 201 201 404 201 403 403",
+    "POST /api/v1/services/<name>/entries": "401 401 401 401 403 201 201 404 201 403 403",
 }
 
 
@@ -87,12 +88,14 @@ OF_ENDED_ONES = ("/pause", "/resume", "/renew", "/labels")
 def all_headers(store: Store, people: People) -> dict[str, dict[str, str]]:
     revoked = store.accounts.add_key("acme", Role.ADMIN)
     store.accounts.revoke_key(revoked.id)
+    expired = store.accounts.add_key("acme", Role.ADMIN, life=timedelta(0))
     wrong_end = "A" if people.alice.key[-1] != "A" else "B"
     foreign = {"Origin": FOREIGN, "Sec-Fetch-Site": "same-site"}
     return {
         "none": {},
         "bad": {"Authorization": f"Bearer {people.alice.key[:-1]}{wrong_end}"},
         "revoked": {"Authorization": f"Bearer {revoked.text}"},
+        "expired": {"Authorization": f"Bearer {expired.text}"},
         "watcher": people.wanda.headers,
         "operator": people.alice.headers,
         "admin": people.ada.headers,

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import sqlite3
 import stat
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 from tests.viewer_fixtures import settings_values, write_settings
 from viewer.admin import main
 from viewer.credentials import hash_of
-from viewer.model import Role
+from viewer.model import Role, utcnow
 from viewer.store import Store
 
 
@@ -48,6 +49,26 @@ def test_key_is_made_and_revoked(admin: Any, store: Store) -> None:
     assert store.accounts.principal_of_key(key) is None
 
 
+def test_key_of_some_days_ends_and_its_sign_ins_with_it(
+    admin: Any, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    admin("tenant", "add", "acme")
+    key = admin("key", "add", "--tenant", "acme", "--role", "watcher", "--days", "2")
+    cookie = store.accounts.sign_in_with_key(key)
+    principal = store.accounts.principal_of_key(key)
+    assert cookie is not None
+    assert principal is not None
+    assert store.accounts.roles_of([principal.holder])
+
+    in_two_days = utcnow() + timedelta(days=2)
+    monkeypatch.setattr("viewer.accounts.utcnow", lambda: in_two_days)
+    monkeypatch.setattr("viewer.accounts.SIGN_IN_IDLE", timedelta(days=7))
+    assert store.accounts.principal_of_key(key) is None
+    assert store.accounts.principal_of_key_id(key.split("_")[1]) is None
+    assert store.accounts.principal_of_cookie(cookie) is None
+    assert not store.accounts.roles_of([principal.holder])
+
+
 def test_link_leads_to_the_canonical_page_with_the_token_in_the_fragment(admin: Any, store: Store) -> None:
     admin("tenant", "add", "acme")
     address, _, token = admin("signin-link", "--tenant", "acme", "--role", "admin").partition("#token=")
@@ -75,6 +96,7 @@ def test_backup_is_private_and_holds_the_keys_hash(admin: Any, tmp_path: Path) -
         (("backup", "/nowhere/at/all.db"), "cannot be written (No such file or directory)"),
         (("backup", "/etc/hostname"), "exists already"),
         (("key", "add", "--tenant", "acme", "--role", "boss"), "invalid"),
+        (("key", "add", "--tenant", "acme", "--role", "admin", "--days", "0"), "give 1 to 3650"),
     ],
 )
 def test_what_cannot_be_done_is_one_sentence(

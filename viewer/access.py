@@ -140,7 +140,9 @@ def authenticate() -> Principal:
     if found is not None:
         return found
     if shown.authorization is not None:
-        raise _unauthorized("The key is not valid here: it is wrong, revoked, or not sent as `Bearer <key>`.")
+        raise _unauthorized(
+            "The key is not valid here: it is wrong, revoked, over, or not sent as `Bearer <key>`."
+        )
     raise _unauthorized("Send `Authorization: Bearer <key>`, or sign in with a browser.")
 
 

@@ -59,13 +59,15 @@ class AccountStore:
                 raise TenantExists(name)
             orm.add(TenantRow(id=name, created_at=utcnow()))
 
-    def add_key(self, tenant: str, role: Role, label: str = "") -> NewKey:
-        """Make a key; its text exists only in the answer."""
+    def add_key(self, tenant: str, role: Role, label: str = "", *, life: timedelta | None = None) -> NewKey:
+        """Make a key; its text exists only in the answer. `life`: after it the key is good no more."""
         key = new_key()
         with self._database.writing() as orm:
             _tenant_row(orm, tenant)
             declared = DeclaredKey(id=key.id, tenant=tenant, role=role, sha256=hash_of(key.text), label=label)
-            orm.add(_key_row(declared, from_settings=False))
+            row = _key_row(declared, from_settings=False)
+            row.ends_at = None if life is None else row.created_at + life
+            orm.add(row)
         return key
 
     def revoke_key(self, key_id: str) -> None:
@@ -93,15 +95,15 @@ class AccountStore:
                     _revoke(orm, row)
 
     def principal_of_key(self, text: str) -> Principal | None:
-        """Whose key this is; None for one that is malformed, unknown, wrong or revoked."""
+        """Whose key this is; None for one that is malformed, unknown, wrong, revoked or over."""
         with self._database.reading() as orm:
             return _principal_of_key(orm, text)
 
     def principal_of_key_id(self, key_id: str) -> Principal | None:
-        """Whose key has this id; None when unknown or revoked. Only for what that key has made before."""
+        """Whose key has this id; None when it is no longer good. Only for what that key has made before."""
         with self._database.reading() as orm:
             row = orm.get(ApiKeyRow, key_id)
-        return None if row is None or row.revoked_at is not None else _principal_of_row(row)
+        return _principal_of_row(row) if row is not None and _is_good(row) else None
 
     def roles_of(self, holders: Collection[str]) -> dict[tuple[str, str], Role]:
         """What these may do now, by `Principal.holder` and tenant; one without a valid key or sign-in is
@@ -112,7 +114,9 @@ class AccountStore:
         sign_in_ids = [name.partition("/")[2] for name in holders if "/" in name]
         sign_in_id = func.substr(SignInRow.sha256, 1, _SIGN_IN_ID)
         keys = select(ApiKeyRow.id, ApiKeyRow.tenant_id, ApiKeyRow.role).where(
-            ApiKeyRow.id.in_([name.removeprefix("key:") for name in keyed]), ApiKeyRow.revoked_at.is_(None)
+            ApiKeyRow.id.in_([name.removeprefix("key:") for name in keyed]),
+            ApiKeyRow.revoked_at.is_(None),
+            ApiKeyRow.ends_at.is_(None) | (ApiKeyRow.ends_at > now),
         )
         sign_ins = select(SignInRow).where(
             SignInRow.principal_id.in_(links) | sign_in_id.in_(sign_in_ids),
@@ -211,9 +215,13 @@ def _principal_of_key(orm: OrmSession, text: str) -> Principal | None:
     row = orm.get(ApiKeyRow, key_id)
     # Compared even when there is no row, so that the time taken does not tell which ids exist.
     right = same(hash_of(text), row.sha256 if row is not None else "")
-    if row is None or not right or row.revoked_at is not None:
+    if row is None or not right or not _is_good(row):
         return None
     return _principal_of_row(row)
+
+
+def _is_good(row: ApiKeyRow) -> bool:
+    return row.revoked_at is None and (row.ends_at is None or row.ends_at > utcnow())
 
 
 def _principal_of_row(row: ApiKeyRow) -> Principal:
@@ -237,6 +245,7 @@ def _key_row(key: DeclaredKey, *, from_settings: bool) -> ApiKeyRow:
         label=key.label,
         from_settings=from_settings,
         created_at=utcnow(),
+        ends_at=None,
         revoked_at=None,
     )
 
@@ -250,7 +259,7 @@ def _declare(orm: OrmSession, key: DeclaredKey) -> None:
         # Another secret, tenant or role under the same id: what was opened with the old one ends.
         orm.execute(delete(SignInRow).where(SignInRow.key_id == row.id))
     row.tenant_id, row.role, row.sha256, row.label = key.tenant, key.role.value, key.sha256, key.label
-    row.from_settings, row.revoked_at = True, None
+    row.from_settings, row.revoked_at, row.ends_at = True, None, None
 
 
 def _revoke(orm: OrmSession, row: ApiKeyRow) -> None:
@@ -269,6 +278,10 @@ def _new_sign_in(orm: OrmSession, principal: Principal, key_id: str | None) -> S
     token = new_token()
     now = utcnow()
     _forget_what_is_over(orm, now)
+    key = orm.get(ApiKeyRow, key_id) if key_id is not None else None
+    ends_at = now + SIGN_IN_MOST
+    if key is not None and key.ends_at is not None:
+        ends_at = min(ends_at, key.ends_at)
     orm.add(
         SignInRow(
             sha256=hash_of(token),
@@ -278,7 +291,7 @@ def _new_sign_in(orm: OrmSession, principal: Principal, key_id: str | None) -> S
             key_id=key_id,
             created_at=now,
             used_at=now,
-            ends_at=now + SIGN_IN_MOST,
+            ends_at=ends_at,
         )
     )
     return token

@@ -7,6 +7,7 @@ import os
 import re
 import sys
 from collections.abc import Sequence
+from datetime import timedelta
 from pathlib import Path
 
 from viewer.accounts import TenantExists, UnknownKey, UnknownTenant
@@ -15,6 +16,7 @@ from viewer.model import Role
 from viewer.settings import Settings, SettingsError, load_settings
 from viewer.store import Store
 
+MOST_DAYS = 3650
 _NAME = re.compile(r"[a-z][a-z0-9-]{0,30}", re.ASCII)
 
 
@@ -51,6 +53,7 @@ def _parser() -> argparse.ArgumentParser:
     add.add_argument("--tenant", required=True)
     add.add_argument("--role", choices=list(Role), type=Role, required=True)
     add.add_argument("--label", default="")
+    add.add_argument("--days", type=_days, help="after so many days it is good no more; without, never")
     key.add_parser("revoke", help="end a key and every sign-in made with it").add_argument("id")
 
     link = nouns.add_parser("signin-link", help="print a one-time sign-in link, good for 24 hours")
@@ -68,7 +71,8 @@ def _do(asked: argparse.Namespace, store: Store, settings: Settings) -> str:
             case ("tenant", "add"):
                 return _add_tenant(store, asked.name)
             case ("key", "add"):
-                return store.accounts.add_key(asked.tenant, asked.role, asked.label).text
+                life = timedelta(days=asked.days) if asked.days else None
+                return store.accounts.add_key(asked.tenant, asked.role, asked.label, life=life).text
             case ("key", "revoke"):
                 store.accounts.revoke_key(asked.id)
                 return f"key {asked.id} is revoked"
@@ -82,6 +86,12 @@ def _do(asked: argparse.Namespace, store: Store, settings: Settings) -> str:
         raise AdminError(f"there is no tenant {error}; known: {known}") from error
     except UnknownKey as error:
         raise AdminError(f"there is no key {error}; give the 8 letters after df_") from error
+
+
+def _days(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and 1 <= int(text) <= MOST_DAYS):
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of days; give 1 to {MOST_DAYS}")
+    return int(text)
 
 
 def _add_tenant(store: Store, name: str) -> str:

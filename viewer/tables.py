@@ -249,6 +249,8 @@ class ApiKeyRow(Base):
     from_settings: Mapped[bool]
     """Such a key is revoked when the settings no longer hold it; one made by hand stays."""
     created_at: Mapped[datetime]
+    ends_at: Mapped[datetime | None]
+    """From then on it is as if revoked; None: it is good until somebody revokes it."""
     revoked_at: Mapped[datetime | None]
 
 

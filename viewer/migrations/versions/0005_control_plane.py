@@ -101,6 +101,7 @@ def _widen_sessions() -> None:
             f"ix_sessions_tenant_{name}", "sandbox_sessions", ["tenant_id", led_by, "created_at", "id"]
         )
     op.create_index("ix_sessions_ended", "sandbox_sessions", ["terminated_at"])
+    op.add_column("api_keys", sa.Column("ends_at", sa.DateTime(), nullable=True))
 
 
 def _add_tasks_and_agents() -> None:
