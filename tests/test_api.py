@@ -307,6 +307,7 @@ def test_body_that_cannot_be_read_is_refused_in_one_sentence(
 def test_no_body_where_something_must_be_said_names_what(client: ViewerClient, people: People) -> None:
     answer = client.put("/api/v1/hosts/here/draining", headers=people.ada.headers)
     assert answer.status_code == 422
+    assert answer.json is not None
     assert [wrong["field"] for wrong in answer.json["errors"]] == ["draining"]
 
 
