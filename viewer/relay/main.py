@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import resource
 import signal
 import sys
 from pathlib import Path
@@ -14,6 +13,7 @@ import uvloop
 from aiohttp import web
 
 from viewer import logs
+from viewer.open_files import allow_open_files
 from viewer.relay.answers import CloseCode
 from viewer.relay.app import Relay
 from viewer.relay.settings import (
@@ -38,22 +38,13 @@ def main() -> None:
     try:
         settings = read_settings(Path(os.environ.get(SETTINGS_VARIABLE, DEFAULT_PATH)))
         key = read_key(settings)
-        allow_open_files(settings.max_streams)
+        allow_open_files(
+            FILES_PER_STREAM * settings.max_streams + OTHER_FILES, what=f"{settings.max_streams} streams"
+        )
         uvloop.run(serve(settings, key))
     except SettingsError as error:
         print(f"deskfleet-relay: {error}", file=sys.stderr)
         sys.exit(2)
-
-
-def allow_open_files(streams: int) -> None:
-    """Raise the soft limit on open files to what that many streams need; the usual 1024 ends near 340."""
-    needed = FILES_PER_STREAM * streams + OTHER_FILES
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    possible = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
-    if possible > soft:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (possible, hard))
-    if possible < needed:
-        log.warning("open files are limited to %d; %d streams need %d", hard, streams, needed)
 
 
 async def serve(settings: Settings, key: bytes) -> None:
