@@ -18,10 +18,13 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.canaries import assert_nowhere, new_canaries
+from tests.event_clients import EventClients
+from tests.process_figures import children_of, rss_mib, threads_of
 from tests.relay_process import free_port
 from tests.viewer_fixtures import ORIGIN, UNKNOWN_ID, settings_values, waiting, write_settings
 from viewer.credentials import hash_of, new_key
 from viewer.model import Role, Status
+from viewer.serve import THREADS
 from viewer.store import Store
 
 pytestmark = pytest.mark.real
@@ -42,6 +45,7 @@ def start(settings_file: Path, program: str = "viewer.serve") -> subprocess.Pope
 class Server:
     def __init__(self, directory: Path) -> None:
         port = free_port()
+        self.port = port
         self.url = f"http://127.0.0.1:{port}"
         self.key = new_key().text
         declared = {"id": self.key.split("_")[1], "role": "operator", "sha256": hash_of(self.key)}
@@ -196,6 +200,27 @@ def test_one_scrape_has_what_viewer_and_worker_recorded_and_no_secret_is_left_an
     (tmp_path / "said").write_text("\n".join(said))
     places = [tmp_path / "said", tmp_path / "scraped", tmp_path / "metrics", *tmp_path.glob("deskfleet.db*")]
     assert_nowhere(places, canaries | own)
+
+
+def test_two_hundred_clients_get_an_event_and_cost_no_threads(server: Server) -> None:
+    worker = children_of(server.process.pid)[0]
+    session = server.client.post("/api/v1/sessions", json={"wait": False}).json()["id"]
+    threads, memory = threads_of(worker), rss_mib(worker)
+    store = Store(server.database)
+    with EventClients(server.port, [server.key], 200) as clients:
+        for number in range(20):
+            store.fleet.update(session, status_reason=f"step {number}")
+        newest = store.fleet.last_event_id()
+        arrived = clients.wait_until_all_have(newest)
+        assert all(len(clients.arrivals[newest - before]) == 200 for before in range(20))
+        assert max(arrived) - min(arrived) < 2
+        # Two of the hub's, those that read for streams that begin, and gunicorn's own, as far as it had to
+        # start them.
+        assert threads_of(worker) - threads < THREADS + 10
+        assert rss_mib(worker) - memory < 30
+        assert server.client.get("/api/v1/me").status_code == 200
+        assert clients.lost == 0
+    store.close()
 
 
 def test_server_that_stops_ends_open_streams_properly(server: Server) -> None:

@@ -175,8 +175,10 @@ def people(store: Store) -> People:
 
 
 @pytest.fixture
-def app(settings: Settings, store: Store, people: People) -> Flask:
-    return create_app(settings, store)
+def app(settings: Settings, store: Store, people: People) -> Iterator[Flask]:
+    made = create_app(settings, store)
+    yield made
+    made.extensions["deskfleet"].close()
 
 
 class ViewerClient(FlaskClient):

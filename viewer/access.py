@@ -10,10 +10,9 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from flask import Flask, current_app, g, request
-from pydantic import Field
 
-from viewer.accounts import AccountStore
-from viewer.model import Frozen, Principal, Role
+from viewer.accounts import Credential
+from viewer.model import Principal, Role
 from viewer.places import Place, PlaceKind, place_of, service_for
 from viewer.problems import Problem, not_found, role_too_small
 from viewer.services import services
@@ -113,20 +112,6 @@ def client_address() -> str:
 def public_origin() -> str:
     """The origin for addresses in answers: the one the client used, else the canonical one."""
     return request_origin() or services().settings.canonical_origin
-
-
-class Credential(Frozen):
-    """What a request shows: a key wins over a cookie, even a wrong one."""
-
-    authorization: str | None = Field(repr=False)
-    cookie: str | None = Field(repr=False)
-
-    def principal(self, accounts: AccountStore) -> Principal | None:
-        """Whose it is now; None when it is missing, wrong, revoked or over."""
-        if self.authorization is not None:
-            scheme, _, key = self.authorization.partition(" ")
-            return accounts.principal_of_key(key.strip()) if scheme.lower() == "bearer" else None
-        return accounts.principal_of_cookie(self.cookie) if self.cookie else None
 
 
 def credential() -> Credential:

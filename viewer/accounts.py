@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from datetime import datetime, timedelta
 
+from pydantic import Field
 from sqlalchemy import delete, func, select, update
 from sqlalchemy.orm import Session as OrmSession
 
@@ -199,6 +200,20 @@ class AccountStore:
     def _stamp(self, sha256: str, now: datetime) -> None:
         with self._database.writing() as orm:
             orm.execute(update(SignInRow).where(SignInRow.sha256 == sha256).values(used_at=now))
+
+
+class Credential(Frozen):
+    """What a request shows: a key wins over a cookie, even a wrong one."""
+
+    authorization: str | None = Field(repr=False)
+    cookie: str | None = Field(repr=False)
+
+    def principal(self, accounts: AccountStore) -> Principal | None:
+        """Whose it is now; None when it is missing, wrong, revoked or over."""
+        if self.authorization is not None:
+            scheme, _, key = self.authorization.partition(" ")
+            return accounts.principal_of_key(key.strip()) if scheme.lower() == "bearer" else None
+        return accounts.principal_of_cookie(self.cookie) if self.cookie else None
 
 
 def _tenant_row(orm: OrmSession, name: str) -> TenantRow:

@@ -2,32 +2,32 @@
 
 The store is the truth and an event only says how one session looks now. `ready` is sent first, with the id to
 resume from; `reset` says that events were missed for good, so the list must be read again.
+The answer begins here, in a thread of the server; what follows is sent by `viewer.event_hub`.
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator, Sequence
+import socket
+from collections.abc import Iterator
 from typing import Literal
 
 from flask import Blueprint, Response, request
 from pydantic import BaseModel, Field
 
-from viewer.access import Credential, credential, needs, principal, public_origin
-from viewer.model import HostStatus, Principal, Role
+from viewer.access import credential, needs, principal, public_origin
+from viewer.event_hub import EventHub, EventStream, Reader, frame
+from viewer.model import Role
 from viewer.openapi import Answer, Operation, describes
 from viewer.problems import FieldError, Problem, wrong_fields
-from viewer.public import public_session
-from viewer.rows import Event
-from viewer.services import Services, services
+from viewer.services import services
 from viewer.store import TenantStore
 
 events = Blueprint("events", __name__, url_prefix="/api/v1")
 
-HEARTBEAT_SECONDS = 15.0
-# A stream ends after this and the client comes back with Last-Event-ID: threads never leak for good.
-LONGEST_STREAM_SECONDS = 3600.0
-_BATCH = 200
+PATH = "/api/v1/events"
+HANDOVER = "deskfleet.handover"
+"""In the WSGI environment of a server that can part with a connection: its `Handover`."""
+_RETRY = b"retry: 2000\n"
 
 
 class StreamedEvent(BaseModel):
@@ -36,6 +36,14 @@ class StreamedEvent(BaseModel):
     id: str = Field(description="Send it as `Last-Event-ID` to go on after this event.")
     event: Literal["ready", "reset", "session"]
     data: str = Field(description="JSON: the session as in the API; `{}` of the others.")
+
+
+class Handover:
+    """The server's offer to let the answer's stream have the connection once the answer's head is sent."""
+
+    def __init__(self) -> None:
+        self.stream: EventStream | None = None
+        """Set by the view when it has taken the offer; the answer's body is then empty."""
 
 
 @events.get("/events")
@@ -55,9 +63,25 @@ class StreamedEvent(BaseModel):
     )
 )
 def stream_events() -> Response:
-    here, who = services(), principal()
     start = _last_event_id()
-    if not here.streams.take(who):
+    # Not an empty text: its length would be told.
+    answer = Response(iter(()), content_type="text/event-stream; charset=utf-8")
+    answer.headers["X-Accel-Buffering"] = "no"
+    if request.method == "HEAD":
+        return answer
+    stream = _stream(start)
+    handover = request.environ.get(HANDOVER)
+    if isinstance(handover, Handover):
+        handover.stream = stream
+    else:
+        answer.response = _Body(stream, services().events)
+    return answer
+
+
+def _stream(start: int | None) -> EventStream:
+    here, who = services(), principal()
+    slots = here.streams
+    if not slots.take(who):
         raise Problem(
             503,
             "too-many-streams",
@@ -65,57 +89,42 @@ def stream_events() -> Response:
             "Close some, or try again in a few seconds.",
             headers={"Retry-After": "5"},
         )
-    stream = EventStream(here, who, credential(), public_origin())
-    response = Response(stream.run(start), content_type="text/event-stream; charset=utf-8")
-    response.headers["X-Accel-Buffering"] = "no"
-    # Not in the generator's `finally`: one that never starts (HEAD, a client gone at once) never gets there.
-    response.call_on_close(lambda: here.streams.give_back(who))
-    return response
+    try:
+        opening, last = _opening(here.store.tenant(who.tenant), start)
+    except Exception:
+        slots.give_back(who)
+        raise
+    reader = Reader(who=who, shown=credential(), origin=public_origin())
+    return EventStream(reader, opening=opening, last=last, ended=lambda: slots.give_back(who))
 
 
-class EventStream:
-    """The frames of one stream, until the client goes, the credential ends, or the server stops."""
-
-    def __init__(self, here: Services, who: Principal, shown: Credential, origin: str) -> None:
-        self._here = here
-        self._who = who
-        self._shown = shown
-        self._tenant: TenantStore = here.store.tenant(who.tenant)
-        self._origin = origin
-
-    def run(self, start: int | None) -> Iterator[str]:
-        last = self._tenant.last_event_id() if start is None else start
-        if start is not None and not self._tenant.has_events_since(start):
-            last = self._tenant.last_event_id()
-            yield frame("reset", last, "{}")
-        yield "retry: 2000\n" + frame("ready", last, "{}")
-        ends, checked = time.monotonic() + LONGEST_STREAM_SECONDS, time.monotonic()
-        while not self._here.stopping.is_set() and time.monotonic() < ends:
-            mark = self._here.store.mark()
-            new = self._tenant.events_after(last, _BATCH)
-            if new:
-                yield from self._frames(new)
-                last = new[-1].id
-            elif not self._here.store.wait_for_change(HEARTBEAT_SECONDS, since=mark):
-                yield ": still here\n\n"
-            if time.monotonic() - checked >= HEARTBEAT_SECONDS:
-                checked = time.monotonic()
-                if not self._still_welcome():
-                    return
-
-    def _still_welcome(self) -> bool:
-        """A revoked key, a sign-out or another role ends the stream."""
-        return self._shown.principal(self._here.store.accounts) == self._who
-
-    def _frames(self, new: Sequence[Event]) -> Iterator[str]:
-        hosts: dict[str, HostStatus] = {host.name: host.status for host in self._here.store.fleet.hosts()}
-        for event in new:
-            session = public_session(event.session, origin=self._origin, hosts=hosts)
-            yield frame("session", event.id, session.model_dump_json())
+def _opening(tenant: TenantStore, start: int | None) -> tuple[bytes, int]:
+    """What is sent first, and the event that the stream goes on after."""
+    if start is None or tenant.has_events_since(start):
+        last = tenant.last_event_id() if start is None else start
+        return _RETRY + frame("ready", last, "{}"), last
+    last = tenant.last_event_id()
+    return frame("reset", last, "{}") + _RETRY + frame("ready", last, "{}"), last
 
 
-def frame(kind: str, event_id: int, data: str) -> str:
-    return f"id: {event_id}\nevent: {kind}\ndata: {data}\n\n"
+class _Body:
+    """The stream for a server that keeps its connections to itself, as a test's client does: one thread of
+    its own waits for each frame."""
+
+    def __init__(self, stream: EventStream, hub: EventHub) -> None:
+        self._stream = stream
+        self._end, carried = socket.socketpair()
+        hub.carry(stream, carried)
+
+    def __iter__(self) -> Iterator[bytes]:
+        rest = b""
+        while data := self._end.recv(65536):
+            *whole, rest = (rest + data).split(b"\n\n")
+            yield from (text + b"\n\n" for text in whole)
+
+    def close(self) -> None:
+        self._end.close()
+        self._stream.over()
 
 
 def _last_event_id() -> int | None:

@@ -29,14 +29,17 @@ from viewer.placement import Decision, HostView, Place, Reserved, Table, Wait, f
 from viewer.rows import (
     QUEUED,
     WORKER,
+    Event,
     SessionChanges,
     add,
     ask_for_the_end,
     change,
+    event_of,
     find,
     live_rows,
     move,
     new_id,
+    newest_event_id,
     sandbox_is_free,
     session_of,
     tell,
@@ -139,6 +142,17 @@ class FleetStore:
         with self._database.reading() as orm:
             ordered = fair_order(_waiting(orm), _in_making(orm))
         return {session.id: place for place, session in enumerate(ordered, start=1)}
+
+    def events_after(self, event_id: int, limit: int) -> Sequence[Event]:
+        """All tenants' events with a greater id, oldest first."""
+        query = select(EventRow).where(EventRow.id > event_id).order_by(EventRow.id).limit(limit)
+        with self._database.reading() as orm:
+            return [event_of(row) for row in orm.scalars(query)]
+
+    def last_event_id(self) -> int:
+        """The greatest id ever given out, purged ones included; 0 when nothing has happened yet."""
+        with self._database.reading() as orm:
+            return newest_event_id(orm)
 
     # --- placement ---------------------------------------------------------------------------------
 

@@ -104,6 +104,14 @@ def event_of(row: EventRow) -> Event:
     return Event(id=row.id, tenant_id=row.tenant_id, session=Session.model_validate_json(row.payload))
 
 
+def newest_event_id(orm: OrmSession) -> int:
+    """The greatest id ever given out, purged ones included; 0 when nothing has happened yet."""
+    newest = (
+        orm.connection().exec_driver_sql("SELECT seq FROM sqlite_sequence WHERE name = 'events'").scalar()
+    )
+    return int(newest or 0)
+
+
 def step_of(row: HistoryRow) -> Step:
     return Step.model_validate(row, from_attributes=True)
 

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from dataclasses import dataclass, field
 
 from flask import current_app
 
+from viewer.event_hub import EventHub
 from viewer.model import Principal
 from viewer.settings import Settings
 from viewer.store import Store
 
-# Of the server's 64 threads at most 32 + 24 wait for something; the rest keep answering at once. One tenant
-# gets half of each at most, so that none can keep the others from seeing or making their desktops.
-STREAMS_AT_ONCE = 32
-STREAMS_PER_TENANT = 16
-STREAMS_PER_PRINCIPAL = 12
+# One tenant gets half of each at most, so that none can keep the others from seeing or making their desktops.
+# A stream is held without a thread (`viewer.event_hub`); a wait takes one of the server's 64.
+STREAMS_AT_ONCE = 2000
+STREAMS_PER_TENANT = 1000
+STREAMS_PER_PRINCIPAL = 500
 WAITS_AT_ONCE = 24
 WAITS_PER_TENANT = 12
 _FAILURES_ALLOWED = 10
@@ -33,28 +34,29 @@ class Slots:
         self._per_tenant = per_tenant
         self._per_principal = per_principal
         self._lock = threading.Lock()
-        self._held: list[tuple[str, str]] = []
+        self._by_tenant = Counter[str]()
+        self._by_principal = Counter[tuple[str, str]]()
 
     def take(self, who: Principal) -> bool:
         with self._lock:
-            of_tenant = sum(tenant == who.tenant for tenant, _ in self._held)
-            of_principal = self._held.count((who.tenant, who.id))
             if (
-                len(self._held) >= self._total
-                or of_tenant >= self._per_tenant
-                or of_principal >= self._per_principal
+                self._by_tenant.total() >= self._total
+                or self._by_tenant[who.tenant] >= self._per_tenant
+                or self._by_principal[who.tenant, who.id] >= self._per_principal
             ):
                 return False
-            self._held.append((who.tenant, who.id))
+            self._by_tenant[who.tenant] += 1
+            self._by_principal[who.tenant, who.id] += 1
             return True
 
     def held(self) -> int:
         with self._lock:
-            return len(self._held)
+            return self._by_tenant.total()
 
     def give_back(self, who: Principal) -> None:
         with self._lock:
-            self._held.remove((who.tenant, who.id))
+            self._by_tenant -= Counter([who.tenant])
+            self._by_principal -= Counter([(who.tenant, who.id)])
 
 
 class FailureLimit:
@@ -112,10 +114,21 @@ class Services:
     signing in."""
     stopping: threading.Event = field(default_factory=threading.Event)
     """Set when the server is told to stop: streams and waits end then."""
+    events: EventHub = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.events = EventHub(self.store)
 
     def stop(self) -> None:
+        """End streams and waits, and do not wait for them: also for a signal handler."""
         self.stopping.set()
         self.store.stop_waiting()
+        self.events.stop()
+
+    def close(self) -> None:
+        """The same, and wait until the last words of the streams are out."""
+        self.stop()
+        self.events.close()
 
 
 def services() -> Services:

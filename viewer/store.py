@@ -47,6 +47,7 @@ from viewer.rows import (
     event_of,
     live_rows,
     new_id,
+    newest_event_id,
     note_names,
     session_of,
     step_of,
@@ -306,13 +307,14 @@ class TenantStore:
 
     def last_event_id(self) -> int:
         """Where a listener starts who has just read the list; 0 when nothing has happened yet."""
-        return _newest_event_id(self._database)
+        with self._database.reading() as orm:
+            return newest_event_id(orm)
 
     def has_events_since(self, event_id: int) -> bool:
         """False when events after `event_id` may already be purged, or the id was never given out."""
         with self._database.reading() as orm:
             oldest = orm.scalar(select(func.min(EventRow.id)))
-        newest = _newest_event_id(self._database)
+            newest = newest_event_id(orm)
         if event_id > newest:
             return False
         return event_id >= (newest if oldest is None else oldest - 1)
@@ -421,12 +423,3 @@ _HANDED_OVER = (
 
 def _lifetime_end(new: NewSession, now: datetime) -> datetime | None:
     return None if new.lifetime_seconds is None else now + timedelta(seconds=new.lifetime_seconds)
-
-
-def _newest_event_id(database: Database) -> int:
-    """The greatest id ever given out, purged ones included."""
-    with database.reading() as orm:
-        newest = (
-            orm.connection().exec_driver_sql("SELECT seq FROM sqlite_sequence WHERE name = 'events'").scalar()
-        )
-    return int(newest or 0)

@@ -1,0 +1,33 @@
+"""What the kernel knows of a process: memory, threads, CPU, children."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+
+def children_of(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def rss_mib(pid: int) -> float:
+    return _status(pid, "VmRSS") / 1024
+
+
+def threads_of(pid: int) -> int:
+    return _status(pid, "Threads")
+
+
+def cpu_seconds(pid: int) -> float:
+    """User and system, of all its threads."""
+    # The name may hold spaces and brackets; the fields after it are numbers: utime and stime are 14 and 15.
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def _status(pid: int, name: str) -> int:
+    found = re.search(rf"^{name}:\s+(\d+)", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)
+    if found is None:
+        raise LookupError(f"process {pid} says nothing of {name}")
+    return int(found[1])
