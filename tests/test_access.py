@@ -8,6 +8,8 @@ from datetime import timedelta
 import pytest
 from flask import Flask
 
+import viewer.opensandbox.api
+import viewer.waiting
 from tests.viewer_fixtures import (
     ORIGIN,
     UNKNOWN_ID,
@@ -18,7 +20,7 @@ from tests.viewer_fixtures import (
     sign_in,
 )
 from viewer.access import enforce_on
-from viewer.model import Role, Status
+from viewer.model import Role, Status, utcnow
 from viewer.problems import ProblemDocument
 from viewer.relay.answers import SandboxProblem
 from viewer.store import Store
@@ -73,6 +75,35 @@ TABLE = {
     "GET /api/v1/agents/<agent_id>": "401 401 401 401 200 200 200 404 200 200 403",
     "POST /api/v1/sessions/<session_id>/entries": "401 401 401 401 201 201 201 404 201 403 403",
     "POST /api/v1/services/<name>/entries": "401 401 401 401 403 201 201 404 201 403 403",
+    "GET /v1/sandboxes": "401 401 401 401 200 200 200 200 401 401 401",
+    "POST /v1/sandboxes": "401 401 401 401 403 202 202 202 401 401 401",
+    "GET /v1/sandboxes/<sandbox_id>": "401 401 401 401 200 200 200 404 401 401 401",
+    "DELETE /v1/sandboxes/<sandbox_id>": "401 401 401 401 403 404 404 404 401 401 401",
+    "POST /v1/sandboxes/<sandbox_id>/pause": "401 401 401 401 403 202 202 404 401 401 401",
+    "POST /v1/sandboxes/<sandbox_id>/resume": "401 401 401 401 403 409 409 404 401 401 401",
+    "POST /v1/sandboxes/<sandbox_id>/renew-expiration": "401 401 401 401 403 200 200 404 401 401 401",
+    "PATCH /v1/sandboxes/<sandbox_id>/metadata": "401 401 401 401 403 200 200 404 401 401 401",
+    "GET /v1/sandboxes/<sandbox_id>/endpoints/<port>": "401 401 401 401 403 200 200 404 401 401 401",
+    "GET /v1/sandboxes/<sandbox_id>/diagnostics/events": "401 401 401 401 200 200 200 404 401 401 401",
+    "GET /v1/sandboxes/<sandbox_id>/diagnostics/<kind>": "401 401 401 401 501 501 501 404 401 401 401",
+    "POST /v1/metrics/events": "401 401 401 401 204 204 204 204 401 401 401",
+    "POST /v1/sandboxes/<sandbox_id>/snapshots": "401 401 401 401 501 501 501 501 401 401 401",
+    "GET /v1/snapshots": "401 401 401 401 501 501 501 501 401 401 401",
+    "GET /v1/snapshots/<name>": "401 401 401 401 501 501 501 501 401 401 401",
+    "DELETE /v1/snapshots/<name>": "401 401 401 401 501 501 501 501 401 401 401",
+    "GET /v1/templates": "401 401 401 401 501 501 501 501 401 401 401",
+    "POST /v1/templates": "401 401 401 401 501 501 501 501 401 401 401",
+    "GET /v1/templates/<name>": "401 401 401 401 501 501 501 501 401 401 401",
+    "DELETE /v1/templates/<name>": "401 401 401 401 501 501 501 501 401 401 401",
+    "GET /v1/pools": "401 401 401 401 501 501 501 501 401 401 401",
+    "POST /v1/pools": "401 401 401 401 501 501 501 501 401 401 401",
+    "GET /v1/pools/<name>": "401 401 401 401 501 501 501 501 401 401 401",
+    "PUT /v1/pools/<name>": "401 401 401 401 501 501 501 501 401 401 401",
+    "DELETE /v1/pools/<name>": "401 401 401 401 501 501 501 501 401 401 401",
+    "GET /v1/sandboxes/<sandbox_id>/networkpolicy": "401 401 401 401 501 501 501 501 401 401 401",
+    "PUT /v1/sandboxes/<sandbox_id>/networkpolicy": "401 401 401 401 501 501 501 501 401 401 401",
+    "PATCH /v1/sandboxes/<sandbox_id>/networkpolicy": "401 401 401 401 501 501 501 501 401 401 401",
+    "DELETE /v1/sandboxes/<sandbox_id>/networkpolicy": "401 401 401 401 501 501 501 501 401 401 401",
 }
 
 
@@ -80,6 +111,10 @@ BODIES: dict[str, object] = {
     "POST /api/v1/sessions": {"wait": False},
     "PUT /api/v1/sessions/<session_id>/labels": {"labels": {}},
     "PUT /api/v1/hosts/<name>/draining": {"draining": True},
+    "POST /v1/sandboxes": {"image": {"uri": "shell"}},
+    "POST /v1/sandboxes/<sandbox_id>/renew-expiration": {
+        "expiresAt": (utcnow() + timedelta(hours=1)).isoformat()
+    },
 }
 OF_ENDED_ONES = ("/pause", "/resume", "/renew", "/labels")
 """What changes a session is asked of one that has ended: nobody is there to make a change true."""
@@ -117,8 +152,11 @@ def test_every_route_of_the_app_has_a_row(app: Flask) -> None:
 
 @pytest.mark.parametrize("route", TABLE)
 def test_route_answers_each_principal_as_the_table_says(
-    route: str, client: ViewerClient, store: Store, people: People
+    route: str, client: ViewerClient, store: Store, people: People, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # Nobody is there to make true what is waited for.
+    monkeypatch.setattr(viewer.opensandbox.api, "CREATE_WAIT_SECONDS", 0.0)
+    monkeypatch.setattr(viewer.waiting, "TERMINATION_WAIT_SECONDS", 0.0)
     method, _, path = route.partition(" ")
     if path.endswith("/entries"):
         session = kasmvnc_desktop(store, people.alice)
@@ -128,21 +166,25 @@ def test_route_answers_each_principal_as_the_table_says(
         path.replace("<task_id>", "t")
         .replace("<agent_id>", "a")
         .replace("<session_id>", session.id)
+        .replace("<sandbox_id>", session.id)
+        .replace("<port>", "8000")
+        .replace("<kind>", "logs")
         .replace("<path:name>", "nothing-here.js")
     )
     path = path.replace("<name>", "code")
-    if method == "DELETE" or path.endswith(OF_ENDED_ONES):
+    if method == "DELETE" or (path.startswith("/api/") and path.endswith(OF_ENDED_ONES)):
         store.fleet.transition(session.id, Status.TERMINATED)
     uri = f"/v1/sandboxes/{session.id}/proxy/8000/" if path == "/authz/port" else f"/stream/{session.id}"
-    document = SandboxProblem if path == "/authz/port" else ProblemDocument
+    is_sandbox_api = path == "/authz/port" or path.startswith("/v1/")
+    document = SandboxProblem if is_sandbox_api else ProblemDocument
     stream = {"X-Forwarded-Uri": uri, "X-Forwarded-Method": "GET"}
     got = {}
     for who, headers in all_headers(store, people).items():
-        body = json.dumps(BODIES.get(route, {})) if method in ("POST", "PUT") else None
+        body = json.dumps(BODIES.get(route, {})) if method in ("POST", "PUT", "PATCH") else None
         kind = {"Content-Type": "application/json"} if body else {}
         with client.open(path, method=method, data=body, headers={**headers, **kind, **stream}) as answer:
             got[who] = answer.status_code
-            if answer.status_code >= 400 and path.startswith(("/api", "/authz")):
+            if answer.status_code >= 400 and path.startswith(("/api", "/authz", "/v1")):
                 document.model_validate_json(answer.get_data())
         if method == "GET":
             with client.head(path, headers={**headers, **stream}) as answer:

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 import viewer.session_api
 import viewer.store
+import viewer.waiting
 from tests.viewer_fixtures import (
     ORIGIN,
     OTHER_ORIGIN,
@@ -473,7 +474,7 @@ def test_delete_answers_when_the_container_is_gone(
 def test_delete_is_accepted_while_the_host_is_silent(
     client: ViewerClient, store: Store, people: People, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(viewer.session_api, "SILENT_HOST_WAIT_SECONDS", 0.05)
+    monkeypatch.setattr(viewer.waiting, "SILENT_HOST_WAIT_SECONDS", 0.05)
     session = running_session(store, people.alice)
     store.fleet.record_host_status("here", HostStatus.UNREACHABLE)
     answer = client.delete(f"/api/v1/sessions/{session.id}", headers=people.alice.headers)
@@ -487,7 +488,7 @@ def test_delete_is_accepted_while_the_host_is_silent(
 def test_session_still_being_made_can_be_ended(
     client: ViewerClient, store: Store, people: People, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(viewer.session_api, "TERMINATION_WAIT_SECONDS", 0.0)
+    monkeypatch.setattr(viewer.waiting, "TERMINATION_WAIT_SECONDS", 0.0)
     session = new_session(store, people.alice)
     assert client.delete(f"/api/v1/sessions/{session.id}", headers=people.alice.headers).status_code == 202
     [row] = waiting(store)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-import viewer.session_api
+import viewer.waiting
 from tests.viewer_fixtures import People, ViewerClient, new_session, running_session, waiting
 from viewer.accounts import UnknownTenant
 from viewer.credentials import open_order
@@ -239,7 +239,7 @@ def test_pause_and_resume_wait_until_it_is_so(
 def test_pause_on_a_silent_host_is_stored(
     client: ViewerClient, store: Store, people: People, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(viewer.session_api, "SILENT_HOST_WAIT_SECONDS", 0.05)
+    monkeypatch.setattr(viewer.waiting, "SILENT_HOST_WAIT_SECONDS", 0.05)
     session = running_session(store, people.alice)
     store.fleet.record_host_status("here", HostStatus.UNREACHABLE)
     answer = client.post(f"{SESSIONS}/{session.id}/pause", headers=people.alice.headers)

@@ -23,13 +23,23 @@ ENTRY_COOKIE = "__Host-deskfleet-entry"
 
 _View = TypeVar("_View", bound=Callable[..., Any])
 _RULE = "deskfleet_access"
+_DOOR = "deskfleet_door"
 _PLACES = "deskfleet_places"
 _SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
 
 
-def needs(role: Role) -> Callable[[_View], _View]:
-    """The view is for signed-in principals of at least this role."""
-    return lambda view: _with_rule(view, role)
+Door = Callable[[Role], Principal]
+"""Finds who makes this request, of at least that role, or raises the problem that says why not."""
+
+
+def needs(role: Role, *, door: Door | None = None) -> Callable[[_View], _View]:
+    """The view is for principals of at least this role: signed in, or let in by a door of the view's own."""
+
+    def attach(view: _View) -> _View:
+        setattr(view, _DOOR, door)
+        return _with_rule(view, role)
+
+    return attach
 
 
 def anyone(view: _View) -> _View:
@@ -226,12 +236,17 @@ def _enforce() -> None:
     role = needed_role(view)
     if role is None:
         return
+    door: Door = getattr(view, _DOOR, None) or _main_door
+    g.principal = door(role)
+
+
+def _main_door(role: Role) -> Principal:
     found = authenticate()
     if found.via == "cookie":
         _check_cookie_use()
     if not found.role.covers(role):
         raise role_too_small(role, found.role)
-    g.principal = found
+    return found
 
 
 def _view_asked_for() -> Callable[..., Any] | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 
 from flask import Flask, Response, g, request
-from werkzeug.exceptions import HTTPException
+from werkzeug.exceptions import HTTPException, MethodNotAllowed
 from werkzeug.wrappers import Response as BaseResponse
 
 from viewer.access import anyone, enforce_on, is_answered_here, place, places_on, public_origin
@@ -15,8 +15,18 @@ from viewer.authz import authz
 from viewer.content import content
 from viewer.events import events
 from viewer.incoming import MOST_BODY_BYTES, drain_body, too_large
+from viewer.model import Role
 from viewer.observed import observe_on
-from viewer.opensandbox import SandboxRefusal, knock, respond_refusal
+from viewer.opensandbox.api import sandbox_api
+from viewer.opensandbox.refusals import (
+    PREFIX,
+    as_refusal,
+    is_asked_for,
+    key_holder,
+    no_such_route,
+    respond_refusal,
+    sandbox_not_found,
+)
 from viewer.pages import (
     content_policy,
     error_beside,
@@ -49,7 +59,9 @@ def create_app(settings: Settings, store: Store | None = None) -> Flask:
     app.json.sort_keys = False  # type: ignore[attr-defined]
     app.extensions["deskfleet"] = Services(settings, store or Store(settings.database))
     app.add_url_rule("/healthz", view_func=healthz)
-    for blueprint in (api, session_api, work_api, events, content, authz, sign_in, pages, assets, scrape):
+    for blueprint in (
+        api, session_api, work_api, sandbox_api, events, content, authz, sign_in, pages, assets, scrape,
+    ):  # fmt: skip
         app.register_blueprint(blueprint)
     files = read_manifest().files
     app.jinja_env.globals["asset"] = lambda name: f"/static/build/{files.get(name, name)}"
@@ -75,13 +87,18 @@ def healthz() -> Response:
 
 
 def _knock_at_opensandbox() -> None:
-    if place().kind is PlaceKind.OPENSANDBOX and not is_answered_here():
-        raise knock()
+    """At its own name, what is no part of the API is not there, and not even that is told without a key."""
+    if place().kind is not PlaceKind.OPENSANDBOX or is_answered_here():
+        return
+    key_holder(Role.WATCHER)
+    is_only_the_method = isinstance(request.routing_exception, MethodNotAllowed)
+    if not (is_only_the_method and request.path.startswith(f"{PREFIX}/")):
+        raise no_such_route()
 
 
 def _answer_problem(problem: Problem) -> BaseResponse:
-    if isinstance(problem, SandboxRefusal):
-        return respond_refusal(problem)
+    if is_asked_for():
+        return respond_refusal(as_refusal(problem))
     if place().kind is not PlaceKind.VIEWER:
         return error_beside(problem)
     if request.method in ("GET", "HEAD") and is_page(request.path):
@@ -90,7 +107,7 @@ def _answer_problem(problem: Problem) -> BaseResponse:
 
 
 def _answer_not_found(_error: SessionNotFound) -> BaseResponse:
-    return _answer_problem(not_found())
+    return _answer_problem(sandbox_not_found() if is_asked_for() else not_found())
 
 
 def _answer_http_error(error: HTTPException) -> BaseResponse:

@@ -42,12 +42,12 @@ from viewer.grants import (
     seal_grant,
 )
 from viewer.model import Display, Kind, Principal, Role, Session, Status, utcnow
-from viewer.opensandbox import SandboxRefusal, key_holder, sandbox_not_found
+from viewer.opensandbox.ports import check_ports
+from viewer.opensandbox.refusals import key_holder, sandbox_not_found
 from viewer.places import PlaceKind, way_to_service
 from viewer.problems import Problem, not_found
 from viewer.rows import SessionNotFound
 from viewer.services import services
-from viewer.settings import ImageSettings
 
 authz = Blueprint("authz", __name__, url_prefix="/authz")
 
@@ -67,8 +67,6 @@ _PORT = re.compile(
 )
 _EXECD_PORT = 44772
 """OpenSandbox's own program in every sandbox; its `/proxy/<port>/` leads on to any other port there."""
-_VNC_PORTS = frozenset({*range(5900, 6000), 6080})
-"""Where VNC servers listen, and websockify in front of them, in images that are not ours."""
 
 
 @authz.get("/stream")
@@ -125,20 +123,7 @@ def authorise_port() -> Response:
         raise sandbox_not_found() from error
     if session.status is not Status.RUNNING or session.kind is not Kind.SANDBOX or not session.sandbox_id:
         raise sandbox_not_found()
-    host = services().settings.host(session.host or "")
-    if host is not None and host.external:
-        raise SandboxRefusal(
-            501,
-            "DESKFLEET::NO_WAY_TO_PORTS",
-            f"{host.name} is an OpenSandbox server beside this fleet, without a relay of ours; no port of its"
-            " sandboxes is reached from here.",
-        )
-    if session.display is not Display.NONE and asked.ports & _vnc_ports(session):
-        raise SandboxRefusal(
-            403,
-            "DESKFLEET::VNC_NOT_PROXIED",
-            "A desktop's screen is never a plain port; watch it at its `novnc_url`.",
-        )
+    check_ports(session, asked.ports)
     target = SandboxPort(sandbox_id=session.sandbox_id, port=asked.port)
     return _allowed(session, _grant("port", session, who, target))
 
@@ -166,12 +151,6 @@ def _decoded(path: str) -> str:
     while (plain := unquote(path)) != path:
         path = plain
     return path
-
-
-def _vnc_ports(session: Session) -> frozenset[int]:
-    image = services().settings.image(session.image)
-    own = image.port if image is not None else ImageSettings.model_fields["port"].default
-    return _VNC_PORTS | {own}
 
 
 @authz.get("/service")

@@ -12,7 +12,7 @@ from viewer.access import principal
 from viewer.credentials import new_vnc_password, seal_order, seal_password
 from viewer.desktop_options import DesktopOptions
 from viewer.incoming import SHORTEST_TTL_SECONDS, CreateSession
-from viewer.model import Display, Via
+from viewer.model import Display, Session, Status, Via
 from viewer.order import Order
 from viewer.problems import FieldError, Problem, unknown_name, wrong_fields
 from viewer.resources import Resources
@@ -27,6 +27,7 @@ from viewer.store import (
     QuotaExceeded,
     TooManyCreating,
 )
+from viewer.waiting import is_host_silent
 
 LONGEST_KEY = 255
 
@@ -53,6 +54,29 @@ def create(new: NewSession, once: Once | None, *, may_be_warm: bool) -> Created:
     if made.session.is_warm and not made.is_replay:
         metrics.create_took("total", time.monotonic() - began, image=new.image, warm=True)
     return made
+
+
+def failed_create(session: Session) -> Problem:
+    """The row stays, as `error` or `terminated`; the problem names it."""
+    if session.status is Status.TERMINATED:
+        return Problem(
+            409,
+            "ended-while-created",
+            "It was ended while it was being made",
+            "Somebody ended this session before the desktop was ready; create another one.",
+            session_id=session.id,
+        )
+    # No host had room or answered, or the one that was chosen has gone silent: the request itself was fine.
+    later = session.host is None or is_host_silent(session)
+    return Problem(
+        503 if later else 502,
+        "create-failed",
+        "The desktop could not be made",
+        session.error_message or "The sandbox host gave no reason; see the worker's log.",
+        headers={"Retry-After": "10"} if later else {},
+        session_id=session.id,
+        error_message=session.error_message,
+    )
 
 
 def may_be_warm(wanted: CreateSession, order: Order) -> bool:

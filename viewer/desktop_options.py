@@ -104,6 +104,14 @@ def checked_command(text: str) -> str:
 
 def checked_env(variables: dict[str, str]) -> dict[str, str]:
     """The variables as they are. What is wrong is said without a value, which may be a secret."""
+    for name in variables:
+        if name in FIELD_OF_VARIABLE:
+            raise ValueError(f"{name} has a field of its own: give it as `{FIELD_OF_VARIABLE[name]}`")
+    return checked_variables(variables)
+
+
+def checked_variables(variables: dict[str, str]) -> dict[str, str]:
+    """The same where no variable has a field of its own."""
     if len(variables) > MOST_VARIABLES:
         raise ValueError(f"has {len(variables)} entries, more than {MOST_VARIABLES}")
     size = 0
@@ -118,8 +126,6 @@ def checked_env(variables: dict[str, str]) -> dict[str, str]:
 def _check_variable(name: str, value: str) -> None:
     if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]{0,127}", name, re.ASCII):
         raise ValueError(f"{name[:40]!r} is not the name of an environment variable")
-    if name in FIELD_OF_VARIABLE:
-        raise ValueError(f"{name} has a field of its own: give it as `{FIELD_OF_VARIABLE[name]}`")
     if name == RESERVED_VARIABLE or name.startswith(RESERVED_PREFIXES):
         raise ValueError(f"{name} is reserved: leave it out")
     if "\x00" in value:

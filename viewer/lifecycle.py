@@ -23,7 +23,7 @@ from viewer.grants import PublishedPort
 from viewer.host_events import last_lines
 from viewer.hostwatch_client import HostwatchClient
 from viewer.model import Display, HostStatus, Session, Status, utcnow
-from viewer.order import ImageAuth, Order
+from viewer.order import DEFAULT_ENTRYPOINT, ImageAuth, Order
 from viewer.placement import UNREACHABLE, Capacity, lacks
 from viewer.relay.answers import ProbeOutcome, ProbeResult
 from viewer.relay_client import RelayClient, RelayUnreachable
@@ -48,8 +48,6 @@ log = logging.getLogger("deskfleet.worker")
 FIRST_FRAME = "waiting for the first frame"
 BLANK = "blank"
 
-DEFAULT_ENTRYPOINT = ("tail", "-f", "/dev/null")
-"""What the stock OpenSandbox client names where its caller names nothing."""
 SETTLE_SECONDS = 5.0
 """A create whose answer was lost shows up in the host's list within this time, or it was not carried out."""
 LOOK_UP_EVERY_SECONDS = 0.3

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 
 from pydantic import Field, ValidationError
-from sqlalchemy import ColumnElement, Select, select, tuple_, union_all
+from sqlalchemy import ColumnElement, Select, and_, false, or_, select, tuple_, union_all
 from sqlalchemy.orm import InstrumentedAttribute
 
-from viewer.model import Frozen, Session, Status
+from viewer.model import Frozen, Kind, Session, Status
+from viewer.phases import Phase
 from viewer.tables import SessionLabelRow, SessionRow
 
 
@@ -101,6 +102,43 @@ def conditions(tenant_id: str, wanted: SessionFilter) -> list[ColumnElement[bool
     found += [column == value for column, value in columns if value is not None]
     found += [_has_label(key, value) for key, value in wanted.labels.items()]
     return found
+
+
+def sandboxes_in(phases: Collection[Phase], now: datetime) -> list[ColumnElement[bool]]:
+    """Sandboxes that are in one of these phases, as `viewer.phases` has them."""
+    statuses = sorted(set[Status]().union(*(_STATUSES_IN[phase] for phase in phases)))
+    return [
+        SessionRow.kind == Kind.SANDBOX.value,
+        # What follows means this too; said so plainly, it is where an index is entered.
+        SessionRow.status.in_([status.value for status in statuses]),
+        or_(false(), *(_in_phase(phase, now) for phase in sorted(phases))),
+    ]
+
+
+_STATUSES_IN = {
+    Phase.CREATING: {Status.CREATING},
+    Phase.RUNNING: {Status.RUNNING},
+    Phase.PAUSING: {Status.RUNNING},
+    Phase.PAUSED: {Status.PAUSED},
+    Phase.RESUMING: {Status.PAUSED},
+    Phase.STOPPING: {Status.CREATING, Status.RUNNING, Status.PAUSED},
+    Phase.FAILED: {Status.ERROR},
+}
+_WANTED_IN = {Phase.PAUSING: Status.PAUSED, Phase.RESUMING: Status.RUNNING}
+
+
+def _in_phase(phase: Phase, now: datetime) -> ColumnElement[bool]:
+    if phase is Phase.FAILED:
+        return and_(SessionRow.status == Status.ERROR.value, SessionRow.expires_at > now)
+    if phase is Phase.STOPPING:
+        return and_(SessionRow.terminated_at.is_(None), SessionRow.terminate_requested_at.is_not(None))
+    (status,) = _STATUSES_IN[phase]
+    wanted = _WANTED_IN.get(phase)
+    if wanted is None:
+        is_wanted = or_(SessionRow.wanted_status.is_(None), SessionRow.wanted_status == status.value)
+    else:
+        is_wanted = SessionRow.wanted_status == wanted.value
+    return and_(SessionRow.status == status.value, SessionRow.terminate_requested_at.is_(None), is_wanted)
 
 
 def _one_look(

@@ -10,6 +10,9 @@ from pydantic import Field, SecretStr, field_serializer
 from viewer.desktop_options import DesktopOptions
 from viewer.model import Frozen
 
+DEFAULT_ENTRYPOINT = ("tail", "-f", "/dev/null")
+"""What the stock OpenSandbox client names where its caller names nothing."""
+
 
 class ImageAuth(Frozen):
     """Who pulls the image from its registry."""

@@ -118,7 +118,7 @@ def unknown_name(field: str, value: str, known: Iterable[str]) -> Problem:
 def _field_error(problem: ErrorDetails, model: type[BaseModel]) -> FieldError:
     field = ".".join(str(part) for part in problem["loc"] if not isinstance(part, int)) or "body"
     if problem["type"] == "extra_forbidden":
-        names = list(model.model_fields)
+        names = [info.alias or name for name, info in model.model_fields.items()]
         near = nearest(field, names)
         mend = f"did you mean {near!r}?" if near else "leave it out"
         mend += f"; known: {', '.join(names)}"
@@ -129,5 +129,6 @@ def _field_error(problem: ErrorDetails, model: type[BaseModel]) -> FieldError:
 
 def _mend(field: str, model: type[BaseModel]) -> str:
     """What the field's own description asks for."""
-    info = model.model_fields.get(field)
+    named = {info.alias or name: info for name, info in model.model_fields.items()}
+    info = named.get(field)
     return f"give {info.description}" if info and info.description else "give another value"

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from datetime import timedelta
 
 from flask import Blueprint, Response, request
 
 from viewer.access import needs, principal
-from viewer.answers import host_statuses, json_answer, public, public_list
-from viewer.creating import create, may_be_warm, new_session, once_of, order_of, ttl
+from viewer.answers import json_answer, public, public_list
+from viewer.creating import create, failed_create, may_be_warm, new_session, once_of, order_of, ttl
 from viewer.incoming import (
     CreateSession,
     ListQuery,
@@ -21,7 +20,7 @@ from viewer.incoming import (
     query,
 )
 from viewer.listing import BadCursor, SessionFilter
-from viewer.model import HostStatus, Kind, Role, Session, Status, utcnow
+from viewer.model import Kind, Role, Session, Status, utcnow
 from viewer.observed import session_made
 from viewer.openapi import Answer, Operation, describes
 from viewer.problems import FieldError, Problem, wrong_fields
@@ -29,12 +28,10 @@ from viewer.public import History, PublicSession, PublicStep, SessionList, Termi
 from viewer.services import services
 from viewer.store import TenantStore
 from viewer.transitions import IllegalTransition
-from viewer.waiting import wait_until
+from viewer.waiting import is_made, patience, settled, wait_until
 
 session_api = Blueprint("sessions", __name__, url_prefix="/api/v1")
 
-TERMINATION_WAIT_SECONDS = 15.0
-SILENT_HOST_WAIT_SECONDS = 1.0
 MOST_AT_ONCE = 1000
 """Sessions that one request may end."""
 # The worker gives up at the deadline itself; a moment more lets its word arrive before we answer.
@@ -68,7 +65,7 @@ def create_session() -> Response:
     session_made(session)
     if wanted.wait:
         seconds = services().settings.create_deadline_seconds + _DEADLINE_GRACE_SECONDS
-        session = wait_until(session, _is_made, seconds)
+        session = wait_until(session, is_made, seconds)
     if session.status.is_terminal and not made.is_replay:
         raise failed_create(session)
     answer = json_answer(public(session), 202 if session.status is Status.CREATING else 201)
@@ -118,7 +115,7 @@ def list_sessions() -> Response:
 )
 def get_session(session_id: str) -> Response:
     asked = query(WaitQuery)
-    return json_answer(public(wait_until(_tenant().get(session_id), _is_made, asked.wait_seconds)))
+    return json_answer(public(wait_until(_tenant().get(session_id), is_made, asked.wait_seconds)))
 
 
 @session_api.delete("/sessions/<session_id>")
@@ -271,20 +268,6 @@ def _become(session_id: str, wanted: Status) -> Response:
     return json_answer(public(session), 202)
 
 
-def settled(wanted: Status) -> Callable[[Session], bool]:
-    """Is it so, or will it not become so?"""
-    return lambda now: now.status is wanted or now.wanted_status is None
-
-
-def patience(session: Session) -> float:
-    """How long to wait for what was asked of the session's host, in seconds."""
-    return SILENT_HOST_WAIT_SECONDS if is_host_silent(session) else TERMINATION_WAIT_SECONDS
-
-
-def is_host_silent(session: Session) -> bool:
-    return session.host is not None and host_statuses().get(session.host) is HostStatus.UNREACHABLE
-
-
 def not_now(error: IllegalTransition) -> Problem:
     if error.current is error.wanted:
         detail = f"This session is {error.current} and cannot be changed any more."
@@ -296,33 +279,6 @@ def not_now(error: IllegalTransition) -> Problem:
 def bad_cursor() -> Problem:
     wrong = FieldError(field="cursor", message="is not one of ours", mend="start again without it")
     return wrong_fields([wrong], status=400)
-
-
-def failed_create(session: Session) -> Problem:
-    """The row stays, as `error` or `terminated`; the problem names it."""
-    if session.status is Status.TERMINATED:
-        return Problem(
-            409,
-            "ended-while-created",
-            "It was ended while it was being made",
-            "Somebody ended this session before the desktop was ready; create another one.",
-            session_id=session.id,
-        )
-    # No host had room or answered, or the one that was chosen has gone silent: the request itself was fine.
-    later = session.host is None or is_host_silent(session)
-    return Problem(
-        503 if later else 502,
-        "create-failed",
-        "The desktop could not be made",
-        session.error_message or "The sandbox host gave no reason; see the worker's log.",
-        headers={"Retry-After": "10"} if later else {},
-        session_id=session.id,
-        error_message=session.error_message,
-    )
-
-
-def _is_made(session: Session) -> bool:
-    return session.status is not Status.CREATING
 
 
 def _tenant() -> TenantStore:

@@ -8,7 +8,7 @@ passes the state machine and is written in one transaction with its event.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -21,7 +21,7 @@ from viewer.database import Database
 from viewer.entries import EntryStore
 from viewer.figures import FigureStore
 from viewer.fleet_store import IDEMPOTENCY_LIFE, FleetStore
-from viewer.listing import SessionFilter, SessionPage, matching, page_of
+from viewer.listing import SessionFilter, SessionPage, matching, page_of, sandboxes_in
 from viewer.listing import conditions as conditions_of
 from viewer.model import (
     POOL_TENANT,
@@ -35,6 +35,7 @@ from viewer.model import (
     Via,
     utcnow,
 )
+from viewer.phases import Phase
 from viewer.resources import Quota
 from viewer.rows import (
     Event,
@@ -206,12 +207,17 @@ class TenantStore:
         with self._database.reading() as orm:
             return page_of([session_of(row) for row in orm.scalars(query)], limit)
 
-    def page(self, wanted: SessionFilter, page: int, size: int) -> tuple[Sequence[Session], int]:
-        """Page number `page` (from 1) of `size`, newest first, and how many match in all.
+    def sandboxes(
+        self, phases: Collection[Phase], labels: Mapping[str, str], *, page: int, size: int
+    ) -> tuple[Sequence[Session], int]:
+        """Page number `page` (from 1) of `size`, newest first, and how many there are in all.
 
         For the OpenSandbox-compatible API alone: it pages by number, which costs more the later the page.
         """
-        conditions = conditions_of(self._tenant_id, wanted)
+        conditions = [
+            *conditions_of(self._tenant_id, SessionFilter(labels=labels)),
+            *sandboxes_in(phases, utcnow()),
+        ]
         query = (
             select(SessionRow)
             .where(*conditions)
@@ -221,6 +227,14 @@ class TenantStore:
         )
         with self._database.reading() as orm:
             return [session_of(row) for row in orm.scalars(query)], count(orm, *conditions)
+
+    def dismiss(self, session_id: str) -> None:
+        """Let a session that failed be gone for `sandboxes`; its row stays. Nothing happens to any other."""
+        with self._database.writing() as orm:
+            row = self._own_row(orm, session_id)
+            now = utcnow()
+            if row.status == Status.ERROR.value and (row.expires_at is None or row.expires_at > now):
+                row.expires_at = now
 
     def history(self, session_id: str) -> Sequence[Step]:
         """The session's steps, oldest first. Raises SessionNotFound."""
@@ -288,10 +302,27 @@ class TenantStore:
         with self._database.writing() as orm:
             row = self._own_row(orm, session_id)
             check_transition(Status(row.status), Status(row.status))
-            orm.execute(delete(SessionLabelRow).where(SessionLabelRow.session_id == session_id))
-            row.labels = dict(labels)
-            write_labels(orm, session_of(row))
-            change(orm, row, {})
+            self._replace_labels(orm, row, labels)
+            return session_of(row)
+
+    def patch_labels(
+        self,
+        session_id: str,
+        patch: Mapping[str, str | None],
+        check: Callable[[dict[str, str]], dict[str, str]],
+    ) -> Session:
+        """Set the labels that have a value, take away those that have None, keep all others.
+
+        check: raises ValueError for labels that a session cannot have together. Raises IllegalTransition for
+        one that has ended.
+        """
+        with self._database.writing() as orm:
+            row = self._own_row(orm, session_id)
+            check_transition(Status(row.status), Status(row.status))
+            labels = check(
+                {key: value for key, value in {**row.labels, **patch}.items() if value is not None}
+            )
+            self._replace_labels(orm, row, labels)
             return session_of(row)
 
     def events_after(self, event_id: int, limit: int = 200) -> Sequence[Event]:
@@ -324,6 +355,12 @@ class TenantStore:
         if row is None or row.tenant_id != self._tenant_id:
             raise SessionNotFound
         return row
+
+    def _replace_labels(self, orm: OrmSession, row: SessionRow, labels: Mapping[str, str]) -> None:
+        orm.execute(delete(SessionLabelRow).where(SessionLabelRow.session_id == row.id))
+        row.labels = dict(labels)
+        write_labels(orm, session_of(row))
+        change(orm, row, {})
 
     def _session(self, new: NewSession) -> Session:
         now = utcnow()

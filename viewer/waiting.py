@@ -6,8 +6,12 @@ import time
 from collections.abc import Callable
 
 from viewer.access import principal
-from viewer.model import Session
+from viewer.answers import host_statuses
+from viewer.model import HostStatus, Session, Status
 from viewer.services import services
+
+TERMINATION_WAIT_SECONDS = 15.0
+SILENT_HOST_WAIT_SECONDS = 1.0
 
 
 def wait_until(session: Session, reached: Callable[[Session], bool], seconds: float) -> Session:
@@ -27,3 +31,21 @@ def wait_until(session: Session, reached: Callable[[Session], bool], seconds: fl
         return session
     finally:
         here.waits.give_back(who)
+
+
+def is_made(session: Session) -> bool:
+    return session.status is not Status.CREATING
+
+
+def settled(wanted: Status) -> Callable[[Session], bool]:
+    """Is it so, or will it not become so?"""
+    return lambda now: now.status is wanted or now.wanted_status is None
+
+
+def patience(session: Session) -> float:
+    """How long to wait for what was asked of the session's host, in seconds."""
+    return SILENT_HOST_WAIT_SECONDS if is_host_silent(session) else TERMINATION_WAIT_SECONDS
+
+
+def is_host_silent(session: Session) -> bool:
+    return session.host is not None and host_statuses().get(session.host) is HostStatus.UNREACHABLE
