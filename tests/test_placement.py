@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.soaking import examples
-from viewer.model import Display, HostStatus, Session
+from viewer.model import Display, HostStatus, Session, Via
 from viewer.placement import (
     Capacity,
     Decision,
@@ -132,6 +132,11 @@ def test_creates_under_way_hold_up_even_who_does_not_want_to_wait() -> None:
         ({"wanted_host": "gone"}, Capacity(desktops=8), "gone is no longer part of this fleet"),
         ({"wanted_labels": {"gpu": "yes"}}, Capacity(desktops=8), "has not the label gpu=yes"),
         ({"display": Display.RFB}, Capacity(desktops=8, shows_desktops=False), "has no relay"),
+        (
+            {"via": Via.OPENSANDBOX, "display": Display.NONE},
+            Capacity(desktops=8, shows_desktops=False),
+            "ports could not be reached",
+        ),
     ],
 )
 def test_what_no_host_can_ever_take_is_refused(

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 
 from pydantic import Field
 
-from viewer.model import Display, Frozen, HostStatus, Session
+from viewer.model import Display, Frozen, HostStatus, Session, Via
 from viewer.resources import Resources
 
 NO_ROOM = "no sandbox host has room"
@@ -171,6 +171,9 @@ def lacks(session: Session, name: str, capacity: Capacity) -> str | None:
             return f"{name} has not the label {key}={value}"
     if session.display is not Display.NONE and not capacity.shows_desktops:
         return f"{name} has no relay, so a desktop could not be watched there"
+    if session.via is Via.OPENSANDBOX and not capacity.shows_desktops:
+        # Its client asks for the way to a port at once, and ends a sandbox that has none.
+        return f"{name} has no relay, so a sandbox's ports could not be reached there"
     if capacity.cpu_millis is not None and session.cpu_millis > capacity.cpu_millis:
         return f"{name} has {capacity.cpu_millis}m of CPU in all, and {session.cpu_millis}m are wanted"
     if capacity.memory_mib is not None and session.memory_mib > capacity.memory_mib:
