@@ -433,7 +433,7 @@ def test_metadata_is_patched_and_found_by_its_new_value(
     session = running_session(store, people.alice, labels={"team": "red", "old": "1"})
     address, headers = f"{BOXES}/{session.id}/metadata", shown(people.alice)
     patch = {"team": "blue", "new": "", "old": None, "never": None}
-    assert client.open(address, method="PATCH", json=patch, headers=headers).json["metadata"] == {
+    assert client.patch(address, json=patch, headers=headers).json["metadata"] == {
         "team": "blue",
         "new": "",
     }

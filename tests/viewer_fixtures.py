@@ -198,6 +198,12 @@ class ViewerClient(FlaskClient):
     def delete(self, *args: Any, **kwargs: Any) -> Any:
         return super().delete(*args, **kwargs)
 
+    def put(self, *args: Any, **kwargs: Any) -> Any:
+        return super().put(*args, **kwargs)
+
+    def patch(self, *args: Any, **kwargs: Any) -> Any:
+        return super().patch(*args, **kwargs)
+
 
 @pytest.fixture
 def client(app: Flask) -> ViewerClient:
