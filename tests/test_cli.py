@@ -37,7 +37,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         monkeypatch.delenv(name)
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.delenv("XDG_CONFIG_HOME", raising=False)
-    monkeypatch.setattr("viewer.session_api.SILENT_HOST_WAIT_SECONDS", 0.05)
+    monkeypatch.setattr("viewer.waiting.SILENT_HOST_WAIT_SECONDS", 0.05)
     return tmp_path
 
 
