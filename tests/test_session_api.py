@@ -200,6 +200,15 @@ def test_two_placements_at_once_never_give_the_last_place_twice(store: Store, pe
     assert store.fleet.reserved_by_host()["here"].desktops == 3
 
 
+def test_creates_under_way_are_counted_from_one_placement_to_the_next(store: Store, people: People) -> None:
+    room = {"here": Capacity(desktops=8, creates=3)}
+    for _ in range(3):
+        made = [new_session(store, people.alice) for _ in range(2)]
+        store.fleet.place(lambda table: decide(table, room, {}))
+    assert store.fleet.reserved_by_host()["here"].creates == 3
+    assert [store.fleet.get(one.id).host for one in made] == [None, None]
+
+
 # --- pause, resume, renew, end -------------------------------------------------------------------------
 
 

@@ -372,7 +372,8 @@ def _reserved(orm: OrmSession) -> dict[str, Reserved]:
             func.count(),
             func.sum(SessionRow.cpu_millis),
             func.sum(SessionRow.memory_mib),
-            func.sum(SessionRow.sandbox_id.is_(None)),
+            # Not the sum of a condition: SQLAlchemy takes that for a condition too, and makes 3 into True.
+            func.count().filter(SessionRow.sandbox_id.is_(None)),
         )
         .where(
             SessionRow.terminated_at.is_(None),
