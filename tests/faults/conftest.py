@@ -12,12 +12,12 @@ from tests.faults.apart import HostApart, host_apart
 
 @pytest.fixture(scope="package")
 def first(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HostApart]:
-    with host_apart("one", tmp_path_factory) as host:
+    with host_apart("here", tmp_path_factory) as host:
         yield host
 
 
 @pytest.fixture(scope="package")
 def three(first: HostApart, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[HostApart, ...]]:
     with ExitStack() as stack:
-        rest = [stack.enter_context(host_apart(name, tmp_path_factory)) for name in ("two", "three")]
+        rest = [stack.enter_context(host_apart(name, tmp_path_factory)) for name in ("there", "yonder")]
         yield (first, *rest)

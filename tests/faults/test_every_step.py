@@ -8,6 +8,7 @@ fault strikes, and while it lasts a session is asked for and the end of another 
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -15,8 +16,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.apart import HostApart
+from tests.faults.apart import HostApart, Recorded, recorded
 from tests.faults.gate import Gate, Moment
+from tests.faults.truth import wait_until_right
 from tests.hosts.own_docker import kill_dockerd, start_dockerd
 from tests.soaking import is_soaking
 from tests.worker.fleet import Fleet
@@ -24,14 +26,13 @@ from viewer.model import HostStatus, Session, Status
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(300)]
 
-RIGHT_WITHIN_SECONDS = 30
-
 
 @dataclass
 class Scene:
     fleet: Fleet
     gate: Gate
     host: HostApart
+    seen: Recorded
     coming: list[Session] = field(default_factory=list)
     ending: list[Session] = field(default_factory=list)
     steady: list[Session] = field(default_factory=list)
@@ -64,13 +65,7 @@ class Scene:
         self.ending.append(ended)
 
     def wait_until_right(self) -> float:
-        """Seconds until the table was what Docker shows, each session with one container or at its end."""
-        began = time.monotonic()
-        while (wrong := self._what_is_wrong()) is not None:
-            if time.monotonic() - began > RIGHT_WITHIN_SECONDS:
-                raise AssertionError(f"{wrong}\n{self.fleet.last_log()}")
-            time.sleep(0.2)
-        return time.monotonic() - began
+        return wait_until_right(self.fleet, [self.host])
 
     def statuses(self, sessions: list[Session]) -> list[Status]:
         return [self.fleet.get(session).status for session in sessions]
@@ -92,17 +87,6 @@ class Scene:
             self.gate.stop(session.id, method, moment)
         return session
 
-    def _what_is_wrong(self) -> str | None:
-        live = self.fleet.store.fleet.live_sessions()
-        for row in live:
-            if row.status is Status.CREATING or row.terminate_requested_at is not None:
-                return f"{row.id} is {row.status} ({row.status_reason})"
-        wanted = sorted((row.id, row.sandbox_id, "running") for row in live)
-        found = sorted(
-            (one.session_id, one.sandbox_id, one.state) for one in self.host.containers(self.fleet.fleet_id)
-        )
-        return None if wanted == found else f"the table has {wanted}, Docker has {found}"
-
 
 @contextmanager
 def scene(folder: Path, host: HostApart) -> Iterator[Scene]:
@@ -112,8 +96,9 @@ def scene(folder: Path, host: HostApart) -> Iterator[Scene]:
             folder, host.server, host.relay,
             url=gate.url, max_desktops=16, max_creates=8, create_deadline_seconds=90,
         ) as fleet,
+        recorded(host, fleet.fleet_id, folder) as seen,
     ):  # fmt: skip
-        ready = Scene(fleet, gate, host)
+        ready = Scene(fleet, gate, host, seen)
         try:
             ready.set_up()
             yield ready
@@ -140,6 +125,7 @@ def strike(scene: Scene, *, fault: Callable[[], None], mend: Callable[[], None],
 
 
 def test_worker_killed(at_every_step: Scene) -> None:
+    """The next one finds what was made, so nothing is made twice, not even for a moment."""
     scene = at_every_step
     scene.fleet.kill()
     scene.gate.let_go(dropped=True)
@@ -149,6 +135,8 @@ def test_worker_killed(at_every_step: Scene) -> None:
     assert scene.statuses(scene.coming) == [Status.RUNNING] * 5
     assert scene.statuses(scene.ending) == [Status.TERMINATED] * 4
     assert scene.statuses(scene.steady) == [Status.RUNNING]
+    everything = (*scene.coming, *scene.ending, *scene.steady)
+    assert scene.seen.made() == Counter(session.request_id for session in everything)
     print(f"right after {took:.1f} s")
 
 
