@@ -6,6 +6,7 @@ import sys
 import threading
 import time
 import uuid
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
 
@@ -15,9 +16,11 @@ from alembic.migration import MigrationContext
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
+from sqlalchemy import func, select
 
 from tests.soaking import examples
 from tests.viewer_fixtures import UNKNOWN_ID, People, new_session, running_session, waiting
+from viewer import database
 from viewer.database import sqlite_engine
 from viewer.fleet_store import DeclaredDesktop
 from viewer.listing import BadCursor, SessionFilter
@@ -25,7 +28,7 @@ from viewer.migrations import upgrade
 from viewer.model import HostStatus, Session, Status, utcnow
 from viewer.rows import SandboxTaken, SessionNotFound
 from viewer.store import NewSession, Store
-from viewer.tables import Base
+from viewer.tables import Base, TenantRow
 from viewer.transitions import IllegalTransition
 
 ROOT = Path(__file__).parent.parent
@@ -70,6 +73,28 @@ def test_two_programs_that_start_at_once_migrate_once(tmp_path: Path) -> None:
     both = [subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True) for _ in range(2)]
     said = [program.communicate(timeout=30)[1] for program in both]
     assert [program.returncode for program in both] == [0, 0], said
+
+
+def test_many_writers_of_one_process_never_give_up_for_each_other(
+    tmp_path: Path, migrated_database: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All together they take longer than SQLite's own patience, which is for other processes."""
+    monkeypatch.setattr(database, "LOCKED_MILLISECONDS", 100)
+    path = tmp_path / "deskfleet.db"
+    path.write_bytes(migrated_database)
+    opened = database.Database(path)
+
+    def write(number: int) -> None:
+        with opened.writing() as orm:
+            orm.add(TenantRow(id=f"t{number}", created_at=utcnow()))
+            orm.flush()
+            time.sleep(0.02)
+
+    with ThreadPoolExecutor(30) as pool:
+        list(pool.map(write, range(30)))
+    with opened.reading() as orm:
+        assert orm.scalar(select(func.count()).select_from(TenantRow)) == 30
+    opened.close()
 
 
 @pytest.mark.parametrize(

@@ -15,10 +15,12 @@ from sqlalchemy.orm import Session as OrmSession
 from sqlalchemy.pool import ConnectionPoolEntry
 
 POLL_SECONDS = 0.015
+LOCKED_MILLISECONDS = 10_000
+"""How long a writer waits for one of another process."""
 
 
 def sqlite_engine(path: Path) -> Engine:
-    """An engine whose connections use WAL, wait 10 s for a lock, and hold foreign keys."""
+    """An engine whose connections use WAL, wait LOCKED_MILLISECONDS for a lock, and hold foreign keys."""
     # Else the text of an error, and so the log, would have the values of the row.
     engine = create_engine(f"sqlite:///{path}", pool_size=16, max_overflow=64, hide_parameters=True)
 
@@ -28,7 +30,7 @@ def sqlite_engine(path: Path) -> Engine:
         connection.isolation_level = None
         cursor = connection.cursor()
         # First: the change to WAL needs a lock too, which another program that starts may hold.
-        cursor.execute("PRAGMA busy_timeout=10000")
+        cursor.execute(f"PRAGMA busy_timeout={LOCKED_MILLISECONDS}")
         cursor.execute("PRAGMA journal_mode=WAL")
         cursor.execute("PRAGMA foreign_keys=ON")
         cursor.execute("PRAGMA synchronous=NORMAL")
@@ -52,6 +54,9 @@ class Database:
         self.path = path
         self.engine = sqlite_engine(path)
         self._writer = self.engine.execution_options(writes=True)
+        # SQLite lets who waits nap and try again, in no order: of a hundred threads some would come too late.
+        # So the threads of one process wait here, and one of them at a time there.
+        self._turn = threading.Lock()
         self._changes = ChangeWatch(path)
 
     @contextmanager
@@ -62,7 +67,7 @@ class Database:
     @contextmanager
     def writing(self) -> Iterator[OrmSession]:
         """One write transaction: all of it or nothing. Waiters are told after the commit."""
-        with OrmSession(self._writer, expire_on_commit=False) as orm, orm.begin():
+        with self._turn, OrmSession(self._writer, expire_on_commit=False) as orm, orm.begin():
             yield orm
         self._changes.look()
 
