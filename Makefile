@@ -12,7 +12,7 @@ PIP    := --disable-pip-version-check --cache-dir .local/pip
 LOCK    = $(BIN)/python -m uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --no-header
 
 .DEFAULT_GOAL := help
-.PHONY: help up down catalogue fleet fleet-down check test bench soak lock operator
+.PHONY: help up down catalogue fleet fleet-down check test bench soak lock operator reference
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -59,6 +59,9 @@ bench: $(VENV)/.dev ## ratios against the alternatives, one table
 
 soak: $(VENV)/.dev ## long runs and fuzzing; as root, after `make test`
 	@DESKFLEET_SOAK=1 $(BIN)/pytest -m soak --timeout=7200
+
+reference: $(VENV)/.dev ## write docs/api-reference.md from the API's own description
+	@$(BIN)/python -m tests.api_reference
 
 operator: $(VENV)/.deploy ## make your age identity, and print the key for `operators:`
 	@$(BIN)/python -m inventory.operator
