@@ -97,26 +97,6 @@ def test_many_writers_of_one_process_never_give_up_for_each_other(
     opened.close()
 
 
-@pytest.mark.parametrize(
-    ("condition", "index"),
-    [
-        ("", "ix_sessions_tenant"),
-        ("AND status = 'running'", "ix_sessions_tenant_status"),
-        ("AND task_id = 't'", "ix_sessions_tenant_task"),
-        ("AND sandbox_id = 's'", "ix_sessions_tenant_sandbox"),
-    ],
-)
-def test_each_kind_of_list_is_paged_by_its_index_without_sorting(
-    store: Store, settings: object, condition: str, index: str
-) -> None:
-    query = f"""EXPLAIN QUERY PLAN SELECT * FROM sandbox_sessions WHERE tenant_id = 'a' {condition}
-        AND (created_at, id) < ('2026', 'x') ORDER BY created_at DESC, id DESC LIMIT 50"""
-    with store._database.reading() as orm:
-        plan = " ".join(str(row) for row in orm.connection().exec_driver_sql(query))
-    assert f"{index} " in plan
-    assert "TEMP B-TREE" not in plan
-
-
 def test_new_session_is_creating_and_told_of(store: Store, people: People) -> None:
     session = new_session(store, people.alice, task_id="t-1")
     [event] = store.tenant("acme").events_after(0)

@@ -419,7 +419,8 @@ class TenantStore:
             .where(
                 SessionRow.tenant_id == POOL_TENANT,
                 SessionRow.status == Status.RUNNING,
-                SessionRow.image == new.image,
+                # Not the bare column: its index would lead through all that the pool has ever held of it.
+                SessionRow.image.concat("") == new.image,
                 SessionRow.resolution.is_(new.resolution)
                 if new.resolution is None
                 else SessionRow.resolution == new.resolution,

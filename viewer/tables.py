@@ -79,6 +79,17 @@ class SessionRow(Base):
         Index("ix_sessions_tenant_image", "tenant_id", "image", "created_at", "id"),
         # The worker looks at the live rows every few seconds, whatever the history has grown to.
         Index("ix_sessions_live", "status", "host", sqlite_where=text("terminated_at IS NULL")),
+        Index(
+            "ix_sessions_live_host", "host", "created_at", "id", sqlite_where=text("terminated_at IS NULL")
+        ),
+        # As does each create of a tenant with a quota, and holds the one write lock meanwhile.
+        Index(
+            "ix_sessions_live_tenant",
+            "tenant_id",
+            "created_at",
+            "id",
+            sqlite_where=text("terminated_at IS NULL"),
+        ),
         # For what is forgotten after its time.
         Index("ix_sessions_ended", "terminated_at"),
     )

@@ -101,6 +101,13 @@ def _widen_sessions() -> None:
             f"ix_sessions_tenant_{name}", "sandbox_sessions", ["tenant_id", led_by, "created_at", "id"]
         )
     op.create_index("ix_sessions_ended", "sandbox_sessions", ["terminated_at"])
+    for name, led_by in (("host", "host"), ("tenant", "tenant_id")):
+        op.create_index(
+            f"ix_sessions_live_{name}",
+            "sandbox_sessions",
+            [led_by, "created_at", "id"],
+            sqlite_where=sa.text("terminated_at IS NULL"),
+        )
     op.add_column("api_keys", sa.Column("ends_at", sa.DateTime(), nullable=True))
 
 

@@ -1,0 +1,120 @@
+"""How SQLite goes about what the store asks: by an index that leads to the rows, however many there are."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+from sqlalchemy import Connection, event
+
+from viewer.listing import Position, SessionFilter
+from viewer.model import Status, utcnow
+from viewer.resources import Quota
+from viewer.store import NewSession, Store
+
+CURSOR = Position(created_at=utcnow(), id="x").to_cursor()
+NEW = NewSession(image="desktop", resolution="1280x800", ttl_seconds=60, created_by="test")
+
+
+@contextmanager
+def explained(store: Store) -> Iterator[list[str]]:
+    """The plan of each statement that runs inside, a line a step."""
+    plans: list[str] = []
+
+    def explain(
+        connection: Connection, _cursor: object, statement: str, parameters: Any, *_more: object
+    ) -> None:
+        if statement.startswith(("SELECT", "UPDATE", "DELETE")):
+            cursor = connection.connection.cursor()
+            cursor.execute(f"EXPLAIN QUERY PLAN {statement}", parameters)
+            plans.append("\n".join(str(row[-1]) for row in cursor.fetchall()))
+            cursor.close()
+
+    engine = store._database.engine
+    event.listen(engine, "before_cursor_execute", explain)
+    try:
+        yield plans
+    finally:
+        event.remove(engine, "before_cursor_execute", explain)
+
+
+LISTS = {
+    "all": (SessionFilter(), "ix_sessions_tenant"),
+    "status": (SessionFilter(status=(Status.RUNNING,)), "ix_sessions_tenant_status"),
+    "statuses": (SessionFilter(status=(Status.RUNNING, Status.ERROR)), "ix_sessions_tenant_status"),
+    "task": (SessionFilter(task_id="t"), "ix_sessions_tenant_task"),
+    "agent": (SessionFilter(agent_id="a"), "ix_sessions_tenant_agent"),
+    "sandbox": (SessionFilter(sandbox_id="s"), "ix_sessions_tenant_sandbox"),
+    "image": (SessionFilter(image="desktop"), "ix_sessions_tenant_image"),
+    "host": (SessionFilter(host="here"), "ix_sessions_tenant_host"),
+    "label": (SessionFilter(labels={"a": "b"}), "ix_session_labels_value"),
+    "labels": (SessionFilter(labels={"a": "b", "c": "d"}), "ix_session_labels_value"),
+    "label and status": (
+        SessionFilter(labels={"a": "b"}, status=(Status.RUNNING,)),
+        "ix_session_labels_value",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", LISTS)
+def test_list_by_each_filter_enters_its_own_index_where_the_page_begins(store: Store, name: str) -> None:
+    wanted, index = LISTS[name]
+    with explained(store) as plans:
+        store.tenant("acme").list(wanted, CURSOR)
+    [plan] = plans
+    assert re.search(rf"INDEX {index} \(.*< ?\(\?,\?\)\)", plan)
+    assert not re.search(r"^SCAN (sandbox_sessions|session_labels)", plan, re.MULTILINE)
+    # The pages of several statuses are merged: at most a page of each is sorted.
+    assert ("TEMP B-TREE" in plan) == (name == "statuses")
+
+
+def _everybody(store: Store) -> object:
+    return store.tenant("acme").request_terminations(SessionFilter(), by="test")
+
+
+LIVE: dict[str, tuple[Callable[[Store], object], set[str]]] = {
+    "live sessions": (lambda store: store.fleet.live_sessions(), {"ix_sessions_ended"}),
+    "those of a host": (lambda store: store.fleet.on_host("here"), {"ix_sessions_live_host"}),
+    "reserved": (lambda store: store.fleet.reserved_by_host(), {"ix_sessions_ended"}),
+    "the queue": (lambda store: store.fleet.queue(), {"ix_sessions_live"}),
+    "the pool": (lambda store: store.fleet.warm(), {"ix_sessions_live_tenant"}),
+    "placement": (lambda store: store.fleet.place(lambda _: []), {"ix_sessions_live", "ix_sessions_ended"}),
+    "figures": (lambda store: store.figures.now(), {"ix_sessions_ended"}),
+    "a tenant's desktops": (lambda store: store.tenant("acme").desktops(), {"ix_sessions_live_tenant"}),
+    "all of a tenant end": (_everybody, {"ix_sessions_live_tenant"}),
+    "create under a quota": (
+        lambda store: store.tenant("acme").create(NEW, quota=Quota(desktops=9)),
+        {"ix_sessions_tenant_status", "ix_sessions_live_tenant"},
+    ),
+    "claim": (
+        lambda store: store.tenant("acme").create(NEW, may_be_warm=True),
+        {"ix_sessions_tenant_status"},
+    ),
+    "by request": (lambda store: store.fleet.by_request("r"), {"sqlite_autoindex_sandbox_sessions_3"}),
+}
+"""Questions that come all the time, and the indexes that keep them from reading the history."""
+
+
+@pytest.mark.parametrize("name", LIVE)
+@pytest.mark.usefixtures("people")
+def test_what_is_asked_all_the_time_never_reads_the_history(store: Store, name: str) -> None:
+    ask, indexes = LIVE[name]
+    with explained(store) as plans:
+        ask(store)
+    steps = [step for step in "\n".join(plans).split("\n") if " sandbox_sessions" in step]
+    used = {found[1] for step in steps if (found := re.search(r"SEARCH .* INDEX (\w+) \(", step))}
+    assert used == indexes
+    assert not [step for step in steps if step.startswith("SCAN")]
+
+
+def test_every_answer_of_a_stream_is_read_by_its_index(store: Store) -> None:
+    with explained(store) as plans:
+        store.tenant("acme").events_after(5)
+        store.fleet.events_after(5, 10)
+    assert plans == [
+        "SEARCH events USING INDEX ix_events_tenant (tenant_id=? AND id>?)",
+        "SEARCH events USING INTEGER PRIMARY KEY (rowid>?)",
+    ]
