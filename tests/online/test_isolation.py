@@ -119,7 +119,7 @@ def test_no_route_of_the_api_answers_for_another_tenant(bee: Api, desktop: Sessi
     described = bee.call("GET", "/api/v1/openapi.json").json()["paths"]
     asked = []
     for path, methods in described.items():
-        if "{" not in path:
+        if "{" not in path or path.startswith("/api/v1/hosts/"):  # a host is no tenant's
             continue
         for method in set(methods) & {"get", "post", "put", "patch", "delete"}:
             filled = re.sub(r"\{[^}]+\}", desktop.id, path)
