@@ -22,7 +22,7 @@ from tests.faults.claimer import begin_together, claim_some
 from tests.faults.keys import KEYS, TENANTS
 from tests.faults.viewer_process import ViewerProcess, running_viewer
 from tests.relay_process import free_port
-from tests.soaking import examples
+from tests.soaking import is_soaking
 from tests.worker.fleet import Fleet
 from viewer.credentials import open_password
 from viewer.fleet_store import WarmOrder
@@ -134,7 +134,7 @@ def service(folder: Path, host: HostApart) -> Iterator[Service]:
     with (
         Fleet(
             folder, host.server, host.relay,
-            pools=POOL, max_desktops=40, tenants=TENANTS, listen=url.removeprefix("http://"),
+            pools=POOL, max_desktops=2 * ROUNDS + 2 * SIZE + PROCESSES, tenants=TENANTS, listen=url.removeprefix("http://"),
         ) as fleet,
         running_viewer(fleet.settings_file, url) as viewer,
         ExitStack() as stack,
@@ -169,17 +169,21 @@ def assert_is_shown(fleet: Fleet, row: Session) -> None:
     assert seen.result is ProbeOutcome.FRAME
 
 
+ROUNDS = 30 if is_soaking() else 5
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(120 + 20 * ROUNDS)
 def test_viewer_killed_at_any_moment_of_a_create_or_a_claim_makes_one_of_each(
     tmp_path: Path, first: HostApart
 ) -> None:
     """In each round one that may find a warm desktop, and one that goes cold and so waits for its answer."""
-    chance = random.Random(5)
-    rounds = examples(5)
+    chance = random.Random(None if is_soaking() else 5)
     with service(tmp_path, first) as running:
         running.wait_for_warm()
-        with ThreadPoolExecutor(2 * rounds) as pool:
+        with ThreadPoolExecutor(2 * ROUNDS) as pool:
             futures: list[Future[PublicSession]] = []
-            for number in range(rounds):
+            for number in range(ROUNDS):
                 futures.append(pool.submit(running.create, "main", f"warm-{number}"))
                 futures.append(pool.submit(running.create, "main", f"cold-{number}", image="shell"))
                 time.sleep(chance.uniform(0, 0.05))
@@ -188,7 +192,7 @@ def test_viewer_killed_at_any_moment_of_a_create_or_a_claim_makes_one_of_each(
             made = [future.result() for future in futures]
         rows = running.rows("main")
         assert sorted(one.id for one in made) == sorted(rows)
-        assert len(rows) == 2 * rounds
+        assert len(rows) == 2 * ROUNDS
         assert running.found_again
         print(f"warm: {sum(row.is_warm for row in rows.values())}, found again: {running.found_again}")
         warm = running.wait_for_warm()

@@ -24,7 +24,7 @@ from tests.soaking import is_soaking
 from tests.worker.fleet import Fleet
 from viewer.model import HostStatus, Session, Status
 
-pytestmark = [pytest.mark.real, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.real, pytest.mark.timeout(400)]
 
 
 @dataclass
@@ -162,6 +162,7 @@ def test_dockerd_killed(at_every_step: Scene) -> None:
 CUT_SECONDS = 150 if is_soaking() else 40
 
 
+@pytest.mark.soak
 def test_network_cut(at_every_step: Scene) -> None:
     """Nothing is known of a host that is cut off, so nothing is said of its sandboxes."""
     scene, host = at_every_step, at_every_step.host

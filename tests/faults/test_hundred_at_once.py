@@ -10,6 +10,7 @@ from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 
+import httpx
 import pytest
 
 from tests.faults.apart import HostApart, recorded
@@ -29,9 +30,8 @@ CREATES = 3
 NAMES = ("here", "there", "yonder")
 
 
-def ask(viewer: ViewerProcess, tenant: str) -> PublicSession:
-    with viewer.client(KEYS[tenant].text) as client:
-        answer = client.post("/api/v1/sessions", json={"image": "shell", "wait": False})
+def ask(client: httpx.Client) -> PublicSession:
+    answer = client.post("/api/v1/sessions", json={"image": "shell", "wait": False})
     assert answer.status_code == 202, answer.text
     return PublicSession.model_validate_json(answer.content)
 
@@ -39,8 +39,9 @@ def ask(viewer: ViewerProcess, tenant: str) -> PublicSession:
 def ask_for_all(viewer: ViewerProcess) -> list[PublicSession]:
     """At once, those of `main` first: whoever comes later must not have to wait for all of them."""
     tenants = [tenant for tenant, number in ASKED.items() for _ in range(number)]
-    with ThreadPoolExecutor(32) as pool:
-        return list(pool.map(lambda tenant: ask(viewer, tenant), tenants))
+    with ExitStack() as stack, ThreadPoolExecutor(len(tenants)) as pool:
+        clients = {tenant: stack.enter_context(viewer.client(key.text)) for tenant, key in KEYS.items()}
+        return list(pool.map(lambda tenant: ask(clients[tenant]), tenants))
 
 
 def end(viewer: ViewerProcess, tenant: str, **condition: object) -> set[str]:
