@@ -154,13 +154,16 @@ def make_sessions(site: PagesSite) -> dict[str, Session]:
         )
     )
     studio = fleet.transition(studio.id, Status.RUNNING, reason="blank", host="here")
-    running = site.creating(task="checkout-flow", agent="atlas")
+    site.queued()
+    queued = site.queued()
+    running = site.creating(task="checkout-flow", agent="atlas", idle_seconds=540, lifetime_seconds=86400)
     running = fleet.transition(running.id, Status.RUNNING, host="here", vnc_port=40002)
     creating = site.creating(image="chrome", task="invoice-4411", agent="an-agent-with-quite-a-long-name")
     creating = fleet.update(creating.id, host="here", status_reason="waiting for the first frame")
     return {
         "running": running,
         "creating": creating,
+        "queued": queued,
         "blank": studio,
         "unreachable": lost,
         "paused": fleet.get(paused.id),

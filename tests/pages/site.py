@@ -17,6 +17,7 @@ from cryptography.fernet import Fernet
 
 from tests.pages.edge import PagesEdge
 from viewer.model import Role, Session, Status
+from viewer.rows import QUEUED
 from viewer.store import NewSession, Store
 from viewer.transitions import IllegalTransition
 
@@ -139,7 +140,13 @@ class PagesSite:
         return list(self.store.tenant(self.tenant).list().items)
 
     def creating(
-        self, *, image: str = "desktop", task: str | None = None, agent: str | None = None
+        self,
+        *,
+        image: str = "desktop",
+        task: str | None = None,
+        agent: str | None = None,
+        idle_seconds: int | None = None,
+        lifetime_seconds: int | None = None,
     ) -> Session:
         """A new session; the pretend worker brings it up at once unless its `creates` is False."""
         return (
@@ -151,14 +158,29 @@ class PagesSite:
                     task_id=task,
                     agent_id=agent,
                     ttl_seconds=3600,
+                    idle_seconds=idle_seconds,
+                    lifetime_seconds=lifetime_seconds,
                     created_by="tests",
                 )
             )
             .session
         )
 
-    def running(self, *, task: str | None = None, agent: str | None = None) -> Session:
-        session = self.creating(task=task, agent=agent)
+    def queued(self) -> Session:
+        """One that waits for a host; the pretend worker's `creates` must be False."""
+        return self.store.fleet.update(self.creating().id, status_reason=QUEUED)
+
+    def running(
+        self,
+        *,
+        task: str | None = None,
+        agent: str | None = None,
+        idle_seconds: int | None = None,
+        lifetime_seconds: int | None = None,
+    ) -> Session:
+        session = self.creating(
+            task=task, agent=agent, idle_seconds=idle_seconds, lifetime_seconds=lifetime_seconds
+        )
         while self.store.fleet.get(session.id).status is Status.CREATING:
             self.store.wait_for_change(1)
         return self.store.fleet.get(session.id)

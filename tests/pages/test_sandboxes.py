@@ -146,6 +146,41 @@ def test_a_silent_host_is_named_as_such(page: Page, site: PagesSite) -> None:
     expect(page.locator(f"{ROW} .badge")).to_have_text("Running")
 
 
+def test_a_queued_session_shows_its_place_and_how_it_moves_up(page: Page, site: PagesSite) -> None:
+    site.worker.creates = False
+    first, second = site.queued(), site.queued()
+    page.goto(f"{site.origin}/sandboxes/{second.id}")
+    cover = page.locator(".viewer-cover")
+    expect(cover).to_contain_text("Waiting in line")
+    expect(cover).to_contain_text("Place 2 in line.")
+    expect(page.locator(f"{ROW}[data-session='{second.id}'] .badge")).to_have_text("Queued")
+    # An event, which does not know the place.
+    site.store.tenant(site.tenant).set_labels(second.id, {"team": "red"})
+    page.wait_for_timeout(500)
+    expect(cover).to_contain_text("Place 2 in line.", timeout=1)
+    site.store.fleet.transition(first.id, Status.TERMINATED)
+    expect(cover).to_contain_text("It is the next in line.")
+    site.store.fleet.update(second.id, host="here", status_reason="waiting for the first frame")
+    expect(cover).to_contain_text("Waiting for the first frame")
+    expect(cover).to_contain_text("Creating your desktop")
+
+
+def test_every_end_of_a_desktop_is_shown_and_counts_down(page: Page, site: PagesSite) -> None:
+    session = site.running(idle_seconds=63, lifetime_seconds=5400)
+    page.goto(f"{site.origin}/sandboxes/{session.id}")
+    unused = page.locator("[data-end='Ends if unused']")
+    expect(unused).to_contain_text("in 1 min 0")
+    expect(unused).to_have_attribute("data-soon", "false")
+    expect(page.locator("[data-end='Ends']")).to_contain_text("in 59 min")
+    expect(page.locator("[data-end='At the latest']")).to_contain_text("in 1 h")
+    expect(unused).to_contain_text("in 58 s", timeout=10_000)
+    expect(unused).to_have_attribute("data-soon", "true")
+    expect(page.locator(f"{ROW} .row-end")).to_contain_text("unused, ends in 5")
+    site.store.fleet.transition(session.id, Status.PAUSED)
+    expect(unused).to_have_count(0)
+    expect(page.locator(f"{ROW} .row-end")).to_be_empty()
+
+
 def test_what_the_server_refuses_is_said_in_the_dialog(page: Page, site: PagesSite) -> None:
     page.goto(f"{site.origin}/sandboxes")
     page.get_by_role("button", name="New desktop").first.click()

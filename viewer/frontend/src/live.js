@@ -1,7 +1,7 @@
 // The tenant's sessions as they are now: one list, kept true by the event stream.
 
 import { call, getSession, goToSignIn, listActive, listSessions, serverNow } from "./api.js";
-import { isOver } from "./session.js";
+import { isOver, isQueued } from "./session.js";
 
 const BACK_OFF_MS = [500, 1000, 2000, 4000, 8000];
 // Browsers open six connections to a plain-http site, for all tabs together; a tab nobody looks at gives its one back.
@@ -60,9 +60,12 @@ export class Live extends EventTarget {
   accept(session) {
     const known = this.sessions.get(session.id);
     if (known && Date.parse(known.updated_at) > Date.parse(session.updated_at)) return known;
-    this.sessions.set(session.id, session);
-    this.#tell("change", session);
-    return session;
+    // An event does not know the place in line; the one that an answer gave stands until the next answer.
+    const place = isQueued(session) ? (session.queue_position ?? known?.queue_position ?? null) : null;
+    const taken = { ...session, queue_position: place };
+    this.sessions.set(taken.id, taken);
+    this.#tell("change", taken);
+    return taken;
   }
 
   async loadOlder() {

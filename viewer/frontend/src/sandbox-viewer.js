@@ -6,10 +6,12 @@
 import { Problem, goToSignIn, serverNow, terminateSession } from "./api.js";
 import { ContentFrame } from "./content-frame.js";
 import { badge, element, icon, iconButton, relabel, setTag, setText } from "./dom.js";
-import { CLOSE, ago, backendOf, badgeOf, duration, exactly, hostIsLost, inWords, isEnding, isOver, nameOf, screenOf, shortId } from "./session.js";
+import { CLOSE, ago, backendOf, badgeOf, countdown, duration, endsOf, exactly, hostIsLost, inWords, isEnding, isOver, isQueued, nameOf, placeInLine, screenOf, shortId } from "./session.js";
 
 const BACK_OFF_S = [0.5, 1, 2, 3, 5, 8, 10];
 const STEADY_AFTER_MS = 10_000;
+const PLACE_EVERY_MS = 3000;
+const SOON_MS = 60_000;
 const IN_A_TAB = "In a tab of its own the desktop can be shown.";
 // What enforces it is the server; the page only spares a watcher what would be refused.
 const IS_WATCHER = document.body.dataset.role === "watcher";
@@ -39,6 +41,7 @@ class SandboxViewer extends HTMLElement {
   #retryTimer = 0;
   #steadyTimer = 0;
   #ticker = 0;
+  #placeAskedAt = 0;
   #hasLastFrame = false;
   #parts = null;
   #onChange = (event) => this.#heard(event.detail);
@@ -365,6 +368,7 @@ class SandboxViewer extends HTMLElement {
 
   #coverForCreating(session) {
     const since = Date.parse(session.created_at);
+    if (isQueued(session)) return { icon: "", busy: true, heading: "Waiting in line", text: placeInLine(session.queue_position), clock: () => duration(serverNow() - since) };
     const text = [inWords(session.status_reason) || "Starting the desktop", hostIsLost(session) ? "The host does not answer." : ""].filter(Boolean).join(". ");
     return { icon: "", busy: true, heading: "Creating your desktop", text, clock: () => duration(serverNow() - since) };
   }
@@ -414,22 +418,31 @@ class SandboxViewer extends HTMLElement {
     facts.hidden = !session || this.hasAttribute("bare");
     if (facts.hidden) return;
     const rows = [["Screen", screenOf(session)], ["Host", session.host], ["Task", session.task_id], ["Agent", session.agent_id], ["Session", session.id]];
-    const key = JSON.stringify([rows, session.expires_at]);
+    const ends = endsOf(session);
+    const key = JSON.stringify([rows, ends]);
     if (facts.dataset.key === key) return;
     facts.dataset.key = key;
     facts.replaceChildren(...rows.filter(([, value]) => value).map(([name, value]) => element("div", { "data-fact": name.toLowerCase() }, element("dt", {}, name), element("dd", { title: value }, value))));
-    if (session.expires_at) {
-      facts.append(element("div", { class: "fact-expiry" }, element("dt", {}, "Ends"), element("dd", {}, element("time", { datetime: session.expires_at, title: exactly(session.expires_at) }))));
-    }
+    facts.append(...ends.map(({ name, exact }) => element("div", { "data-end": name }, element("dt", {}, name), element("dd", {}, element("time", { datetime: exact, title: exactly(exact) })))));
+    facts.querySelector("[data-end]")?.classList.add("first-end");
   }
 
   #tick() {
     if (this.#cover?.clockText || this.#cover?.clock.textContent) setText(this.#cover.clock, this.#cover.clockText?.() ?? "");
-    const expiry = this.#parts?.facts.querySelector(".fact-expiry");
-    if (!expiry || !this.#session?.expires_at) return;
-    expiry.hidden = isOver(this.#session);
-    const left = Date.parse(this.#session.expires_at) - serverNow();
-    setText(expiry.querySelector("time"), left > 0 ? `in ${duration(left)}` : "now");
+    for (const time of this.#parts?.facts.querySelectorAll("[data-end] time") ?? []) {
+      const left = Date.parse(time.dateTime) - serverNow();
+      setText(time, countdown(left));
+      time.closest("[data-end]").dataset.soon = String(left < SOON_MS);
+    }
+    this.#askForPlace();
+  }
+
+  /** A place in line changes by what others do, of which no event tells. */
+  #askForPlace() {
+    if (!this.#session || !isQueued(this.#session) || document.hidden || Date.now() < this.#placeAskedAt + PLACE_EVERY_MS) return;
+    this.#placeAskedAt = Date.now();
+    // A silent server is shown by the list's banner and by the stream of events.
+    this.#live?.ask(this.#session.id).catch(() => {});
   }
 
   // ---- controls ------------------------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ import "./header.js";
 import { Live } from "./live.js";
 import { NewDesktopDialog } from "./new-desktop.js";
 import "./sandbox-viewer.js";
-import { ago, backendOf, badgeOf, exactly, isOver, nameOf } from "./session.js";
+import { ago, backendOf, badgeOf, exactly, isOver, nameOf, nextEnd } from "./session.js";
 
 const TITLE = "Sandboxes · Deskfleet";
 const BANNER_AFTER_MS = 1500;
@@ -77,7 +77,8 @@ function makeRow(session) {
   const image = element("span", { class: "row-image" });
   const work = element("span", { class: "row-work" });
   const age = element("time", { class: "row-age" });
-  link.append(element("span", { class: "row-line" }, name, pill), element("span", { class: "row-line" }, image, age), element("span", { class: "row-line" }, work));
+  const end = element("span", { class: "row-end" });
+  link.append(element("span", { class: "row-line" }, name, pill), element("span", { class: "row-line" }, image, age), element("span", { class: "row-line" }, work, end));
   link.addEventListener("click", (event) => {
     if (event.metaKey || event.ctrlKey || event.shiftKey) return;
     event.preventDefault();
@@ -88,7 +89,10 @@ function makeRow(session) {
     item,
     link,
     mark: (current) => (current ? link.setAttribute("aria-current", "true") : link.removeAttribute("aria-current")),
-    tick: (now, created) => setText(age, ago(now - created)),
+    tick(now, latest) {
+      setText(age, ago(now - Date.parse(latest.created_at)));
+      setText(end, nextEnd(latest, now));
+    },
     update(now, latest) {
       const shown = badgeOf(latest);
       setText(id, nameOf(latest));
@@ -98,7 +102,7 @@ function makeRow(session) {
       setText(work, [latest.task_id && `Task ${latest.task_id}`, latest.agent_id && `Agent ${latest.agent_id}`].filter(Boolean).join(" · "));
       age.dateTime = latest.created_at;
       age.title = exactly(latest.created_at);
-      this.tick(now, Date.parse(latest.created_at));
+      this.tick(now, latest);
       item.dataset.over = String(isOver(latest));
       link.title = latest.error_message ?? "";
     },
@@ -213,8 +217,11 @@ viewer.addEventListener("click", (event) => {
 });
 setInterval(() => {
   const now = serverNow();
-  for (const [id, row] of rows) row.tick(now, Date.parse(live.sessions.get(id)?.created_at));
-}, 5000);
+  for (const [id, row] of rows) {
+    const session = live.sessions.get(id);
+    if (session) row.tick(now, session);
+  }
+}, 1000);
 
 viewer.live = live;
 selectionChanged();

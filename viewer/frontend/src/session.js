@@ -17,9 +17,13 @@
  * @property {string|null} agent_id
  * @property {string|null} novnc_url
  * @property {string|null} error_message
+ * @property {number|null} queue_position its place in the line, from 1; events do not know it
+ * @property {"paused"|"running"|null} wanted_status asked for, and not yet so
  * @property {string} created_at
  * @property {string} updated_at
+ * @property {string|null} idle_ends_at it ends then unless somebody uses it before
  * @property {string|null} expires_at
+ * @property {string|null} lifetime_ends_at no renewal goes beyond
  * @property {string|null} terminated_at
  */
 
@@ -40,10 +44,17 @@ export const isEnding = (session) => !isOver(session) && session.status_reason =
 /** @param {Session} session */
 export const hostIsLost = (session) => !isOver(session) && session.host_status === "unreachable";
 
+/** No host has room for it yet. @param {Session} session */
+export const isQueued = (session) => session.status === "creating" && session.status_reason === "queued";
+
+const WANTED = { paused: "Pausing", running: "Resuming" };
+
 /** @param {Session} session @returns {Badge} */
 export function badgeOf(session) {
   if (isEnding(session)) return { tone: "busy", label: "Terminating" };
   if (hostIsLost(session)) return { tone: "warn", label: "Host unreachable" };
+  if (isQueued(session)) return { tone: "busy", label: "Queued" };
+  if (WANTED[session.wanted_status]) return { tone: "busy", label: WANTED[session.wanted_status] };
   if (session.status === "running" && session.status_reason === "blank") return { tone: "good", label: "Running, blank" };
   return { tone: TONES[session.status] ?? "bad", label: LABELS[session.status] ?? session.status };
 }
@@ -70,6 +81,46 @@ export function screenOf(session) {
 export function inWords(reason) {
   const words = String(reason ?? "").trim();
   return words ? words[0].toUpperCase() + words.slice(1) : "";
+}
+
+/** What waiting in line looks like from inside, as one or two sentences. */
+export function placeInLine(position) {
+  const place = position === 1 ? "It is the next in line." : position ? `Place ${position} in line.` : "";
+  return `${place} It starts as soon as a host has room for it.`.trim();
+}
+
+const SOON_MS = 10 * 60_000;
+const HOUR_MS = 60 * 60_000;
+
+/**
+ * When a live session ends if nothing is done. Any use puts the first of these off, a renewal the second, nothing the third.
+ * @param {Session} session @returns {{name: string, at: number, exact: string}[]}
+ */
+export function endsOf(session) {
+  if (isOver(session)) return [];
+  const ends = { "Ends if unused": session.idle_ends_at, Ends: session.expires_at, "At the latest": session.lifetime_ends_at };
+  const left = Date.parse(session.lifetime_ends_at) - Date.parse(session.expires_at);
+  // What cannot be renewed any more has one end; and where hours of renewals are left, nobody asks for the last one.
+  if (left <= 0) delete ends["Ends"];
+  if (left > HOUR_MS) delete ends["At the latest"];
+  return Object.entries(ends).filter(([, at]) => at).map(([name, at]) => ({ name, at: Date.parse(at), exact: at }));
+}
+
+/** For the list: the nearest end in its last ten minutes, "" before. */
+export function nextEnd(session, now) {
+  const [next] = endsOf(session).sort((a, b) => a.at - b.at);
+  if (!next || next.at - now >= SOON_MS) return "";
+  const left = next.at > now ? `in ${duration(next.at - now)}` : "now";
+  return next.name === "Ends if unused" ? `unused, ends ${left}` : `ends ${left}`;
+}
+
+/** "in 2 h", "in 12 min", and in the last ten minutes "in 4 min 07 s"; "now" when it is due. */
+export function countdown(milliseconds) {
+  const seconds = Math.ceil(milliseconds / 1000);
+  if (seconds <= 0) return "now";
+  if (seconds < 60) return `in ${seconds} s`;
+  if (milliseconds >= SOON_MS) return `in ${duration(milliseconds)}`;
+  return `in ${Math.floor(seconds / 60)} min ${String(seconds % 60).padStart(2, "0")} s`;
 }
 
 /** "12 s", "4 min", "3 h", "2 d". */
