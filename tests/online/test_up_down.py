@@ -18,7 +18,7 @@ pytestmark = pytest.mark.host
 
 FIRST_UP_GOAL_SECONDS = 360
 NEXT_UP_GOAL_SECONDS = 90
-SERVICES = ("opensandbox", "relay", "viewer", "worker", "caddy")
+SERVICES = ("opensandbox", "relay", "hostwatch", "viewer", "worker", "caddy")
 
 USE_ENV_FILE = """
 set -eu
@@ -37,6 +37,18 @@ assert code == 201 and session["status"] == "running", (code, session)
 assert call("DELETE", "/api/v1/sessions/" + session["id"])[0] == 204
 print("it works")
 END
+"""
+
+USE_PROGRAM = """
+set -eu
+set -a; . .local/deskfleet.env; set +a
+deskfleet=/opt/deskfleet/viewer/bin/deskfleet
+field() { python3 -c "import json, sys; print(json.load(sys.stdin)['$1'])"; }
+id=$($deskfleet sessions create --label made=by-hand --json | field id)
+$deskfleet sessions list --status running --label made=by-hand | grep "$id"
+$deskfleet hosts list | grep here
+$deskfleet sessions terminate "$id"
+$deskfleet sessions show "$id" --json | field status
 """
 
 
@@ -88,6 +100,18 @@ def test_env_file_is_private_and_works_at_once(fleet: Fleet) -> None:
     wanted = {"DESKFLEET_URL", "DESKFLEET_ADMIN_KEY", "DESKFLEET_TENANT", "DESKFLEET_KEY"}
     assert wanted <= set(fleet.variables)
     assert "it works" in fleet.host.run(USE_ENV_FILE, cwd=CLONE, timeout=300).out
+
+
+def test_program_deskfleet_works_on_the_control_host(fleet: Fleet) -> None:
+    assert fleet.host.run(USE_PROGRAM, cwd=CLONE, timeout=300).out.split()[-1] == "terminated"
+
+
+def test_stock_clients_of_opensandbox_are_answered_through_the_edge(fleet: Fleet) -> None:
+    key = {"OPEN-SANDBOX-API-KEY": fleet.variables["DESKFLEET_KEY"]}
+    answer = fleet.anonymous.call("GET", "/v1/sandboxes", headers=key)
+    assert answer.status_code == 200
+    assert "pagination" in answer.json()
+    assert fleet.anonymous.call("GET", "/v1/sandboxes").json()["code"] == "MISSING_API_KEY"
 
 
 def test_second_up_changes_nothing_and_drops_no_stream(
