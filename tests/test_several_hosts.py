@@ -133,6 +133,14 @@ def test_host_that_cannot_be_reached_is_passed_over_at_once(boxes: Boxes) -> Non
     boxes.links["a"].close()
 
 
+def test_nothing_is_remembered_of_a_session_that_ended_before_it_was_made(boxes: Boxes) -> None:
+    session = new_session(boxes.store, boxes.people.alice)
+    lifecycle = Lifecycle(boxes.store.fleet, boxes.settings, boxes.links)
+    lifecycle.note_placed(session.id, "a")
+    lifecycle.terminate(session, "on request")
+    assert lifecycle._placed == {}
+
+
 def test_create_whose_answer_was_lost_is_looked_up_before_anything_else_is_tried(boxes: Boxes) -> None:
     boxes.a.answers = [Answer(hang_up=True), page(listed(1)), Answer(body=listed(1))]
     session = boxes.bring_up()

@@ -436,6 +436,9 @@ class Lifecycle:
     def _finish(
         self, row: Session, status: Status, *, reason: str | None = None, message: str | None = None
     ) -> None:
+        # Else what is remembered of it would stay as long as the worker lives.
+        self._placed.pop(row.id, None)
+        self._answers_lost.pop(row.id, None)
         try:
             self._fleet.transition(row.id, status, reason=reason, error_message=message)
         except IllegalTransition:
