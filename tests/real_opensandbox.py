@@ -7,14 +7,11 @@ would be, and a stand-in for execd that does nothing, since the server itself ne
 from __future__ import annotations
 
 import contextlib
-import fcntl
-import hashlib
 import io
 import shutil
 import signal
 import struct
 import subprocess
-import sys
 import tarfile
 import time
 from collections.abc import Iterator
@@ -24,11 +21,11 @@ from pathlib import Path
 import httpx
 
 from tests.hosts.own_docker import OwnDocker
+from tests.own_environment import own_environment
 from tests.relay_process import free_port
 
 ROOT = Path(__file__).parent.parent
 REQUIREMENTS = ROOT / "templates" / "opensandbox" / "requirements.txt"
-CACHE = Path.home() / ".cache" / "deskfleet-tests"
 KEY = "a-key-of-the-tests"
 CANNED_DESKTOP = "exec nc -ll -p 8080 -e /desktop.sh"
 """Entrypoint script of the tiny image: a stand-in for Xvnc with one fixed picture."""
@@ -70,7 +67,11 @@ class RealOpenSandbox:
 
     def start(self) -> None:
         (self.folder / "config.toml").write_text(self._config())
-        command = [_installed_server(), "--config", str(self.folder / "config.toml")]
+        command = [
+            str(own_environment("opensandbox", REQUIREMENTS) / "opensandbox-server"),
+            "--config",
+            str(self.folder / "config.toml"),
+        ]
         is_beside_us = self.address == "127.0.0.1"
         with (self.folder / "server.log").open("ab") as log:
             self._process = subprocess.Popen(
@@ -172,11 +173,20 @@ def import_tiny_images(daemon: OwnDocker) -> None:
             "blank.rfb": rfb_screen(colours=1),
             "desktop.sh": canned_script("/desktop.rfb"),
             "blank.sh": canned_script("/blank.rfb"),
+            "www/ping": PONG.encode(),
         },
     )
-    # What the server copies out of the execd image; a real execd would serve commands and files.
-    stand_in = {"execd": b"#!/bin/sh\nexec sleep 1000000\n", "bootstrap.sh": b'#!/bin/sh\nexec "$@"\n'}
+    # What the server copies out of the execd image; a real execd would serve commands and files as well.
+    stand_in = {"execd": b"#!/bin/sh\nexec sleep 1000000\n", "bootstrap.sh": BOOTSTRAP}
     _import(daemon, EXECD_IMAGE, stand_in)
+
+
+PONG = "pong"
+BOOTSTRAP = b"""#!/bin/sh
+[ -d /www ] && httpd -p 44772 -h /www
+exec "$@"
+"""
+"""The stock client takes a sandbox for ready once execd answers its /ping; in the tiny image it is this."""
 
 
 GREETING_ANSWER_BYTES = 12 + 1 + 16 + 1
@@ -233,22 +243,3 @@ def _add_file(archive: tarfile.TarFile, name: str, content: bytes) -> None:
     entry = tarfile.TarInfo(name)
     entry.size, entry.mode = len(content), 0o755
     archive.addfile(entry, io.BytesIO(content))
-
-
-def _installed_server() -> str:
-    """Path of the server's program; installs it at the first call (~20 s), one process at a time."""
-    digest = hashlib.sha256(REQUIREMENTS.read_bytes()).hexdigest()[:12]
-    venv = CACHE / f"opensandbox-{digest}"
-    CACHE.mkdir(parents=True, exist_ok=True)
-    with (CACHE / "opensandbox.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not (venv / ".complete").exists():
-            shutil.rmtree(venv, ignore_errors=True)
-            subprocess.run([sys.executable, "-m", "venv", str(venv)], check=True)
-            subprocess.run(
-                [venv / "bin" / "pip", "install", "--quiet", "--disable-pip-version-check",
-                 "--require-hashes", "-r", REQUIREMENTS],
-                check=True, capture_output=True,
-            )  # fmt: skip
-            (venv / ".complete").touch()
-    return str(venv / "bin" / "opensandbox-server")

@@ -65,8 +65,9 @@ def check_label(key: str, value: str) -> None:
     """Raise ValueError for what is not a label in Kubernetes's syntax, or is one of ours."""
     if not _LABEL_KEY.fullmatch(key):
         raise ValueError(f"{key[:70]!r} is not a label's name: 1 to 63 of A-Z a-z 0-9 . _ / -")
-    if key.startswith(RESERVED_LABELS):
-        raise ValueError(f"{key} is reserved: take a name that does not begin with {key.partition('/')[0]}")
+    reserved = next((prefix for prefix in RESERVED_LABELS if key.startswith(prefix)), None)
+    if reserved is not None:
+        raise ValueError(f"{key} is reserved: take a name that does not begin with {reserved}")
     if not _LABEL_VALUE.fullmatch(value):
         raise ValueError(f"{key} has a value that is not 0 to 63 of A-Z a-z 0-9 . _ -")
 

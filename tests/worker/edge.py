@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -19,11 +20,13 @@ from roles.caddyfile import caddyfile
 from tests.real_opensandbox import RealOpenSandbox
 from tests.relay_process import RelayProcess, free_port, wait_for_listener
 from tests.sites import host_config
-from tests.worker.fleet import Fleet
+from tests.worker.fleet import Fleet, Others
 from viewer.credentials import hash_of, new_key
 
 KEY = new_key()
-"""An operator's, of the tenant `main`; there is another one, `other`."""
+"""An operator's, of the tenant `main`."""
+OTHER_KEY = new_key()
+"""An operator's, of the tenant `other`."""
 
 
 @dataclass(frozen=True)
@@ -44,9 +47,18 @@ class Edge:
 
 @contextmanager
 def running_edge(
-    folder: Path, server: RealOpenSandbox, relay: RelayProcess, *, tls: str = "none", **changed: Any
+    folder: Path,
+    server: RealOpenSandbox,
+    relay: RelayProcess,
+    *,
+    tls: str = "none",
+    others: Others | None = None,
+    **changed: Any,
 ) -> Iterator[Edge]:
-    """changed: settings of the viewer."""
+    """others: further sandbox hosts, whose relays the edge reaches without the mutual TLS between hosts.
+
+    changed: settings of the viewer.
+    """
     port, viewer = free_port(), free_port()
     config = host_config(
         edge_port=port,
@@ -54,7 +66,10 @@ def running_edge(
         ports={"opensandbox": server.port, "relay": int(relay.address.rpartition(":")[2]), "viewer": viewer},
     )
     local = config.site.settings
-    main = {"name": "main", "keys": [{"id": KEY.id, "role": "operator", "sha256": hash_of(KEY.text)}]}
+    tenants = [
+        {"name": name, "keys": [{"id": key.id, "role": "operator", "sha256": hash_of(key.text)}]}
+        for name, key in (("main", KEY), ("other", OTHER_KEY))
+    ]
     with (
         Fleet(
             folder,
@@ -62,7 +77,8 @@ def running_edge(
             relay,
             origins=list(local.origins),
             listen=f"127.0.0.1:{viewer}",
-            tenants=[main, {"name": "other"}],
+            tenants=tenants,
+            others=others,
             **changed,
         ) as fleet,
         ExitStack() as stack,
@@ -70,6 +86,8 @@ def running_edge(
         fleet.start()
         text = caddyfile(config, ipv6=False)
         text = text.replace("/run/deskfleet/caddy", str(folder)).replace("/var/lib/deskfleet", str(folder))
+        for name, (_, its_relay) in (others or {}).items():
+            text = _with_way_to(text, name, its_relay)
         (folder / "Caddyfile").write_text(text)
         program = shutil.which("caddy", path=str(Path(sys.executable).parent)) or "caddy"
         caddy = _run(
@@ -79,6 +97,21 @@ def running_edge(
         _wait_until_healthy(f"http://127.0.0.1:{viewer}/healthz", folder)
         wait_for_listener("127.0.0.1", port)
         yield Edge(fleet, local.origins[-1], port, caddy)
+
+
+def _with_way_to(text: str, name: str, relay: RelayProcess) -> str:
+    """The Caddyfile with the ways that lead to the relay of `here` once more, to that host's relay."""
+
+    def both(way: re.Match[str]) -> str:
+        further = re.sub(r"\bhere\b|@to_here\b", lambda word: word[0].replace("here", name), way[0])
+        further = re.sub(r"(reverse_proxy )\S+", rf"\g<1>{relay.address}", further)
+        return way[0] + further
+
+    ways = r"(?ms)^(\t+)@to_here .*?^\1handle @to_here \{.*?^\1\}\n"
+    text, found = re.subn(ways, both, text)
+    if not found:
+        raise AssertionError("the Caddyfile has no way to a relay")
+    return text
 
 
 def _run(stack: ExitStack, folder: Path, *command: str) -> subprocess.Popen[bytes]:

@@ -7,14 +7,11 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import aiohttp
 import httpx
@@ -25,15 +22,14 @@ from tests.port_service import BLOCK, EVIL
 from tests.real_opensandbox import RealOpenSandbox
 from tests.relay_process import RelayProcess
 from tests.worker.edge import KEY, Edge, running_edge
+from tests.worker.ports import SHOWN, asked, serving_in, way
 from viewer.model import Role, Session, Status
 from viewer.relay.answers import CloseCode
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(180)]
 
-PORT = 8000
 MIB = 200
 OPENSANDBOX = "opensandbox.deskfleet.localhost"
-SHOWN = {"OPEN-SANDBOX-API-KEY": KEY.text}
 
 
 @pytest.fixture(scope="module")
@@ -50,46 +46,6 @@ def session(edge: Edge) -> Iterator[Session]:
     row = edge.fleet.wait_for(edge.fleet.create("shell"), Status.RUNNING)
     with serving_in(edge, row):
         yield row
-
-
-@contextmanager
-def serving_in(edge: Edge, row: Session) -> Iterator[None]:
-    daemon, container = edge.fleet.server.daemon, edge.fleet.server.container_of(row.sandbox_id or "")
-    pid = daemon.docker("inspect", "--format", "{{.State.Pid}}", container).stdout.strip()
-    process = subprocess.Popen(
-        ["nsenter", f"--net=/proc/{pid}/ns/net", "--", sys.executable, "-m", "tests.port_service", str(PORT)]
-    )
-    try:
-        deadline = time.monotonic() + 20
-        while asked(edge, row, "/seen").status_code != 200:
-            assert time.monotonic() < deadline
-            time.sleep(0.1)
-        yield
-    finally:
-        # It would wait for whom it still answers, and those may be gone without a word.
-        process.kill()
-        process.wait()
-
-
-def way(row: Session, tail: str, port: int = PORT) -> str:
-    return f"/v1/sandboxes/{row.id}/proxy/{port}{tail}"
-
-
-def asked(
-    edge: Edge,
-    row: Session,
-    tail: str,
-    *,
-    port: int = PORT,
-    method: str = "GET",
-    name: str = "localhost",
-    shown: dict[str, str] = SHOWN,
-    **more: Any,
-) -> httpx.Response:
-    headers = {"Host": f"{name}:{edge.port}", **shown}
-    url = f"http://127.0.0.1:{edge.port}{way(row, tail, port)}"
-    with httpx.Client(trust_env=False, timeout=60) as http:
-        return http.request(method, url, headers=headers, **more)
 
 
 @pytest.mark.parametrize("name", ["localhost", OPENSANDBOX])
