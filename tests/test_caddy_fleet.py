@@ -155,7 +155,19 @@ def test_client_cannot_reach_opensandboxs_proxy_route(fleet: CaddyFleet, name: s
     fleet.viewer.says = (403, {"X-Df-Upstream": "box1"})
     assert fleet.get("/v1/sandboxes/x/proxy/8080/", name=name).status == 403
     fleet.grant("box1")
-    assert fleet.get("/sandboxes/x/proxy/8080/", name=name).seen["upstream"] in {"viewer", "code-server"}
+    if name != OPENSANDBOX:
+        assert fleet.get("/sandboxes/x/proxy/8080/", name=name).seen["upstream"] in {"viewer", "code-server"}
+
+
+def test_opensandboxs_own_name_answers_without_the_prefix_too(fleet: CaddyFleet) -> None:
+    for path in ("/sandboxes?state=a%20b", "/a%2Fb//c", "/authzx", "/v1x"):
+        seen = fleet.get(path, name=OPENSANDBOX).seen
+        assert (seen["upstream"], seen["path"]) == ("viewer", f"/v1{path}")
+    fleet.grant("box1")
+    port = "/sandboxes/abc/proxy/8000/a%2Fb//?q=%2F"
+    seen = fleet.get(port, name=OPENSANDBOX).seen
+    assert (seen["upstream"], seen["path"]) == ("relay of box1", "/port/abc/a%2Fb//?q=%2F")
+    assert fleet.viewer.asked[-1]["headers"]["x-forwarded-uri"] == f"/v1{port}"
 
 
 # Ports of sandboxes

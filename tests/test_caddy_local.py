@@ -193,6 +193,24 @@ def test_what_caddy_answers_by_itself_is_a_problem_in_words(local: LocalSite) ->
     assert json.loads(answer.body)["status"] == 502
 
 
+def test_clients_of_opensandbox_get_that_in_the_shape_that_they_know(local: LocalSite) -> None:
+    local.viewer.says = (200, {"X-Df-Upstream": "nowhere"})
+    try:
+        answers = [
+            local.get(f"{prefix}/sandboxes/abc/proxy/8000/", host=host)
+            for prefix, host in (
+                ("/v1", DOMAIN),
+                ("/v1", f"opensandbox.{DOMAIN}"),
+                ("", f"opensandbox.{DOMAIN}"),
+            )
+        ]
+    finally:
+        local.viewer.says = (200, {"X-Df-Upstream": "here", "X-Df-Grant": "grant"})
+    for answer in answers:
+        assert (answer.status, answer.all("content-type")) == (502, ["application/json"])
+        assert json.loads(answer.body)["code"] == "DESKFLEET::EDGE"
+
+
 # The log
 
 
