@@ -183,6 +183,7 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
     ({"entrypoint": []}, "SANDBOX::INVALID_PARAMETER", "entrypoint"),
     ({"entrypoint": ["a\0"]}, "SANDBOX::INVALID_PARAMETER", "NUL"),
     ({"resourceLimits": {"cpu": "lots"}}, "SANDBOX::INVALID_PARAMETER", "resourceLimits.cpu"),
+    ({"resourceLimits": {"memory": "9999Ti"}}, "SANDBOX::INVALID_PARAMETER", "more than 1024Ti"),
     ({"resourceLimits": {"memory": "1X"}}, "SANDBOX::INVALID_PARAMETER", "resourceLimits.memory"),
     (
         {"resourceLimits": {"gpu": "1"}},
@@ -422,7 +423,7 @@ def test_renewal_sets_the_end_within_the_fleets_limits(
         body = {"expiresAt": (utcnow() + timedelta(seconds=seconds)).isoformat()}
         answer = client.post(address, json=body, headers=headers)
         assert refused(answer) == (400, "DOCKER::INVALID_EXPIRATION")
-    for nothing in ({}, {"expiresAt": "soon"}):
+    for nothing in ({}, {"expiresAt": "soon"}, {"expiresAt": "9999-12-31T23:59:59-14:00"}):
         answer = client.post(address, json=nothing, headers=headers)
         assert refused(answer) == (400, "SANDBOX::INVALID_PARAMETER")
 

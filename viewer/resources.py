@@ -20,6 +20,8 @@ SMALLEST_CPU_MILLIS = 10
 """Docker refuses less than a hundredth of a core."""
 SMALLEST_MEMORY_MIB = 6
 """Docker refuses less."""
+LARGEST_MEMORY_MIB = 1 << 30
+"""A PiB; what is added up of many must fit the database."""
 
 
 def cpu_millis(text: str) -> int:
@@ -34,13 +36,15 @@ def cpu_millis(text: str) -> int:
 
 
 def memory_mib(text: str) -> int:
-    """MiB, rounded up: 2048 for `2Gi`. ValueError for anything else, or less than 6 MiB."""
+    """MiB, rounded up: 2048 for `2Gi`. ValueError for anything else, less than 6 MiB, or more than 1 PiB."""
     match = _MEMORY.fullmatch(text)
     if match is None:
         raise ValueError("is not a size such as 512Mi or 2Gi")
     mib = math.ceil(Decimal(match[1]) * _UNITS[match[2]] / (1 << 20))
     if mib < SMALLEST_MEMORY_MIB:
         raise ValueError("is less than 6Mi")
+    if mib > LARGEST_MEMORY_MIB:
+        raise ValueError("is more than 1024Ti")
     return mib
 
 

@@ -107,7 +107,10 @@ class CreateSandbox(_Body):
 
 def _as_utc(value: datetime) -> datetime:
     """A time without a zone is UTC, as it is to OpenSandbox."""
-    return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+    try:
+        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+    except OverflowError:
+        raise ValueError("is no time in UTC") from None
 
 
 class RenewExpiration(BaseModel):
