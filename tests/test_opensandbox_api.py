@@ -290,8 +290,10 @@ def test_each_state_is_told_and_found_by_its_name(client: ViewerClient, store: S
     found = every_state(store, people.alice)
     ended = running_session(store, people.alice, sandbox_id="ended")
     store.fleet.transition(ended.id, Status.TERMINATED)
-    kasmvnc_desktop(store, people.alice)
+    declared = kasmvnc_desktop(store, people.alice)
     headers = shown(people.wanda)
+    for one in (ended, declared):
+        assert refused(client.get(f"{BOXES}/{one.id}", headers=headers)) == (404, "DOCKER::SANDBOX_NOT_FOUND")
     for state, session in found.items():
         assert client.get(f"{BOXES}/{session.id}", headers=headers).json["status"]["state"] == state
         listed = client.get(BOXES, query_string={"state": state}, headers=headers).json["items"]
