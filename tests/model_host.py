@@ -39,6 +39,10 @@ class Fate(StrEnum):
     DOCKER_DOWN = "the server does not reach Docker"
 
 
+OF_CREATES = (Fate.LATE, Fate.REFUSED, Fate.INVALID)
+"""These wait for the next create."""
+
+
 @dataclass
 class Container:
     """One sandbox. is_planted: somebody else than our worker made it."""
@@ -74,7 +78,8 @@ class Late:
 
 class ModelHost:
     """One host. numbers: for ids and ports, which never come again on any host. on_trouble: is told the
-    session of each sandbox whose end is the host's doing, and why."""
+    session of each sandbox whose end is the host's doing, and why; on_refusal: of each create that it refuses.
+    """
 
     def __init__(
         self,
@@ -84,12 +89,14 @@ class ModelHost:
         relay_key: bytes,
         utcnow: Callable[[], datetime],
         on_trouble: Callable[[str, str], None],
+        on_refusal: Callable[[str, str], None],
     ) -> None:
         self.name = name
         self._numbers = numbers
         self._relay_key = relay_key
         self._utcnow = utcnow
         self._on_trouble = on_trouble
+        self._on_refusal = on_refusal
         self.containers: dict[str, Container] = {}
         self.streams: list[StreamInfo] = []
         self.is_silent = False
@@ -204,9 +211,11 @@ class ModelHost:
         do: Callable[[], httpx.Response],
         create: dict[str, object] | None = None,
     ) -> httpx.Response:
+        if self.fate in OF_CREATES and create is None:
+            return do()
         fate, self.fate = self.fate, None
         if create is not None and fate in (Fate.REFUSED, Fate.INVALID, Fate.DOCKER_DOWN):
-            self._on_trouble(_metadata_of(create)[SESSION_KEY], fate.value)
+            self._on_refusal(_metadata_of(create)[SESSION_KEY], fate.value)
         match fate:
             case Fate.LOST_AFTER:
                 do()
@@ -219,9 +228,9 @@ class ModelHost:
             case Fate.BROKEN:
                 do()
                 return httpx.Response(500, content=b"Internal Server Error")
-            case Fate.REFUSED if create is not None:
+            case Fate.REFUSED:
                 return _problem(500, "DOCKER::SANDBOX_IMAGE_PULL_FAILED", "no such image")
-            case Fate.INVALID if create is not None:
+            case Fate.INVALID:
                 return _problem(400, "SANDBOX::INVALID_PARAMETER", "it does not like it")
             case Fate.DOCKER_DOWN:
                 return _problem(500, "DOCKER::INTERNAL", "Error while fetching server API version")

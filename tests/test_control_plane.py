@@ -28,6 +28,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import (
     Bundle,
     RuleBasedStateMachine,
+    initialize,
     invariant,
     multiple,
     precondition,
@@ -54,6 +55,7 @@ from viewer.transitions import LEGAL
 SESSIONS = "/api/v1/sessions"
 HOSTS = ("one", "two")
 IMAGES = ("shell", "desktop")
+OUR_FLEET = "f-test"
 KEYS = ("key-1", "key-2")
 ACME = Person("acme", new_key().text)
 BOLT = Person("bolt", new_key().text)
@@ -134,6 +136,8 @@ class ControlPlane(RuleBasedStateMachine):
         self.stories: dict[str, Story] = {}
         self.excuses: defaultdict[str, set[str]] = defaultdict(set)
         """Session id -> why it may end without being asked to; of warm ones too."""
+        self.hindrances: defaultdict[str, set[str]] = defaultdict(set)
+        """Session id -> why it may not come up. Once it has, they count no more."""
         self.strangers: list[tuple[ModelHost, Container]] = []
         self.made_by_key: dict[tuple[str, str], tuple[str, str]] = {}
         self.claimed: set[str] = set()
@@ -141,7 +145,12 @@ class ControlPlane(RuleBasedStateMachine):
         numbers = itertools.count(1)
         self.hosts = {
             name: ModelHost(
-                name, numbers, relay_key=RELAY_KEY, utcnow=self.clock.utcnow, on_trouble=self._excuse
+                name,
+                numbers,
+                relay_key=RELAY_KEY,
+                utcnow=self.clock.utcnow,
+                on_trouble=self._excuse,
+                on_refusal=self._hinder,
             )
             for name in HOSTS
         }
@@ -169,6 +178,12 @@ class ControlPlane(RuleBasedStateMachine):
             self.store.close()
             shutil.rmtree(self.folder)
 
+    @initialize(looks=st.integers(0, 3))
+    def the_pool_may_be_there_already(self, looks: int) -> None:
+        for _ in range(looks):
+            self.threads.let_time_pass(timedelta(seconds=3))
+            self.worker.look_around()
+
     # --- what tenants do -----------------------------------------------------------------------------
 
     @rule(
@@ -189,6 +204,14 @@ class ControlPlane(RuleBasedStateMachine):
         ),
     )
     def create(self, who: Person, image: str, key: str | None, body: dict[str, Any]) -> Any:
+        return multiple(*self._create(who, image, key, body))
+
+    @rule(target=sessions, who=people, image=st.sampled_from(IMAGES), number=st.integers(2, 5))
+    def create_several(self, who: Person, image: str, number: int) -> Any:
+        return multiple(*(made for _ in range(number) for made in self._create(who, image, None, {})))
+
+    def _create(self, who: Person, image: str, key: str | None, body: dict[str, Any]) -> list[Story]:
+        """The new session; none where there is none."""
         before = len(self._rows())
         asked = {"image": image, "wait": False, **body}
         headers = {**who.headers, **({"Idempotency-Key": key} if key else {})}
@@ -201,17 +224,17 @@ class ControlPlane(RuleBasedStateMachine):
             else:
                 assert answer.json["id"] == made_before[1]
                 assert answer.headers["Idempotent-Replayed"] == "true"
-            return multiple()
+            return []
         if answer.status_code == 429:
             live = [row for row in self._rows() if row["terminated_at"] is None]
             assert sum(row["tenant_id"] == "acme" for row in live) >= ACME_MAY_HAVE
             assert who is ACME
-            return multiple()
+            return []
         assert answer.status_code in (201, 202), answer.json
         story = self._begin(who, answer.json, asked)
         if key:
             self.made_by_key[who.tenant, key] = json.dumps(asked, sort_keys=True), story.id
-        return story
+        return [story]
 
     def _begin(self, who: Person, made: dict[str, Any], asked: dict[str, Any]) -> Story:
         assert made["id"] not in self.stories, "a desktop was given out twice"
@@ -223,7 +246,7 @@ class ControlPlane(RuleBasedStateMachine):
             assert made["image"] == asked["image"]
             self._check_nothing_is_left_of_the_pool(who, made["id"])
         if not asked.get("queue", True):
-            self._excuse(story.id, "it did not want to wait")
+            self._hinder(story.id, "it did not want to wait")
         if "idle_seconds" in asked:
             self._excuse(story.id, "nobody may use it for long")
         self.stories[story.id] = story
@@ -257,32 +280,55 @@ class ControlPlane(RuleBasedStateMachine):
         for story in mine:
             story.end_asked = True
 
-    @rule(story=sessions, wanted=st.sampled_from([Status.PAUSED, Status.RUNNING]))
-    def pause_or_resume(self, story: Story, wanted: Status) -> None:
+    @rule(
+        story=sessions, what=st.sampled_from(["pause", "resume", "renew", "label", "watch"]), data=st.data()
+    )
+    def use(self, story: Story, what: str, data: st.DataObject) -> None:
+        match what:
+            case "pause":
+                self._pause_or_resume(story, Status.PAUSED)
+            case "resume":
+                self._pause_or_resume(story, Status.RUNNING)
+            case "renew":
+                self._renew(story, data.draw(st.sampled_from([60, 7200])))
+            case "label":
+                self._label(story, data.draw(st.sampled_from([{}, {"team": "red"}, {"team": "blue"}])))
+            case "watch":
+                self._watch(story)
+
+    def _pause_or_resume(self, story: Story, wanted: Status) -> None:
         verb = "pause" if wanted is Status.PAUSED else "resume"
         answer = self._as_its_own(story, "post", f"/{verb}")
-        assert answer.status_code in (200, 202, 409), answer.json
         row = self._row(story.id)
         is_there = row["status"] in ("running", "paused") and row["terminate_requested_at"] is None
-        assert (answer.status_code == 409) != is_there or row["status"] == wanted, answer.json
-        if answer.status_code != 409 and story.wanted is not None:
+        assert answer.status_code in ((200, 202) if is_there else (409,)), answer.json
+        if is_there and story.wanted is not None:
             story.wanted = wanted
 
-    @rule(story=sessions, seconds=st.sampled_from([60, 7200]))
-    def renew(self, story: Story, seconds: int) -> None:
+    def _renew(self, story: Story, seconds: int) -> None:
         answer = self._as_its_own(story, "post", "/renew", {"ttl_seconds": seconds})
         assert answer.status_code in (200, 409), answer.json
         if answer.status_code == 200:
-            assert datetime.fromisoformat(answer.json["expires_at"]) == self.clock.now + timedelta(
-                seconds=seconds
-            )
+            until = datetime.fromisoformat(answer.json["expires_at"])
+            assert until == self.clock.now + timedelta(seconds=seconds)
 
-    @rule(story=sessions, labels=st.sampled_from([{}, {"team": "red"}, {"team": "blue"}]))
-    def label(self, story: Story, labels: dict[str, str]) -> None:
+    def _label(self, story: Story, labels: dict[str, str]) -> None:
         answer = self._as_its_own(story, "put", "/labels", {"labels": labels})
         assert answer.status_code in (200, 409), answer.json
         if answer.status_code == 200:
             story.labels = labels
+
+    def _watch(self, story: Story) -> None:
+        row = self._row(story.id)
+        if row["status"] != "running" or row["display"] != "rfb":
+            return
+        who = _person(story.tenant)
+        stream = StreamInfo(
+            stream_id=f"st-{len(self.stories)}-{story.id}", session_id=story.id, tenant_id=story.tenant,
+            principal=f"key:{key_id_of(who.key)}", may_control=True, opened_at=self.clock.now,
+            bytes_to_browser=0, bytes_to_desktop=0,
+        )  # fmt: skip
+        self.hosts[row["host"]].streams.append(stream)
 
     @rule(
         story=sessions,
@@ -310,19 +356,6 @@ class ControlPlane(RuleBasedStateMachine):
         assert Counter(item["id"] for item in answer.json["items"]) == Counter(
             story.id for story in self.stories.values() if story.tenant == who.tenant
         )
-
-    @rule(story=sessions)
-    def watch(self, story: Story) -> None:
-        row = self._row(story.id)
-        if row["status"] != "running" or row["display"] != "rfb":
-            return
-        who = _person(story.tenant)
-        stream = StreamInfo(
-            stream_id=f"st-{len(self.stories)}-{story.id}", session_id=story.id, tenant_id=story.tenant,
-            principal=f"key:{key_id_of(who.key)}", may_control=True, opened_at=self.clock.now,
-            bytes_to_browser=0, bytes_to_desktop=0,
-        )  # fmt: skip
-        self.hosts[row["host"]].streams.append(stream)
 
     @rule(host=hosts, draining=st.booleans())
     def drain(self, host: str, draining: bool) -> None:
@@ -376,26 +409,27 @@ class ControlPlane(RuleBasedStateMachine):
 
     # --- what hosts do ---------------------------------------------------------------------------------
 
-    @rule(host=hosts, silent=st.booleans())
-    def fall_silent_or_come_back(self, host: str, silent: bool) -> None:
-        self.hosts[host].is_silent = silent
-
-    @rule(host=hosts, silent=st.booleans())
-    def relay_falls_silent_or_comes_back(self, host: str, silent: bool) -> None:
-        self.hosts[host].is_relay_silent = silent
-
-    @rule(host=hosts, fate=st.sampled_from(list(Fate)))
-    def next_change_meets_its_fate(self, host: str, fate: Fate) -> None:
-        self.hosts[host].fate = fate
-
-    @rule(host=hosts)
-    def show_an_old_list(self, host: str) -> None:
-        self.hosts[host].shows_old_list = True
+    @rule(host=hosts, what=st.sampled_from(["silence", "no relay", "fine again", "old list", *Fate]))
+    def a_host_has_a_bad_day(self, host: str, what: str) -> None:
+        there = self.hosts[host]
+        match what:
+            case "silence":
+                there.is_silent = True
+            case "no relay":
+                there.is_relay_silent = True
+            case "fine again":
+                there.is_silent = there.is_relay_silent = False
+            case "old list":
+                there.shows_old_list = True
+            case Fate():
+                there.fate = what
 
     @precondition(lambda self: self._containers())
     @rule(
         data=st.data(),
-        what=st.sampled_from(["hide", "fail", "end", "vanish", "pause", "resume", "double", "forge"]),
+        what=st.sampled_from(
+            ["hide", "hide", "hide", "fail", "end", "vanish", "pause", "resume", "double", "forge"]
+        ),
     )
     def something_happens_to_a_container(self, data: st.DataObject, what: str) -> None:
         found = self._containers()
@@ -423,17 +457,14 @@ class ControlPlane(RuleBasedStateMachine):
             story.wanted = None
             # While it comes up, nobody sees a frame of it.
             if self._row(story.id)["status"] == "creating":
-                self._excuse(story.id, "it was paused while it came up")
+                self._hinder(story.id, "it was paused while it came up")
 
-    @rule(host=hosts, fleet=st.sampled_from([None, "another-fleet"]))
+    @rule(host=hosts, fleet=st.sampled_from([None, "another-fleet", OUR_FLEET]))
     def somebody_else_makes_a_sandbox(self, host: str, fleet: str | None) -> None:
-        metadata = {FLEET_KEY: fleet, REQUEST_KEY: "theirs"} if fleet else {}
-        self.strangers.append((self.hosts[host], self.hosts[host].plant(metadata)))
-
-    @rule(host=hosts)
-    def sandbox_of_our_fleet_appears_that_nobody_asked_for(self, host: str) -> None:
-        stamp = {FLEET_KEY: "f-test", REQUEST_KEY: "none", TENANT_KEY: "acme", SESSION_KEY: "none"}
-        self.hosts[host].plant(stamp)
+        stamp = {REQUEST_KEY: "none", TENANT_KEY: "acme", SESSION_KEY: "none"}
+        made = self.hosts[host].plant({FLEET_KEY: fleet, **stamp} if fleet else {})
+        if fleet != OUR_FLEET:
+            self.strangers.append((self.hosts[host], made))
 
     # --- what always holds -----------------------------------------------------------------------------
 
@@ -501,10 +532,12 @@ class ControlPlane(RuleBasedStateMachine):
             story = self.stories.get(row["id"])
             if story is None or row["terminated_at"] is not None:
                 continue
-            if row["status"] == "creating" and away:
-                self._excuse(story.id, "a host was away while it was made")
-            if row["status"] == "creating" and self.clock.now - _time(row["created_at"]) > PATIENCE:
-                self._excuse(story.id, "it took too long")
+            if row["status"] != "creating":
+                self.hindrances.pop(story.id, None)
+            elif away:
+                self._hinder(story.id, "a host was away while it was made")
+            elif self.clock.now - _time(row["created_at"]) > PATIENCE:
+                self._hinder(story.id, "it took too long")
             if _time(row["expires_at"]) <= self.clock.now:
                 self._excuse(story.id, "it has expired")
 
@@ -542,20 +575,21 @@ class ControlPlane(RuleBasedStateMachine):
         self._check_events(rows)
 
     def _check_end_of(self, story: Story, row: Row) -> None:
-        why = f"{row['status_reason']}, {row['error_message']}, excuses: {self.excuses[story.id]}"
+        excuses = self.excuses[story.id] | self.hindrances[story.id]
+        why = f"{row['status_reason']}, {row['error_message']}, excuses: {excuses}"
         said = f"{story} is {row['status']} on {row['host']}: {why}"
         if story.end_asked:
             assert row["terminated_at"] is not None, said
-            assert row["status"] == "terminated" or self.excuses[story.id], said
+            assert row["status"] == "terminated" or excuses, said
             return
-        assert row["terminated_at"] is None or self.excuses[story.id], said
+        assert row["terminated_at"] is None or excuses, said
         if row["terminated_at"] is None:
-            assert row["terminate_requested_at"] is None or self.excuses[story.id], said
+            assert row["terminate_requested_at"] is None or excuses, said
             assert _time(row["expires_at"]) > self.clock.now, said
             if row["status"] == "creating":
                 assert row["host"] is None, f"{said} and does not come up"
                 self._check_there_is_no_room(row)
-            elif story.wanted is not None and not self.excuses[story.id]:
+            elif story.wanted is not None and not excuses:
                 assert row["status"] == story.wanted, said
 
     def _check_there_is_no_room(self, row: Row) -> None:
@@ -605,6 +639,9 @@ class ControlPlane(RuleBasedStateMachine):
         return self.client.open(
             f"{SESSIONS}/{story.id}{path}", method=method.upper(), json=body, headers=headers
         )
+
+    def _hinder(self, session_id: str, why: str) -> None:
+        self.hindrances[session_id].add(why)
 
     def _excuse(self, session_id: str, why: str) -> None:
         self.excuses[session_id].add(why)
