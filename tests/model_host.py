@@ -78,7 +78,7 @@ class Late:
 
 class ModelHost:
     """One host. numbers: for ids and ports, which never come again on any host. on_trouble: is told the
-    session of each sandbox whose end is the host's doing, and why; on_refusal: of each create that it refuses.
+    session of each sandbox whose end is the host's doing, and why; on_refusal: of each create it refuses.
     """
 
     def __init__(
