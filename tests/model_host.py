@@ -106,6 +106,9 @@ class ModelHost:
         """Sandbox id -> how many more lists leave it out."""
         self.shows_old_list = False
         self.has_hidden_from_look_ups = False
+        self.look_ups = 0
+        """Lists of one request's sandboxes that it has given."""
+        self.renewals = 0
         self.deleted: list[Container] = []
         self.wrongs: list[str] = []
         """What no control plane may ever ask for."""
@@ -243,6 +246,7 @@ class ModelHost:
             items = self._last_list
         else:
             items = [one.described() for one in self._shown(wanted)]
+        self.look_ups += REQUEST_KEY in wanted
         if not wanted:
             self._last_list = items
             self._note_left_out({str(item["id"]) for item in items})
@@ -304,6 +308,7 @@ class ModelHost:
         if one is None:
             return _not_found()
         one.expires_at = until
+        self.renewals += 1
         return httpx.Response(200, json={"expiresAt": until.isoformat()})
 
     def _probe(self, session_id: str, sealed: str) -> ProbeResult:

@@ -99,13 +99,18 @@ class Threads:
         """To its end."""
         self._run(lambda: [name] if name in self._running else [])
 
-    def run_all(self, most_moves: int | None = None) -> None:
+    def run_all(self, most_moves: int | None = None, until: Callable[[], bool] = lambda: False) -> None:
         """Until everybody has come to his end, in turns; whoever sleeps waits for those who do not."""
-        self._run(self.names, most_moves)
+        self._run(self.names, most_moves, until)
 
-    def _run(self, names: Callable[[], list[str]], most_moves: int | None = None) -> None:
+    def _run(
+        self,
+        names: Callable[[], list[str]],
+        most_moves: int | None = None,
+        until: Callable[[], bool] = lambda: False,
+    ) -> None:
         for _ in range(MOST_MOVES if most_moves is None else most_moves):
-            if not names():
+            if not names() or until():
                 return
             name = min(names(), key=lambda name: self._asleep.get(name, self._clock.now))
             self.move(name)
@@ -182,11 +187,12 @@ class SteeredWorker:
         self._worker.close()
         self._worker = Worker(self._settings, self._store)
 
-    def look_around(self, most_moves: int | None = None) -> None:
-        """Everybody looks once, and all that comes of it is done, or as much of it as `most_moves` allow."""
+    def look_around(self, most_moves: int | None = None, until: Callable[[], bool] = lambda: False) -> None:
+        """Everybody looks once, and all that comes of it is done, or as much of it as `most_moves` allow, or
+        until that is so."""
         for at in (*self._hosts, TABLE):
             self.begin_to_look(at)
-        self.threads.run_all(most_moves)
+        self.threads.run_all(most_moves, until)
 
     # --- what its code finds in the place of the world -------------------------------------------------
 

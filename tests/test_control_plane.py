@@ -46,6 +46,7 @@ from viewer import reconcile
 from viewer.accounts import DeclaredKey
 from viewer.app import create_app
 from viewer.credentials import hash_of, key_id_of, new_key
+from viewer.lifecycle import SETTLE_SECONDS
 from viewer.model import POOL_TENANT, Role, Status
 from viewer.relay.answers import StreamInfo
 from viewer.sandbox_hosts import FLEET_KEY, REQUEST_KEY, SESSION_KEY, TENANT_KEY, SandboxState
@@ -694,6 +695,44 @@ def quiet() -> Iterator[None]:
     logging.disable(logging.WARNING)
     yield
     logging.disable(logging.NOTSET)
+
+
+@pytest.fixture
+def plane(migrated_database: bytes) -> Iterator[ControlPlane]:
+    """The same for tests of one order; heals and checks at the end, too."""
+    ControlPlane.empty_database = migrated_database
+    made = ControlPlane()
+    yield made
+    made.teardown()
+
+
+def test_list_that_took_long_does_not_prove_that_nothing_was_made(plane: ControlPlane) -> None:
+    """Nothing in it, and the time is over: but the sandbox may have come after it was written."""
+    plane._create(BOLT, "shell", None, {"host": "one"})
+    host = plane.hosts["one"]
+    host.fate = Fate.LATE
+    plane.worker.look_around()
+    plane.worker.look_around(until=lambda: host.look_ups > 0)
+    plane.threads.let_time_pass(timedelta(seconds=SETTLE_SECONDS + 1))
+    plane.worker.look_around()
+    plane.what_always_holds()
+
+
+def test_session_that_ends_while_it_is_renewed_stays_as_it_ended(plane: ControlPlane) -> None:
+    [story] = plane._create(BOLT, "desktop", None, {"host": "one", "ttl_seconds": 60})
+    plane.worker.look_around()
+    plane.worker.look_around()
+    plane._watch(story)
+    plane.threads.let_time_pass(timedelta(seconds=40))
+    plane.worker.begin_to_look("one")
+    while plane.hosts["one"].renewals == 0:
+        plane.threads.move("one")
+    plane.terminate(story)
+    plane.worker.begin_to_look(TABLE)
+    plane.threads.run(TABLE)
+    plane.threads.run(f"session end {story.id}")
+    plane.threads.run("one")
+    plane.what_always_holds()
 
 
 @pytest.mark.real

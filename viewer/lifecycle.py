@@ -240,6 +240,8 @@ class Lifecycle:
         patience = time.monotonic() + UNREACHABLE_PATIENCE_SECONDS
         while True:
             self._stop_or_give_up(row)
+            # What appears after the host has written its list is not in it, however late that arrives.
+            asked = time.monotonic()
             try:
                 found = link.sandboxes.find_by_request(row.request_id)
             except HostUnreachable as problem:
@@ -253,7 +255,7 @@ class Lifecycle:
             if started:
                 log.info("session %s: found its sandbox %s on %s", row.id, started[0].id, link.name)
                 return started[0]
-            if not usable and time.monotonic() > settled:
+            if not usable and asked > settled:
                 return None
             time.sleep(LOOK_UP_EVERY_SECONDS)
 
@@ -456,10 +458,11 @@ class Lifecycle:
         # A create that an earlier worker sent, or whose answer was lost, may show up only now.
         settled = max(self._born, self._answers_lost.get(row.id, 0.0)) + SETTLE_SECONDS
         while True:
+            asked = time.monotonic()
             found = link.sandboxes.find_by_request(row.request_id)
             for sandbox in found:
                 link.sandboxes.delete(sandbox.id)
-            if found or time.monotonic() > settled:
+            if found or asked > settled:
                 return
             time.sleep(LOOK_UP_EVERY_SECONDS)
 
@@ -483,7 +486,10 @@ class Lifecycle:
     def renew(self, host: str, row: Session, until: datetime) -> None:
         """The host first: should we die in between, it keeps the sandbox longer than our table says."""
         if row.sandbox_id is not None and self.keep(host, row.sandbox_id, until + reconcile.HOST_GRACE):
-            self._fleet.update(row.id, expires_at=until)
+            try:
+                self._fleet.update(row.id, expires_at=until)
+            except IllegalTransition:
+                return  # it has ended meanwhile
             log.info("session %s: watched, lives until %s", row.id, until.isoformat(timespec="seconds"))
 
     def follow_wish(self, row: Session) -> None:
