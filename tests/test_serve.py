@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -13,89 +10,35 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.canaries import assert_nowhere, new_canaries
 from tests.event_clients import EventClients
-from tests.process_figures import children_of, rss_mib, threads_of
-from tests.relay_process import free_port
+from tests.process_figures import rss_mib, threads_of
 from tests.viewer_fixtures import ORIGIN, UNKNOWN_ID, settings_values, waiting, write_settings
-from viewer.credentials import hash_of, new_key
+from tests.viewer_process import ViewerProcess, start
 from viewer.model import Role, Status
 from viewer.serve import THREADS
 from viewer.store import Store
 
 pytestmark = pytest.mark.real
 
-ROOT = Path(__file__).parent.parent
-
-
-def start(settings_file: Path, program: str = "viewer.serve") -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-m", program],
-        cwd=ROOT,
-        env={**os.environ, "DESKFLEET_SETTINGS": str(settings_file)},
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
-class Server:
-    def __init__(self, directory: Path) -> None:
-        port = free_port()
-        self.port = port
-        self.url = f"http://127.0.0.1:{port}"
-        self.key = new_key().text
-        declared = {"id": self.key.split("_")[1], "role": "operator", "sha256": hash_of(self.key)}
-        values: dict[str, Any] = {
-            **settings_values(directory),
-            "listen": f"127.0.0.1:{port}",
-            "tenants": [{"name": "main", "keys": [declared]}],
-            "content_domain": "content.deskfleet.localhost",
-        }
-        for url in ("relay_url", "opensandbox_url"):
-            values["hosts"][0][url] = f"http://127.0.0.1:{free_port()}"  # nobody there
-        self.database = directory / "deskfleet.db"
-        self.settings_file = write_settings(values, directory / "viewer.toml")
-        self.process = start(self.settings_file)
-        self.client = httpx.Client(
-            base_url=self.url, headers={"Authorization": f"Bearer {self.key}"}, timeout=20
-        )
-        self._wait_until_it_answers()
-
-    def _wait_until_it_answers(self) -> None:
-        for _ in range(400):
-            try:
-                assert self.client.get("/healthz").json() == {"status": "ok"}
-                return
-            except httpx.TransportError:
-                time.sleep(0.025)
-        self.process.kill()
-        raise AssertionError(self.process.communicate()[1])
-
-    def stop(self) -> str:
-        """SIGTERM, and what it had to say."""
-        self.client.close()
-        self.process.terminate()
-        return self.process.communicate(timeout=10)[1]
-
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    started = Server(tmp_path_factory.mktemp("server"))
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ViewerProcess]:
+    started = ViewerProcess(tmp_path_factory.mktemp("server"))
     yield started
     if started.process.poll() is None:
         started.stop()
 
 
-def test_server_migrates_and_knows_the_tenants_of_its_settings(server: Server) -> None:
+def test_server_migrates_and_knows_the_tenants_of_its_settings(server: ViewerProcess) -> None:
     me = server.client.get("/api/v1/me").json()
     assert (me["tenant"], me["role"]) == ("main", "operator")
 
 
-def test_create_is_answered_as_soon_as_another_process_makes_it_run(server: Server) -> None:
+def test_create_is_answered_as_soon_as_another_process_makes_it_run(server: ViewerProcess) -> None:
     store = Store(server.database)
     ready: list[float] = []
 
@@ -115,7 +58,7 @@ def test_create_is_answered_as_soon_as_another_process_makes_it_run(server: Serv
     assert answered - ready[0] < 1  # about 20 ms when nothing else runs
 
 
-def test_body_too_large_is_refused_however_it_is_sent(server: Server) -> None:
+def test_body_too_large_is_refused_however_it_is_sent(server: ViewerProcess) -> None:
     def chunks() -> Iterator[bytes]:
         yield b'{"task_id": "'
         for _ in range(70):
@@ -128,7 +71,7 @@ def test_body_too_large_is_refused_however_it_is_sent(server: Server) -> None:
         assert (answer.status_code, answer.headers["Content-Type"]) == (413, "application/problem+json")
 
 
-def test_underscore_form_of_a_header_is_not_taken_for_ours(server: Server) -> None:
+def test_underscore_form_of_a_header_is_not_taken_for_ours(server: ViewerProcess) -> None:
     """WSGI maps both forms to one name; the server must drop the one that a proxy does not strip."""
     headers = {"X_Forwarded_Host": "localhost:8088", "X_Forwarded_Proto": "http", "Origin": ORIGIN}
     session = server.client.post("/api/v1/sessions", json={"wait": False}, headers=headers).json()
@@ -136,7 +79,7 @@ def test_underscore_form_of_a_header_is_not_taken_for_ours(server: Server) -> No
 
 
 @pytest.mark.parametrize("name", ["SCRIPT_NAME", "PATH_INFO", "Script-Name"])
-def test_client_cannot_choose_another_route_than_that_of_its_path(server: Server, name: str) -> None:
+def test_client_cannot_choose_another_route_than_that_of_its_path(server: ViewerProcess, name: str) -> None:
     """Only the edge asks /authz/…; what a client's headers say, makes no such question of its own path."""
     here = {
         "X-Forwarded-Host": f"{UNKNOWN_ID}.content.deskfleet.localhost:8088",
@@ -152,7 +95,7 @@ def test_one_scrape_has_what_viewer_and_worker_recorded_and_no_secret_is_left_an
     tmp_path: Path,
 ) -> None:
     """The worker's host does not answer; that is something to record too."""
-    server, canaries = Server(tmp_path), new_canaries()
+    server, canaries = ViewerProcess(tmp_path), new_canaries()
     worker = start(server.settings_file, "viewer.worker")
     store = Store(server.database)
     admin = store.accounts.add_key("main", Role.ADMIN).text
@@ -202,8 +145,8 @@ def test_one_scrape_has_what_viewer_and_worker_recorded_and_no_secret_is_left_an
     assert_nowhere(places, canaries | own)
 
 
-def test_two_hundred_clients_get_an_event_and_cost_no_threads(server: Server) -> None:
-    worker = children_of(server.process.pid)[0]
+def test_two_hundred_clients_get_an_event_and_cost_no_threads(server: ViewerProcess) -> None:
+    worker = server.worker
     session = server.client.post("/api/v1/sessions", json={"wait": False}).json()["id"]
     threads, memory = threads_of(worker), rss_mib(worker)
     store = Store(server.database)
@@ -223,7 +166,7 @@ def test_two_hundred_clients_get_an_event_and_cost_no_threads(server: Server) ->
     store.close()
 
 
-def test_server_that_stops_ends_open_streams_properly(server: Server) -> None:
+def test_server_that_stops_ends_open_streams_properly(server: ViewerProcess) -> None:
     """Not by killing them after the graceful time, which the client would see as a torn answer."""
     with server.client.stream("GET", "/api/v1/events") as stream:
         lines = stream.iter_lines()
