@@ -15,15 +15,15 @@ from pathlib import Path
 import pytest
 
 from tests.self_signed import self_signed
-from tests.test_serve import ROOT, Server, start
+from tests.viewer_process import ROOT, ViewerProcess
 from viewer.store import NewSession, Store
 
 pytestmark = pytest.mark.real
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    started = Server(tmp_path_factory.mktemp("server"))
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ViewerProcess]:
+    started = ViewerProcess(tmp_path_factory.mktemp("server"))
     yield started
     if started.process.poll() is None:
         started.stop()
@@ -57,14 +57,14 @@ def read_id(program: subprocess.Popen[str]) -> str:
     return str(json.loads(line)["session"]["id"])
 
 
-def test_events_are_followed_over_a_restart_of_the_server(server: Server, tmp_path: Path) -> None:
+def test_events_are_followed_over_a_restart_of_the_server(server: ViewerProcess, tmp_path: Path) -> None:
     before = make(server.database)
     program = begin(tmp_path, server.url, server.key, "events", "--json", "--after", "0")
     try:
         assert read_id(program) == before
         server.stop()
         meanwhile = make(server.database)
-        server.process = start(server.settings_file)
+        server.start()
         assert read_id(program) == meanwhile
         afterwards = make(server.database)
         assert read_id(program) == afterwards
@@ -74,7 +74,9 @@ def test_events_are_followed_over_a_restart_of_the_server(server: Server, tmp_pa
     assert "trying again" in said or said == ""
 
 
-def test_who_has_read_enough_of_the_events_leaves_without_a_traceback(server: Server, tmp_path: Path) -> None:
+def test_who_has_read_enough_of_the_events_leaves_without_a_traceback(
+    server: ViewerProcess, tmp_path: Path
+) -> None:
     first = make(server.database)
     with begin(tmp_path, server.url, server.key, "events", "--json", "--after", "0") as program:
         while read_id(program) != first:
@@ -86,7 +88,7 @@ def test_who_has_read_enough_of_the_events_leaves_without_a_traceback(server: Se
         assert (program.stderr.read(), program.wait(timeout=10)) == ("", 0)
 
 
-def test_refusal_is_one_line_and_an_exit_code(server: Server, tmp_path: Path) -> None:
+def test_refusal_is_one_line_and_an_exit_code(server: ViewerProcess, tmp_path: Path) -> None:
     program = begin(tmp_path, server.url, "df_aaaaaaaa_wrong", "sessions", "list")
     out, err = program.communicate(timeout=20)
     assert (program.returncode, out) == (1, "")

@@ -54,8 +54,12 @@ class ViewerProcess:
         self.database = directory / "deskfleet.db"
         self.settings_file = write_settings(values, directory / "viewer.toml")
         self.log = directory / "viewer.log"
+        self.start()
+
+    def start(self) -> None:
+        """Also again, after `stop`."""
         # A file and no pipe: nobody reads on, and a full pipe would hold the viewer up.
-        with self.log.open("w") as log:
+        with self.log.open("a") as log:
             self.process = start(self.settings_file, stderr=log)
         self.client = httpx.Client(
             base_url=self.url, headers={"Authorization": f"Bearer {self.key}"}, timeout=20
