@@ -14,7 +14,15 @@ from pathlib import Path
 
 from pydantic import TypeAdapter
 
-from tests import bench_create, bench_deploy, bench_list, bench_rollout, bench_spread, bench_stream
+from tests import (
+    bench_create,
+    bench_deploy,
+    bench_events,
+    bench_list,
+    bench_rollout,
+    bench_spread,
+    bench_stream,
+)
 from tests.as_root import given_back, typed_by_sudo
 from tests.bench_row import BenchRow
 from tests.run import NEEDS, install_what_is_missing
@@ -22,6 +30,7 @@ from tests.run import NEEDS, install_what_is_missing
 GROUPS: dict[str, Callable[[], list[BenchRow]]] = {
     "create": bench_create.rows,
     "deploy": bench_deploy.rows,
+    "events": bench_events.rows,
     "fleet": bench_spread.rows,
     "list": bench_list.rows,
     "rollout": bench_rollout.rows,
