@@ -15,6 +15,7 @@ from pathlib import Path
 from pydantic import TypeAdapter
 
 from tests import (
+    bench_claim,
     bench_create,
     bench_deploy,
     bench_events,
@@ -28,6 +29,7 @@ from tests.bench_row import BenchRow
 from tests.run import NEEDS, install_what_is_missing
 
 GROUPS: dict[str, Callable[[], list[BenchRow]]] = {
+    "claim": bench_claim.rows,
     "create": bench_create.rows,
     "deploy": bench_deploy.rows,
     "events": bench_events.rows,

@@ -11,7 +11,8 @@ from typing import cast
 
 import pytest
 
-from tests import bench, bench_host, bench_rollout, bench_spread
+from tests import bench, bench_host, bench_list, bench_rollout, bench_spread
+from tests.bench_figures import percentile
 from tests.bench_row import BenchRow
 from tests.fleet.roll_out import Operation, Report, Results, RollOut, RollOutFailed, Totals
 from tests.hosts import bare_host
@@ -121,3 +122,24 @@ def test_roll_out_that_changes_something_is_not_measured_as_a_noop() -> None:
     fleet = NothingToDo({"Caddy | Run Caddy": {"box1"}})
     with pytest.raises(RollOutFailed, match="not a no-op"):
         bench_spread._measure(cast("SpreadFleet", fleet), fleet.roll_out())
+
+
+def test_ways_to_a_page_in_the_middle_that_are_compared_lead_to_the_same_one(tmp_path: Path) -> None:
+    size = 2000
+    bench_list.fill(tmp_path / "deskfleet.db", size)
+    with bench_list._opened(tmp_path / "deskfleet.db") as store:
+        pages = [
+            list(store.tenant(bench_list.TENANT).list(cursor=bench_list._deep(size, 0.5)).items),
+            bench_list._by_offset(store, size // 2),
+            bench_list._without_index(store, size),
+        ]
+    assert [len(page) for page in pages] == [bench_list.PAGE] * 3
+    # The edge may fall one row further on.
+    both = set.intersection(*({session.id for session in page} for page in pages))
+    assert len(both) >= bench_list.PAGE - 1
+
+
+@pytest.mark.parametrize(("part", "wanted"), [(50, 51), (99, 100), (100, 100)])
+def test_percentile_is_a_value_that_was_measured(part: int, wanted: float) -> None:
+    assert percentile(list(range(100, 0, -1)), part) == wanted
+    assert percentile([7], part) == 7
