@@ -42,6 +42,7 @@ from viewer.rows import (
     newest_event_id,
     sandbox_is_free,
     session_of,
+    sessions_of,
     tell,
 )
 from viewer.tables import EventRow, HostRow, IdempotencyRow, SessionRow, TenantRow
@@ -333,7 +334,7 @@ class FleetStore:
     def _live(self, *conditions: ColumnElement[bool]) -> list[Session]:
         with self._database.reading() as orm:
             query = live_rows().where(*conditions).order_by(SessionRow.created_at, SessionRow.id)
-            return [session_of(row) for row in orm.scalars(query)]
+            return sessions_of(orm, query)
 
     def _one(self, condition: ColumnElement[bool]) -> Session | None:
         with self._database.reading() as orm:
@@ -348,7 +349,7 @@ def _waiting(orm: OrmSession) -> list[Session]:
         SessionRow.kind == Kind.SANDBOX,
         SessionRow.terminate_requested_at.is_(None),
     )
-    return [session_of(row) for row in orm.scalars(query)]
+    return sessions_of(orm, query)
 
 
 def _in_making(orm: OrmSession) -> dict[str, int]:

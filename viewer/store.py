@@ -51,6 +51,7 @@ from viewer.rows import (
     newest_event_id,
     note_names,
     session_of,
+    sessions_of,
     step_of,
     tell,
     write_labels,
@@ -205,7 +206,7 @@ class TenantStore:
         """One page, newest first; raise BadCursor for a cursor that is not ours."""
         query = matching(self._tenant_id, wanted or SessionFilter(), cursor, limit + 1)
         with self._database.reading() as orm:
-            return page_of([session_of(row) for row in orm.scalars(query)], limit)
+            return page_of(sessions_of(orm, query), limit)
 
     def sandboxes(
         self, phases: Collection[Phase], labels: Mapping[str, str], *, page: int, size: int
@@ -226,7 +227,7 @@ class TenantStore:
             .offset((page - 1) * size)
         )
         with self._database.reading() as orm:
-            return [session_of(row) for row in orm.scalars(query)], count(orm, *conditions)
+            return sessions_of(orm, query), count(orm, *conditions)
 
     def dismiss(self, session_id: str) -> None:
         """Let a session that failed be gone for `sandboxes`; its row stays. Nothing happens to any other."""
@@ -247,7 +248,7 @@ class TenantStore:
         """The live sessions of this tenant's persistent desktops."""
         query = live_rows().where(SessionRow.tenant_id == self._tenant_id, SessionRow.kind == Kind.DESKTOP)
         with self._database.reading() as orm:
-            return [session_of(row) for row in orm.scalars(query)]
+            return sessions_of(orm, query)
 
     def request_termination(self, session_id: str, *, by: str = "api") -> Session:
         """Store the wish that the session ends; a worker makes it true. Nothing happens to a terminal one."""
