@@ -11,6 +11,7 @@ import json
 import os
 import re
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -25,11 +26,13 @@ from tests.relay_process import RelayProcess, running_relay
 from tests.worker.edge import KEY, OTHER_KEY, Edge, running_edge
 from tests.worker.ports import serving_in
 from viewer.model import Session, Status, Via
+from viewer.opensandbox.api import CREATE_WAIT_SECONDS
 from viewer.rows import SessionNotFound
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(300)]
 
 STOCK = Path(__file__).parent.parent / "stock"
+DOCS = Path(__file__).parent.parent.parent / "docs" / "opensandbox-sdk.md"
 SMALL = ["--resource", "cpu=100m", "--resource", "memory=64Mi"]
 UNKNOWN = "11111111-2222-4333-8444-555555555555"
 
@@ -119,6 +122,62 @@ async def echoed(endpoint: str) -> list[str | bytes]:
         first = await stream.receive_str(timeout=10)
         await stream.send_bytes(b"\x00there and back")
         return [first, await stream.receive_bytes(timeout=10)]
+
+
+def test_example_of_the_docs_makes_a_desktop_and_ends_it(edge: Edge, stock: Path) -> None:
+    [example, *_] = re.findall(r"```python\n(.*?)```", DOCS.read_text(), flags=re.DOTALL)
+    for told, here in (
+        ("desks.example.com", f"localhost:{edge.port}"), ('protocol="https"', 'protocol="http"'),
+        ('create("desktop"', 'create("tiny"'),
+    ):  # fmt: skip
+        assert told in example
+        example = example.replace(told, here)
+    done = subprocess.run(
+        [stock / "python", "-c", example], env=environment(edge, DESKFLEET_KEY=KEY.text),
+        capture_output=True, text=True, check=True, timeout=60,
+    )  # fmt: skip
+    session_id = done.stdout.strip().rpartition("/")[2]
+    assert edge.fleet.main.get(session_id).status is Status.TERMINATED
+
+
+def test_client_waits_on_where_a_create_takes_longer_than_its_request(edge: Edge, stock: Path) -> None:
+    """Nobody makes sandboxes meanwhile, so the create is answered `Pending`."""
+    log = edge.fleet.folder / "edge.log"
+    answered = '"POST /v1/sandboxes 202"'
+    before = log.read_text().count(answered)
+    edge.fleet.stop()
+    with subprocess.Popen(
+        [stock / "python", "-c", WAITS_ON, f"localhost:{edge.port}"],
+        env=environment(edge, DESKFLEET_KEY=KEY.text), stdout=subprocess.PIPE, text=True,
+    ) as client:  # fmt: skip
+        try:
+            deadline = time.monotonic() + CREATE_WAIT_SECONDS + 10
+            while log.read_text().count(answered) == before:
+                assert client.poll() is None
+                assert time.monotonic() < deadline
+                time.sleep(0.2)
+        finally:
+            edge.fleet.start()
+        told, _ = client.communicate(timeout=40)
+    assert told.split() == ["Pending", "Running"]
+
+
+WAITS_ON = """
+import os, sys
+from opensandbox.config import ConnectionConfigSync
+from opensandbox.sync.sandbox import SandboxSync
+config = ConnectionConfigSync(domain=sys.argv[1], api_key=os.environ["DESKFLEET_KEY"], use_server_proxy=True)
+def healthy(sandbox):
+    if not told:
+        told.append(sandbox.get_info().status.state)
+    return sandbox._health_service.ping(sandbox.id)
+told = []
+sandbox = SandboxSync.create(
+    "shell", resource={"cpu": "100m", "memory": "64Mi"}, connection_config=config, health_check=healthy
+)
+print(*told, sandbox.get_info().status.state)
+sandbox.kill()
+"""
 
 
 # --- the CLI -------------------------------------------------------------------------------------------
