@@ -41,6 +41,10 @@ MOST_MOVES = 5000
 """More in one go is a worker that never comes to rest."""
 
 
+MOST_LOOKS = 6
+"""What goes wrong is tried again after a pause, so it comes to rest before that."""
+
+
 class Clock:
     """Time that passes only when it is told to."""
 
@@ -188,11 +192,16 @@ class SteeredWorker:
         self._worker = Worker(self._settings, self._store)
 
     def look_around(self, most_moves: int | None = None, until: Callable[[], bool] = lambda: False) -> None:
-        """Everybody looks once, and all that comes of it is done, or as much of it as `most_moves` allow, or
-        until that is so."""
-        for at in (*self._hosts, TABLE):
+        """Everybody looks, at the table again and again while anything changes, and all that comes of it is
+        done: or as much of it as `most_moves` allow, or until that is so."""
+        for at in self._hosts:
             self.begin_to_look(at)
-        self.threads.run_all(most_moves, until)
+        for _ in range(MOST_LOOKS):
+            mark = self._store.mark()
+            self.begin_to_look(TABLE)
+            self.threads.run_all(most_moves, until)
+            if most_moves is not None or until() or self._store.mark() == mark:
+                return
 
     # --- what its code finds in the place of the world -------------------------------------------------
 
