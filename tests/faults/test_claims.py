@@ -17,9 +17,10 @@ import httpx
 import pytest
 from pydantic import SecretStr
 
-from tests.faults.apart import HostApart
+from tests.faults.apart import HostApart, recorded
 from tests.faults.claimer import begin_together, claim_some
 from tests.faults.keys import KEYS, TENANTS
+from tests.faults.truth import wait_until_right
 from tests.faults.viewer_process import ViewerProcess, running_viewer
 from tests.relay_process import free_port
 from tests.soaking import is_soaking
@@ -199,3 +200,21 @@ def test_viewer_killed_at_any_moment_of_a_create_or_a_claim_makes_one_of_each(
         containers = first.containers(running.fleet.fleet_id)
         wanted = sorted((row.id, row.sandbox_id) for row in (*rows.values(), *warm))
         assert sorted((one.session_id, one.sandbox_id) for one in containers) == wanted
+
+
+def test_worker_killed_while_it_fills_the_pool_again_makes_no_more_than_is_missing(
+    tmp_path: Path, first: HostApart
+) -> None:
+    chance = random.Random(3)
+    with service(tmp_path, first) as running, recorded(first, running.fleet.fleet_id, tmp_path) as seen:
+        running.wait_for_warm()
+        for number in range(3):
+            running.create("main", f"k{number}")
+            time.sleep(chance.uniform(0, 0.8))
+            running.fleet.kill()
+            running.fleet.start()
+        running.wait_for_warm()
+        wait_until_right(running.fleet, [first])
+        assert len(running.rows("main")) == 3
+        assert set(seen.made().values()) == {1}
+        assert len(seen.made()) == SIZE + 3
