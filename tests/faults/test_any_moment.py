@@ -20,9 +20,8 @@ from tests.faults.truth import wait_until_right
 from tests.hosts.own_docker import kill_dockerd, start_dockerd
 from tests.soaking import is_soaking
 from tests.worker.fleet import Fleet
-from viewer.model import Status
 
-ROUNDS = 30 if is_soaking() else 3
+ROUNDS = 20 if is_soaking() else 3
 PLACES = 8
 
 pytestmark = [pytest.mark.real, pytest.mark.soak, pytest.mark.timeout(ROUNDS * 120)]
@@ -62,31 +61,52 @@ def coming_and_going(fleet: Fleet, chance: random.Random) -> Iterator[None]:
         thread.join()
 
 
-Fault = Callable[[], tuple[str, Callable[[], object]]]
-"""Strikes when it is called; its name, and what ends it."""
+@dataclass(frozen=True)
+class Struck:
+    """mend: what ends the fault. turn: a server does not start without its Docker, or out of reach."""
+
+    name: str
+    mend: Callable[[], object]
+    turn: float = 0
 
 
-def faults(fleet: Fleet, hosts: tuple[HostApart, ...], chance: random.Random) -> list[Fault]:
-    def worker() -> tuple[str, Callable[[], object]]:
+def faults(fleet: Fleet, hosts: tuple[HostApart, ...], chance: random.Random) -> list[Callable[[], Struck]]:
+    """Each strikes when it is called."""
+
+    def worker() -> Struck:
         fleet.kill()
-        return "worker", fleet.start
+        return Struck("worker", fleet.start, turn=chance.uniform(-1, 2))
 
-    def server() -> tuple[str, Callable[[], object]]:
+    def server() -> Struck:
         host = chance.choice(hosts)
         host.server.kill()
-        return f"server of {host.name}", host.server.start
+        return Struck(f"server of {host.name}", host.server.start, turn=1)
 
-    def docker() -> tuple[str, Callable[[], object]]:
-        daemon = chance.choice(hosts).daemon
-        kill_dockerd(daemon)
-        return f"dockerd {daemon.name}", lambda: start_dockerd(daemon)
+    def docker() -> Struck:
+        host = chance.choice(hosts)
+        kill_dockerd(host.daemon)
+        return Struck(f"dockerd of {host.name}", lambda: start_dockerd(host.daemon))
 
-    def cable() -> tuple[str, Callable[[], object]]:
+    def cable() -> Struck:
         host = chance.choice(hosts)
         host.cut()
-        return f"cable of {host.name}", host.join
+        return Struck(f"cable of {host.name}", host.join)
 
     return [worker, server, docker, cable]
+
+
+def strike(kinds: list[Callable[[], Struck]], chance: random.Random) -> list[str]:
+    """One fault or several, all of them there for some time; their names, once they are over."""
+    struck: list[Struck] = []
+    try:
+        for fault in chance.sample(kinds, k=chance.choice([1, 2, 3])):
+            struck.append(fault())
+            time.sleep(chance.choice([0, 1, 3]))
+        time.sleep(chance.choice([0, 3, 15]))
+    finally:
+        for one in sorted(struck, key=lambda one: one.turn):
+            one.mend()
+    return [one.name for one in struck]
 
 
 def test_faults_at_any_moment(tmp_path: Path, three: tuple[HostApart, ...]) -> None:
@@ -98,19 +118,11 @@ def test_faults_at_any_moment(tmp_path: Path, three: tuple[HostApart, ...]) -> N
         max_desktops=PLACES, create_deadline_seconds=90,
     ) as fleet:  # fmt: skip
         fleet.start()
-        every = faults(fleet, three, chance)
+        kinds = faults(fleet, three, chance)
         for number in range(ROUNDS):
-            struck: list[str] = []
             with coming_and_going(fleet, chance):
                 time.sleep(chance.uniform(2, 4))
-                for fault in chance.sample(every, k=chance.choice([1, 1, 2])):
-                    name, mend = fault()
-                    struck.append(name)
-                    try:
-                        time.sleep(chance.choice([0, 1, 4, 15]))
-                    finally:
-                        mend()
+                struck = strike(kinds, chance)
             took = wait_until_right(fleet, three)
             live = fleet.store.fleet.live_sessions()
-            assert all(row.status is Status.RUNNING for row in live)
             print(f"round {number}: {', '.join(struck)}: right after {took:.1f} s, {len(live)} live")

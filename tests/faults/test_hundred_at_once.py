@@ -124,4 +124,11 @@ def test_hundred_creates_at_once_are_each_made_once_in_fair_turns_and_never_too_
         made: Counter[str] = sum((one.made() for one in seen), Counter())
         assert made == Counter(one.request_id for one in last.values())
         assert [one.most_at_once() for one in seen] == [PLACES] * len(three)
+
+        ask_for_all(viewer)
+        time.sleep(2)  # some are under way, and many wait
+        for tenant, number in ASKED.items():
+            assert len(end(viewer, tenant, all=True)) == number
+        wait_until(lambda: not fleet.store.fleet.live_sessions(), fleet, seconds=60)
+        assert [host.containers(fleet.fleet_id) for host in three] == [[], [], []]
         print(f"{in_all} in {seconds:.0f} s, fullest {dict(replay.most)}")
