@@ -20,6 +20,7 @@ from tests import (
     bench_deploy,
     bench_events,
     bench_list,
+    bench_overhead,
     bench_rollout,
     bench_spread,
     bench_stream,
@@ -35,6 +36,7 @@ GROUPS: dict[str, Callable[[], list[BenchRow]]] = {
     "events": bench_events.rows,
     "fleet": bench_spread.rows,
     "list": bench_list.rows,
+    "overhead": bench_overhead.rows,
     "rollout": bench_rollout.rows,
     "stream": bench_stream.rows,
 }
