@@ -27,6 +27,7 @@ from viewer.listing import BadCursor, SessionFilter
 from viewer.migrations import upgrade
 from viewer.model import HostStatus, Session, Status, utcnow
 from viewer.rows import SandboxTaken, SessionNotFound
+from viewer.settings import Settings
 from viewer.store import NewSession, Store
 from viewer.tables import Base, TenantRow
 from viewer.transitions import IllegalTransition
@@ -311,6 +312,27 @@ def test_a_change_between_reading_and_waiting_is_not_lost(store: Store, people: 
     mark = store.mark()
     new_session(store, people.alice)
     assert store.wait_for_change(0, since=mark)
+
+
+def test_change_by_another_process_is_heard_of_sooner_when_one_was_just_before(
+    store: Store, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(database, "POLL_SECONDS", 1.0)
+    other = Store(settings.database)
+    heard: list[bool] = []
+    waiting = threading.Thread(target=lambda: heard.append(store.wait_for_change(30)))
+    waiting.start()
+    other.accounts.add_tenant("first")
+    waiting.join()
+    began = time.monotonic()
+    for number in range(5):
+        mark = store.mark()
+        later = threading.Timer(0.02, other.accounts.add_tenant, (f"t{number}",))
+        later.start()
+        assert store.wait_for_change(30, since=mark)
+        later.join()
+    assert time.monotonic() - began < 2  # with the pauses of a quiet database at least 4
+    other.close()
 
 
 def test_reading_is_not_a_change(store: Store, people: People) -> None:

@@ -15,6 +15,10 @@ from sqlalchemy.orm import Session as OrmSession
 from sqlalchemy.pool import ConnectionPoolEntry
 
 POLL_SECONDS = 0.015
+BUSY_POLL_SECONDS = 0.004
+"""While the last change is less than BUSY_SECONDS ago: one seldom comes alone, and in a create each step of
+one process waits for that of another."""
+BUSY_SECONDS = 1.0
 LOCKED_MILLISECONDS = 10_000
 """How long a writer waits for one of another process."""
 
@@ -107,6 +111,7 @@ class ChangeWatch:
         self._state = threading.Condition()
         self._connection: sqlite3.Connection | None = None
         self._version = 0
+        self._changed_at = 0.0
         self._waiting = 0
         self._poller: threading.Thread | None = None
         self._stopped = False
@@ -163,6 +168,7 @@ class ChangeWatch:
         version = int(self._connection.execute("PRAGMA data_version").fetchone()[0])
         if version != self._version:
             self._version = version
+            self._changed_at = time.monotonic()
             self._state.notify_all()
         return version
 
@@ -179,4 +185,5 @@ class ChangeWatch:
                 if self._closed:
                     return
                 self._read()
-            time.sleep(POLL_SECONDS)
+                is_busy = time.monotonic() - self._changed_at < BUSY_SECONDS
+            time.sleep(BUSY_POLL_SECONDS if is_busy else POLL_SECONDS)
