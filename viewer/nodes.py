@@ -10,6 +10,7 @@ that is packed: a few kilobytes of gzip unpack to gigabytes.
 
 from __future__ import annotations
 
+import socket
 import ssl
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -25,6 +26,19 @@ LONGEST_ANSWER = 2 << 20
 
 CERTIFICATE_WARNING = timedelta(days=30)
 """What has less than this left is made anew by the next deploy; so somebody should run it."""
+
+
+DEAD_AFTER_SECONDS = 20
+"""A peer whose kernel says nothing for so long is gone, however long its program may take to answer."""
+
+_KEEP_ALIVE = (
+    # A host that lost its power says no good-bye: without these, who waits for its answer waits to the end.
+    (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 5),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 5),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3),
+    (socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, DEAD_AFTER_SECONDS * 1000),
+)
 
 
 class AnswerRefused(httpx.TransportError):
@@ -78,7 +92,9 @@ class _NodeTransport(httpx.HTTPTransport):
     """Asks for, and checks, the node's own name, whatever address the URL holds."""
 
     def __init__(self, node: Node, limits: httpx.Limits) -> None:
-        super().__init__(verify=node.credentials.context(), limits=limits, trust_env=False)
+        super().__init__(
+            verify=node.credentials.context(), limits=limits, trust_env=False, socket_options=_KEEP_ALIVE
+        )
         self._server_name = node.server_name
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
@@ -141,7 +157,9 @@ def client_of(
     Proxies named by the environment are never used: they would see keys and grants.
     """
     transport = (
-        httpx.HTTPTransport(limits=limits, trust_env=False) if node is None else _NodeTransport(node, limits)
+        httpx.HTTPTransport(limits=limits, trust_env=False, socket_options=_KEEP_ALIVE)
+        if node is None
+        else _NodeTransport(node, limits)
     )
     return httpx.Client(
         base_url=url,
