@@ -10,14 +10,17 @@ import base64
 import json
 from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
+from typing import TypeVar
 
 from pydantic import Field, ValidationError
-from sqlalchemy import ColumnElement, Select, and_, false, or_, select, tuple_, union_all
+from sqlalchemy import ColumnElement, Select, or_, select, tuple_, union_all
 from sqlalchemy.orm import InstrumentedAttribute
 
 from viewer.model import Frozen, Kind, Session, Status
 from viewer.phases import Phase
 from viewer.tables import SessionLabelRow, SessionRow
+
+_Found = TypeVar("_Found")
 
 
 class BadCursor(Exception):
@@ -104,15 +107,50 @@ def conditions(tenant_id: str, wanted: SessionFilter) -> list[ColumnElement[bool
     return found
 
 
-def sandboxes_in(phases: Collection[Phase], now: datetime) -> list[ColumnElement[bool]]:
-    """Sandboxes that are in one of these phases, as `viewer.phases` has them."""
-    statuses = sorted(set[Status]().union(*(_STATUSES_IN[phase] for phase in phases)))
+def looks_for(
+    tenant_id: str,
+    phases: Collection[Phase],
+    labels: Mapping[str, str],
+    *,
+    now: datetime,
+    born_since: datetime,
+) -> list[list[ColumnElement[bool]]]:
+    """Sandboxes in one of these phases, as `viewer.phases` has them: the conditions of a look for each status,
+    so that each enters an index. born_since: what failed and is older is over."""
+    common = [*conditions(tenant_id, SessionFilter(labels=labels)), SessionRow.kind == Kind.SANDBOX.value]
     return [
-        SessionRow.kind == Kind.SANDBOX.value,
-        # What follows means this too; said so plainly, it is where an index is entered.
-        SessionRow.status.in_([status.value for status in statuses]),
-        or_(false(), *(_in_phase(phase, now) for phase in sorted(phases))),
+        [*common, SessionRow.status == status.value, *_in_phase(phase, status, now, born_since)]
+        for phase in sorted(set(phases))
+        for status in sorted(_STATUSES_IN[phase])
     ]
+
+
+def _in_phase(phase: Phase, status: Status, now: datetime, born_since: datetime) -> list[ColumnElement[bool]]:
+    if phase is Phase.FAILED:
+        # The first says nothing new, but it is what the index knows.
+        return [SessionRow.created_at > born_since, SessionRow.expires_at > now]
+    if phase is Phase.STOPPING:
+        return [SessionRow.terminate_requested_at.is_not(None)]
+    wanted = _WANTED_IN.get(phase)
+    if wanted is not None:
+        is_wanted = SessionRow.wanted_status == wanted.value
+    else:
+        is_wanted = or_(SessionRow.wanted_status.is_(None), SessionRow.wanted_status == status.value)
+    return [SessionRow.terminate_requested_at.is_(None), is_wanted]
+
+
+def numbered_page(
+    looks: Sequence[Sequence[ColumnElement[bool]]], *, page: int, size: int
+) -> Select[SessionRow]:
+    """Page number `page` (from 1) of what any look finds, newest first. No two find the same."""
+    reach = page * size
+    ids = [
+        _newest_first(select(SessionRow.id).where(*look), SessionRow.created_at, SessionRow.id, None, reach)
+        for look in looks
+    ]
+    merged = union_all(*(select(one.subquery().c.id) for one in ids)).subquery()
+    query = select(SessionRow).where(SessionRow.id.in_(select(merged.c.id)))
+    return _newest_first(query, SessionRow.created_at, SessionRow.id, None, size).offset(reach - size)
 
 
 _STATUSES_IN = {
@@ -125,20 +163,6 @@ _STATUSES_IN = {
     Phase.FAILED: {Status.ERROR},
 }
 _WANTED_IN = {Phase.PAUSING: Status.PAUSED, Phase.RESUMING: Status.RUNNING}
-
-
-def _in_phase(phase: Phase, now: datetime) -> ColumnElement[bool]:
-    if phase is Phase.FAILED:
-        return and_(SessionRow.status == Status.ERROR.value, SessionRow.expires_at > now)
-    if phase is Phase.STOPPING:
-        return and_(SessionRow.terminated_at.is_(None), SessionRow.terminate_requested_at.is_not(None))
-    (status,) = _STATUSES_IN[phase]
-    wanted = _WANTED_IN.get(phase)
-    if wanted is None:
-        is_wanted = or_(SessionRow.wanted_status.is_(None), SessionRow.wanted_status == status.value)
-    else:
-        is_wanted = SessionRow.wanted_status == wanted.value
-    return and_(SessionRow.status == status.value, SessionRow.terminate_requested_at.is_(None), is_wanted)
 
 
 def _one_look(
@@ -170,12 +194,12 @@ def _by_label(
 
 
 def _newest_first(
-    query: Select[SessionRow],
+    query: Select[_Found],
     created_at: InstrumentedAttribute[datetime],
     row_id: InstrumentedAttribute[str],
     after: Position | None,
     limit: int,
-) -> Select[SessionRow]:
+) -> Select[_Found]:
     if after is not None:
         # As one comparison of pairs it is where the index is entered, and not a filter over all before it.
         query = query.where(tuple_(created_at, row_id) < (after.created_at, after.id))

@@ -21,7 +21,7 @@ from viewer.database import Database
 from viewer.entries import EntryStore
 from viewer.figures import FigureStore
 from viewer.fleet_store import IDEMPOTENCY_LIFE, FleetStore
-from viewer.listing import SessionFilter, SessionPage, matching, page_of, sandboxes_in
+from viewer.listing import SessionFilter, SessionPage, looks_for, matching, numbered_page, page_of
 from viewer.listing import conditions as conditions_of
 from viewer.model import (
     POOL_TENANT,
@@ -209,25 +209,26 @@ class TenantStore:
             return page_of(sessions_of(orm, query), limit)
 
     def sandboxes(
-        self, phases: Collection[Phase], labels: Mapping[str, str], *, page: int, size: int
+        self,
+        phases: Collection[Phase],
+        labels: Mapping[str, str],
+        *,
+        page: int,
+        size: int,
+        longest_life: timedelta,
     ) -> tuple[Sequence[Session], int]:
         """Page number `page` (from 1) of `size`, newest first, and how many there are in all.
 
         For the OpenSandbox-compatible API alone: it pages by number, which costs more the later the page.
+        longest_life: no session outlives it.
         """
-        conditions = [
-            *conditions_of(self._tenant_id, SessionFilter(labels=labels)),
-            *sandboxes_in(phases, utcnow()),
-        ]
-        query = (
-            select(SessionRow)
-            .where(*conditions)
-            .order_by(SessionRow.created_at.desc(), SessionRow.id.desc())
-            .limit(size)
-            .offset((page - 1) * size)
-        )
+        now = utcnow()
+        looks = looks_for(self._tenant_id, phases, labels, now=now, born_since=now - longest_life)
+        if not looks:
+            return [], 0
         with self._database.reading() as orm:
-            return sessions_of(orm, query), count(orm, *conditions)
+            found = orm.scalars(numbered_page(looks, page=page, size=size))
+            return [session_of(row) for row in found], sum(count(orm, *look) for look in looks)
 
     def dismiss(self, session_id: str) -> None:
         """Let a session that failed be gone for `sandboxes`; its row stays. Nothing happens to any other."""

@@ -95,7 +95,11 @@ def list_sandboxes() -> Response:
     asked = query(SandboxListQuery)
     phases = [phase for phase, state in STATE_OF.items() if not asked.state or state in asked.state]
     found, total = _tenant().sandboxes(
-        phases, labels_in(asked.metadata), page=asked.page, size=asked.page_size
+        phases,
+        labels_in(asked.metadata),
+        page=asked.page,
+        size=asked.page_size,
+        longest_life=timedelta(seconds=services().settings.max_lifetime_seconds),
     )
     return answer(page_out(found, total, page=asked.page, size=asked.page_size))
 
