@@ -115,8 +115,8 @@ def looks_for(
     now: datetime,
     born_since: datetime,
 ) -> list[list[ColumnElement[bool]]]:
-    """Sandboxes in one of these phases, as `viewer.phases` has them: the conditions of a look for each status,
-    so that each enters an index. born_since: what failed and is older is over."""
+    """Sandboxes in one of these phases, as `viewer.phases` has them: the conditions of a look for each
+    status, so that each enters an index. born_since: what failed and is older is over."""
     common = [*conditions(tenant_id, SessionFilter(labels=labels)), SessionRow.kind == Kind.SANDBOX.value]
     return [
         [*common, SessionRow.status == status.value, *_in_phase(phase, status, now, born_since)]
