@@ -21,6 +21,7 @@ from tests import (
     bench_events,
     bench_list,
     bench_overhead,
+    bench_reconcile,
     bench_rollout,
     bench_spread,
     bench_stream,
@@ -37,6 +38,7 @@ GROUPS: dict[str, Callable[[], list[BenchRow]]] = {
     "fleet": bench_spread.rows,
     "list": bench_list.rows,
     "overhead": bench_overhead.rows,
+    "reconcile": bench_reconcile.rows,
     "rollout": bench_rollout.rows,
     "stream": bench_stream.rows,
 }
