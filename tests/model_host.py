@@ -37,9 +37,10 @@ class Fate(StrEnum):
     REFUSED = "the host cannot do it"
     INVALID = "the server does not accept it"
     DOCKER_DOWN = "the server does not reach Docker"
+    PORT_TAKEN = "the port that the server drew for it is taken"
 
 
-OF_CREATES = (Fate.LATE, Fate.REFUSED, Fate.INVALID)
+OF_CREATES = (Fate.LATE, Fate.REFUSED, Fate.INVALID, Fate.PORT_TAKEN)
 """These wait for the next create."""
 
 
@@ -235,6 +236,8 @@ class ModelHost:
                 return _problem(500, "DOCKER::SANDBOX_IMAGE_PULL_FAILED", "no such image")
             case Fate.INVALID:
                 return _problem(400, "SANDBOX::INVALID_PARAMETER", "it does not like it")
+            case Fate.PORT_TAKEN:
+                return _problem(500, "DOCKER::SANDBOX_START_FAILED", "port is already allocated")
             case Fate.DOCKER_DOWN:
                 return _problem(500, "DOCKER::INTERNAL", "Error while fetching server API version")
         return do()

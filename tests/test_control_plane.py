@@ -731,6 +731,13 @@ def test_list_that_took_long_does_not_prove_that_nothing_was_made(plane: Control
     plane.what_always_holds()
 
 
+def test_host_that_finds_a_port_taken_is_asked_again(plane: ControlPlane) -> None:
+    [story] = plane._create(BOLT, "shell", None, {"host": "one"})
+    plane.hosts["one"].fate = Fate.PORT_TAKEN
+    plane.worker.look_around()
+    assert plane._row(story.id)["status"] == Status.RUNNING
+
+
 def test_session_that_ends_while_it_is_renewed_stays_as_it_ended(plane: ControlPlane) -> None:
     [story] = plane._create(BOLT, "desktop", None, {"host": "one", "ttl_seconds": 60})
     plane.worker.look_around()

@@ -51,6 +51,8 @@ BLANK = "blank"
 SETTLE_SECONDS = 5.0
 """A create whose answer was lost shows up in the host's list within this time, or it was not carried out."""
 LOOK_UP_EVERY_SECONDS = 0.3
+CREATE_TRIES = 3
+"""How often one host is asked that refuses for a reason of the moment."""
 UNREACHABLE_PATIENCE_SECONDS = 10.0
 """An OpenSandbox server that restarts is back in 2-4 s; a create waits this long before it gives up."""
 PROBE_PAUSE_SECONDS = 0.5
@@ -176,7 +178,7 @@ class Lifecycle:
 
     def _found_or_made(self, row: Session, link: HostLink, image: ImageSettings) -> Sandbox:
         """Return the sandbox that is there already for this request, else a new one; raises HostGivenUp."""
-        looked_up = self._is_fresh(row)
+        looked_up, tries_left = self._is_fresh(row), CREATE_TRIES - 1
         sandbox = None if looked_up else self._look_up(row, link)
         patience = time.monotonic() + UNREACHABLE_PATIENCE_SECONDS
         while sandbox is None:
@@ -190,7 +192,10 @@ class Lifecycle:
             except HostRefused as refusal:
                 if refusal.is_of_the_request:
                     raise GiveUp(str(refusal)) from refusal
-                raise HostGivenUp(_all_reasons(row, refusal), refusal) from refusal
+                if not (tries_left and refusal.is_of_the_moment):
+                    raise HostGivenUp(_all_reasons(row, refusal), refusal) from refusal
+                log.warning("session %s: %s; asking again", row.id, refusal)
+                tries_left -= 1
             except HostUnreachable as problem:
                 if looked_up and self._may_go_elsewhere(row, link.name):
                     raise HostGivenUp(str(problem), problem, reason=UNREACHABLE) from problem

@@ -44,17 +44,21 @@ class Placing:
         self._capacities = capacities_of(settings)
         self._uris: Mapping[str, str] = {image.name: image.uri for image in settings.images}
 
-    def look(self, rows: Iterable[Session]) -> None:
-        """`rows`: the live sessions, as they were a moment ago."""
+    def look(self, rows: Iterable[Session]) -> list[Session]:
+        """Return those that have a host now, as they were before. `rows`: the live sessions, as they were a
+        moment ago."""
         if not any(_waits(row) for row in rows):
-            return
+            return []
         by_id = {row.id: row for row in rows}
+        placed = []
         for decision in self._fleet.place(self._decide):
             if isinstance(decision, Place):
                 log.info("session %s: goes to %s", decision.session_id, decision.host)
                 self._lifecycle.note_placed(decision.session_id, decision.host)
+                placed += [by_id[decision.session_id]] if decision.session_id in by_id else []
             elif isinstance(decision, Refuse) and decision.session_id in by_id:
                 self._refuse(by_id[decision.session_id], decision)
+        return placed
 
     def _decide(self, table: Table) -> list[Decision]:
         return decide(table, self._capacities, self._uris)

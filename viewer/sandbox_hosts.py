@@ -87,6 +87,12 @@ class HostRefused(Exception):
         """Would every host say so?"""
         return self.code in ("INVALID", "SANDBOX::INVALID_PARAMETER")
 
+    @property
+    def is_of_the_moment(self) -> bool:
+        """May the same host take it if it is asked again? The port that its server drew was taken; it draws
+        another one each time, and three by itself (server 1.1.1, `port_allocator.py`)."""
+        return "port is already allocated" in str(self) or "address already in use" in str(self)
+
 
 class Reply(BaseModel):
     """Part of an answer. Open, because a newer server may say more than we read."""

@@ -436,7 +436,9 @@ class Worker:
         rows = self._fleet.live_sessions()
         for action in reconcile.due(rows, hosts=self._links.keys(), now=utcnow(), policy=self._policy):
             self._act(action)
-        self._placing.look(rows)
+        for row in self._placing.look(rows):
+            # At once, and not only when the table is read again: somebody waits for his desktop.
+            self._act(reconcile.BringUp(row=row))
         self._pools.look(rows)
         self._desktops.look()
         self._purge()
