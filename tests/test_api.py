@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import re
+import sqlite3
 import threading
 import time
 from collections.abc import Callable
@@ -26,6 +27,7 @@ from tests.viewer_fixtures import (
     running_session,
     waiting,
 )
+from viewer.app import create_app
 from viewer.credentials import open_password
 from viewer.fleet_store import DeclaredDesktop
 from viewer.model import HostStatus, Session, Status
@@ -302,6 +304,24 @@ def test_body_that_cannot_be_read_is_refused_in_one_sentence(
     assert answer.status_code == status
     assert answer.mimetype == "application/problem+json"
     assert len(answer.json["detail"]) < 300
+    assert store.fleet.live_sessions() == []
+
+
+def test_table_that_another_process_holds_is_told_as_that(
+    settings: Settings, store: Store, people: People, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("viewer.database.LOCKED_MILLISECONDS", 20)
+    impatient = Store(settings.database)
+    other = sqlite3.connect(settings.database, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    answer = (
+        create_app(settings, impatient)
+        .test_client()
+        .post("/api/v1/sessions", json={"wait": False}, headers=people.alice.headers)
+    )
+    other.close()
+    impatient.close()
+    assert (answer.status_code, answer.headers["Retry-After"]) == (503, "1")
     assert store.fleet.live_sessions() == []
 
 

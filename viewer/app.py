@@ -13,6 +13,7 @@ from viewer.api import api
 from viewer.assets import assets, read_manifest
 from viewer.authz import authz
 from viewer.content import content
+from viewer.database import DatabaseBusy
 from viewer.events import events
 from viewer.incoming import MOST_BODY_BYTES, drain_body, too_large
 from viewer.model import Role
@@ -72,6 +73,7 @@ def create_app(settings: Settings, store: Store | None = None) -> Flask:
     enforce_on(app)
     app.register_error_handler(Problem, _answer_problem)
     app.register_error_handler(SessionNotFound, _answer_not_found)
+    app.register_error_handler(DatabaseBusy, _answer_busy)
     app.register_error_handler(HTTPException, _answer_http_error)
     app.register_error_handler(Exception, _answer_failure)
     app.after_request(_finish)
@@ -108,6 +110,13 @@ def _answer_problem(problem: Problem) -> BaseResponse:
 
 def _answer_not_found(_error: SessionNotFound) -> BaseResponse:
     return _answer_problem(sandbox_not_found() if is_asked_for() else not_found())
+
+
+def _answer_busy(_error: DatabaseBusy) -> BaseResponse:
+    """Nothing was done, so the same may be asked again."""
+    _log.warning("request %s: another process has held the database's lock for too long", g.request_id)
+    detail = "The table is being written by another process; nothing was done, so try again in a moment."
+    return _answer_problem(Problem(503, "busy", "Too busy", detail, headers={"Retry-After": "1"}))
 
 
 def _answer_http_error(error: HTTPException) -> BaseResponse:

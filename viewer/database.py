@@ -11,6 +11,7 @@ from pathlib import Path
 
 from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.engine.interfaces import DBAPIConnection
+from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session as OrmSession
 from sqlalchemy.pool import ConnectionPoolEntry
 
@@ -51,6 +52,10 @@ def sqlite_engine(path: Path) -> Engine:
     return engine
 
 
+class DatabaseBusy(Exception):
+    """Another process has been writing for LOCKED_MILLISECONDS; nothing was done."""
+
+
 class Database:
     """Short transactions on one SQLite file, and the news that anybody changed it."""
 
@@ -70,8 +75,10 @@ class Database:
 
     @contextmanager
     def writing(self) -> Iterator[OrmSession]:
-        """One write transaction: all of it or nothing. Waiters are told after the commit."""
+        """One write transaction: all of it or nothing. Waiters are told after the commit. Raises DatabaseBusy
+        when another process holds the lock for too long."""
         with self._turn, OrmSession(self._writer, expire_on_commit=False) as orm, orm.begin():
+            _take_the_lock(orm)
             yield orm
         self._changes.look()
 
@@ -97,6 +104,16 @@ class Database:
     def close(self) -> None:
         self._changes.close()
         self.engine.dispose()
+
+
+def _take_the_lock(orm: OrmSession) -> None:
+    """By the first statement, which begins the transaction; from then on nothing waits any more."""
+    try:
+        orm.connection()
+    except OperationalError as error:
+        if "locked" in str(error):
+            raise DatabaseBusy(str(error.orig)) from error
+        raise
 
 
 class ChangeWatch:

@@ -25,6 +25,7 @@ from sqlalchemy.exc import OperationalError
 
 from viewer import logs, metrics, reconcile
 from viewer.chores import Chores
+from viewer.database import DatabaseBusy
 from viewer.fleet_store import DeclaredDesktop, FleetStore
 from viewer.grants import DesktopSocket
 from viewer.host_events import HostEvents, HostReports
@@ -612,7 +613,7 @@ def main() -> int:
     store = Store(settings.database)
     try:
         _act_until(stop, settings, store)
-    except (OSError, OperationalError) as error:
+    except (OSError, OperationalError, DatabaseBusy) as error:
         why = str(error).splitlines()[0]
         print(f"deskfleet-worker: database: {settings.database} cannot be used: {why}", file=sys.stderr)
         return 2
