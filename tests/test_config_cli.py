@@ -293,7 +293,7 @@ PHASES: list[dict[str, set[str]]] = [
     {"Firewall": set(SITE_HOSTS)},
     {
         **dict.fromkeys(("Docker", "Install what images are built with", "Images"), BOXES),
-        **dict.fromkeys(("Own images", "OpenSandbox"), BOXES),
+        **dict.fromkeys(("Own images", "OpenSandbox", "Hostwatch"), BOXES),
         "Relay": BOXES | DESKS,
         **dict.fromkeys(("KasmVNC", "Desktops"), DESKS),
     },

@@ -29,8 +29,9 @@ def desktop(name: str, **values: Any) -> dict[str, Any]:
 def host(name: str, *groups: str, **values: Any) -> dict[str, Any]:
     return {
         "name": name, "groups": groups, "status": "ok", "detail": None,
-        "last_seen_at": "2026-11-23T12:00:00Z", "used_desktops": 0, "max_desktops": 0, "desktops": [],
-        "warnings": [], "address": None, **values,
+        "last_seen_at": "2026-11-23T12:00:00Z", "used_desktops": 0, "max_desktops": 0, "used_cpu": "0m",
+        "max_cpu": None, "used_memory": "0Mi", "max_memory": None, "draining": False, "labels": {},
+        "report": None, "desktops": [], "warnings": [], "address": None, **values,
     }  # fmt: skip
 
 
