@@ -70,7 +70,7 @@ class Part:
 REAL = "(real or browser) and not host"
 PARTS: tuple[tuple[Part, ...], ...] = (
     (Part("fast tests", "not real and not host and not browser", 120, verbose=False, spread="load"),),
-    (Part("real parts and Chromium on this machine", REAL, 420, verbose=False, spread="loadscope"),),
+    (Part("real parts and Chromium on this machine", REAL, 660, verbose=False, spread="loadscope"),),
     (
         Part("one host", "host and not fleet", 1200, verbose=True),
         Part("a fleet", "host and fleet", 1200, verbose=True, daemon="fleets"),
