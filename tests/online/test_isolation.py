@@ -124,7 +124,7 @@ def test_no_route_of_the_api_answers_for_another_tenant(bee: Api, desktop: Sessi
         for method in set(methods) & {"get", "post", "put", "patch", "delete"}:
             filled = re.sub(r"\{[^}]+\}", desktop.id, path)
             asked.append(filled)
-            body = {"labels": {}} if path.endswith("/labels") else None
+            body: dict[str, object] | None = {"labels": {}} if path.endswith("/labels") else None
             assert bee.call(method.upper(), filled, json=body).status_code == 404, (method, path)
     assert asked
 
