@@ -15,9 +15,9 @@ from viewer.model import Status
 from viewer.worker import POLL_SECONDS
 
 SANDBOXES = 30
-"""Told for 100: a busy host takes minutes to make so many."""
+"""Told for 100: the host of the benches takes minutes to make so many."""
 CREATES_AT_ONCE = 3
-SETTLING_SECONDS = 5
+SETTLING_SECONDS = 10
 MEASURED_SECONDS = 20
 LOOKS = 4
 
