@@ -181,7 +181,7 @@ class ChangeWatch:
             return self._version
         if self._connection is None:
             self._connection = sqlite3.connect(self._path, check_same_thread=False, isolation_level=None)
-            self._connection.execute("PRAGMA busy_timeout=10000")
+            self._connection.execute(f"PRAGMA busy_timeout={LOCKED_MILLISECONDS}")
         version = int(self._connection.execute("PRAGMA data_version").fetchone()[0])
         if version != self._version:
             self._version = version

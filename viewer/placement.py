@@ -195,12 +195,9 @@ def _obstacle(
     """Why it cannot go there now."""
     if view.is_draining:
         return f"{name} is draining"
-    if reserved.desktops >= capacity.desktops:
-        return f"{reserved.desktops} of {capacity.desktops} desktops in use on {name}"
-    if _exceeds(reserved.cpu_millis + session.cpu_millis, capacity.cpu_millis):
-        return f"{reserved.cpu_millis}m of {capacity.cpu_millis}m CPU in use on {name}"
-    if _exceeds(reserved.memory_mib + session.memory_mib, capacity.memory_mib):
-        return f"{reserved.memory_mib}Mi of {capacity.memory_mib}Mi memory in use on {name}"
+    taken = _taken(_wanted(session), reserved, capacity)
+    if taken is not None:
+        return f"{taken} in use on {name}"
     if reserved.creates >= capacity.creates:
         return f"{reserved.creates} are being made on {name} already"
     return None
@@ -208,11 +205,18 @@ def _obstacle(
 
 def has_room(wanted: Resources, reserved: Reserved, capacity: Capacity) -> bool:
     """Is there a place for it, once the creates that are under way are over?"""
-    return (
-        reserved.desktops < capacity.desktops
-        and not _exceeds(reserved.cpu_millis + wanted.cpu_millis, capacity.cpu_millis)
-        and not _exceeds(reserved.memory_mib + wanted.memory_mib, capacity.memory_mib)
-    )
+    return _taken(wanted, reserved, capacity) is None
+
+
+def _taken(wanted: Resources, reserved: Reserved, capacity: Capacity) -> str | None:
+    """How much is in use of what is lacking for it; None where nothing is."""
+    if reserved.desktops >= capacity.desktops:
+        return f"{reserved.desktops} of {capacity.desktops} desktops"
+    if _exceeds(reserved.cpu_millis + wanted.cpu_millis, capacity.cpu_millis):
+        return f"{reserved.cpu_millis}m of {capacity.cpu_millis}m CPU"
+    if _exceeds(reserved.memory_mib + wanted.memory_mib, capacity.memory_mib):
+        return f"{reserved.memory_mib}Mi of {capacity.memory_mib}Mi memory"
+    return None
 
 
 def _is_full(
@@ -223,9 +227,9 @@ def _is_full(
     capacities: Mapping[str, Capacity],
 ) -> bool:
     """Is there more in the way than creates that are over in a moment?"""
-    patient = {name: reserved[name].model_copy(update={"creates": 0}) for name in names}
     return all(
-        _obstacle(session, name, views[name], patient[name], capacities[name]) is not None for name in patient
+        views[name].is_draining or not has_room(_wanted(session), reserved[name], capacities[name])
+        for name in names
     )
 
 

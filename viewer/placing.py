@@ -52,12 +52,14 @@ class Placing:
         by_id = {row.id: row for row in rows}
         placed = []
         for decision in self._fleet.place(self._decide):
+            row = by_id.get(decision.session_id)
             if isinstance(decision, Place):
                 log.info("session %s: goes to %s", decision.session_id, decision.host)
                 self._lifecycle.note_placed(decision.session_id, decision.host)
-                placed += [by_id[decision.session_id]] if decision.session_id in by_id else []
-            elif isinstance(decision, Refuse) and decision.session_id in by_id:
-                self._refuse(by_id[decision.session_id], decision)
+                if row is not None:
+                    placed.append(row)
+            elif isinstance(decision, Refuse) and row is not None:
+                self._refuse(row, decision)
         return placed
 
     def _decide(self, table: Table) -> list[Decision]:

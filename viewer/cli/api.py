@@ -103,11 +103,11 @@ class Api:
 
     def session(self, session_id: str, *, wait_seconds: int = 0) -> PublicSession:
         asked = WaitQuery(wait_seconds=wait_seconds)
-        return self._ask("GET", f"/sessions/{quote(session_id, safe='')}", PublicSession, query=asked)
+        return self._ask("GET", _path("sessions", session_id), PublicSession, query=asked)
 
     def terminate(self, session_id: str) -> PublicSession:
         """The session as it is then: `terminated`, or on its way while its host is silent."""
-        path = f"/sessions/{quote(session_id, safe='')}"
+        path = _path("sessions", session_id)
         answer = self._send("DELETE", path)
         return self.session(session_id) if answer.status_code == 204 else _read(answer, PublicSession)
 
@@ -115,19 +115,19 @@ class Api:
         return self._ask("POST", "/sessions/terminate", Terminated, body=wanted)
 
     def pause(self, session_id: str) -> PublicSession:
-        return self._ask("POST", f"/sessions/{quote(session_id, safe='')}/pause", PublicSession)
+        return self._ask("POST", _path("sessions", session_id, "pause"), PublicSession)
 
     def resume(self, session_id: str) -> PublicSession:
-        return self._ask("POST", f"/sessions/{quote(session_id, safe='')}/resume", PublicSession)
+        return self._ask("POST", _path("sessions", session_id, "resume"), PublicSession)
 
     def renew(self, session_id: str, wanted: RenewSession) -> PublicSession:
-        return self._ask("POST", f"/sessions/{quote(session_id, safe='')}/renew", PublicSession, body=wanted)
+        return self._ask("POST", _path("sessions", session_id, "renew"), PublicSession, body=wanted)
 
     def set_labels(self, session_id: str, wanted: SetLabels) -> PublicSession:
-        return self._ask("PUT", f"/sessions/{quote(session_id, safe='')}/labels", PublicSession, body=wanted)
+        return self._ask("PUT", _path("sessions", session_id, "labels"), PublicSession, body=wanted)
 
     def history(self, session_id: str) -> History:
-        return self._ask("GET", f"/sessions/{quote(session_id, safe='')}/history", History)
+        return self._ask("GET", _path("sessions", session_id, "history"), History)
 
     # --- tasks and agents ----------------------------------------------------------------------------
 
@@ -138,7 +138,7 @@ class Api:
         return self._ask("GET", "/tasks", TaskList, query=asked)
 
     def task(self, task_id: str) -> PublicTask:
-        return self._ask("GET", f"/tasks/{quote(task_id, safe='')}", PublicTask)
+        return self._ask("GET", _path("tasks", task_id), PublicTask)
 
     def put_agent(self, wanted: PutAgent) -> PublicAgent:
         return self._ask("POST", "/agents", PublicAgent, body=wanted)
@@ -147,7 +147,7 @@ class Api:
         return self._ask("GET", "/agents", AgentList, query=asked)
 
     def agent(self, agent_id: str) -> PublicAgent:
-        return self._ask("GET", f"/agents/{quote(agent_id, safe='')}", PublicAgent)
+        return self._ask("GET", _path("agents", agent_id), PublicAgent)
 
     # --- the fleet -----------------------------------------------------------------------------------
 
@@ -155,7 +155,7 @@ class Api:
         return self._ask("GET", "/hosts", HostList)
 
     def drain(self, name: str, wanted: DrainHost) -> PublicHost:
-        return self._ask("PUT", f"/hosts/{quote(name, safe='')}/draining", PublicHost, body=wanted)
+        return self._ask("PUT", _path("hosts", name, "draining"), PublicHost, body=wanted)
 
     def images(self) -> Catalogue:
         return self._ask("GET", "/images", Catalogue)
@@ -223,6 +223,11 @@ class Api:
 
     def _no_answer(self, error: httpx.TransportError) -> NoAnswer:
         return NoAnswer(f"{self.url} does not answer: {str(error) or type(error).__name__}")
+
+
+def _path(*parts: str) -> str:
+    """Below the prefix; an id may hold anything."""
+    return "".join(f"/{quote(part, safe='')}" for part in parts)
 
 
 def _read(answer: httpx.Response, model: type[_Answer]) -> _Answer:
