@@ -27,10 +27,8 @@ pytestmark = pytest.mark.real
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ViewerProcess]:
-    started = ViewerProcess(tmp_path_factory.mktemp("server"))
-    yield started
-    if started.process.poll() is None:
-        started.stop()
+    with ViewerProcess.running(tmp_path_factory.mktemp("server")) as started:
+        yield started
 
 
 def test_server_migrates_and_knows_the_tenants_of_its_settings(server: ViewerProcess) -> None:

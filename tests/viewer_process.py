@@ -6,8 +6,10 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, Self, TextIO
 
 import httpx
 
@@ -20,14 +22,20 @@ ROOT = Path(__file__).parent.parent
 
 
 def start(
-    settings_file: Path, program: str = "viewer.serve", stderr: TextIO | int = subprocess.PIPE
+    settings_file: Path,
+    program: str = "viewer.serve",
+    stderr: TextIO | int = subprocess.PIPE,
+    *,
+    own_group: bool = False,
 ) -> subprocess.Popen[str]:
+    """own_group: so that all its processes can be killed at once."""
     return subprocess.Popen(
         [sys.executable, "-m", program],
         cwd=ROOT,
         env={**os.environ, "DESKFLEET_SETTINGS": str(settings_file)},
         stderr=stderr,
         text=True,
+        start_new_session=own_group,
     )
 
 
@@ -81,6 +89,14 @@ class ViewerProcess:
         self.process.kill()
         self.process.wait()
         raise AssertionError(self.log.read_text())
+
+    @classmethod
+    @contextmanager
+    def running(cls, directory: Path) -> Iterator[Self]:
+        started = cls(directory)
+        yield started
+        if started.process.poll() is None:
+            started.stop()
 
     def stop(self) -> str:
         """SIGTERM, and what it had to say."""

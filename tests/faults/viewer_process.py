@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
+
+from tests.viewer_process import start
 
 
 class ViewerProcess:
@@ -21,16 +22,12 @@ class ViewerProcess:
         self.url = url
         self.log = settings_file.with_suffix(".log")
         self._settings_file = settings_file
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: subprocess.Popen[str] | None = None
 
     def start(self) -> None:
         """Returns when it answers."""
-        with self.log.open("ab") as log:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "viewer.serve"],
-                env={**os.environ, "DESKFLEET_SETTINGS": str(self._settings_file)},
-                stderr=log, start_new_session=True,
-            )  # fmt: skip
+        with self.log.open("a") as log:
+            self._process = start(self._settings_file, stderr=log, own_group=True)
         deadline = time.monotonic() + 30
         while not self._answers():
             if time.monotonic() > deadline or self._process.poll() is not None:

@@ -24,7 +24,6 @@ from viewer.opensandbox.incoming import (
     PatchMetadata,
     RenewExpiration,
     SandboxListQuery,
-    labels_in,
 )
 from viewer.opensandbox.orders import asked_for
 from viewer.opensandbox.outgoing import (
@@ -96,7 +95,7 @@ def list_sandboxes() -> Response:
     phases = [phase for phase, state in STATE_OF.items() if not asked.state or state in asked.state]
     found, total = _tenant().sandboxes(
         phases,
-        labels_in(asked.metadata),
+        asked.metadata,
         page=asked.page,
         size=asked.page_size,
         longest_life=timedelta(seconds=services().settings.max_lifetime_seconds),
@@ -126,19 +125,17 @@ def delete_sandbox(sandbox_id: str) -> Response:
 @sandbox_api.post("/sandboxes/<sandbox_id>/pause")
 @_for(Role.OPERATOR)
 def pause_sandbox(sandbox_id: str) -> Response:
-    session = _sandbox(sandbox_id)
-    if session.status is not Status.RUNNING:
-        raise SandboxRefusal(409, NOT_RUNNING, f"It is {_state(session)}; only a Running one pauses.")
-    return _become(session, Status.PAUSED, NOT_RUNNING)
+    return _become(
+        sandbox_id, Status.PAUSED, of=Status.RUNNING, code=NOT_RUNNING, rule="only a Running one pauses"
+    )
 
 
 @sandbox_api.post("/sandboxes/<sandbox_id>/resume")
 @_for(Role.OPERATOR)
 def resume_sandbox(sandbox_id: str) -> Response:
-    session = _sandbox(sandbox_id)
-    if session.status is not Status.PAUSED:
-        raise SandboxRefusal(409, NOT_PAUSED, f"It is {_state(session)}; only a Paused one resumes.")
-    return _become(session, Status.RUNNING, NOT_PAUSED)
+    return _become(
+        sandbox_id, Status.RUNNING, of=Status.PAUSED, code=NOT_PAUSED, rule="only a Paused one resumes"
+    )
 
 
 @sandbox_api.post("/sandboxes/<sandbox_id>/renew-expiration")
@@ -263,8 +260,12 @@ def no_network_policy(**_which: str) -> Response:
     raise not_supported("There is no egress control here; leave network policies out.")
 
 
-def _become(session: Session, wanted: Status, code: str) -> Response:
-    """Ask for that status, and wait until it is so; 202 also while the host does not answer."""
+def _become(sandbox_id: str, wanted: Status, *, of: Status, code: str, rule: str) -> Response:
+    """Ask a sandbox of that status for another one, and wait until it is so; 202 also while the host does not
+    answer."""
+    session = _sandbox(sandbox_id)
+    if session.status is not of:
+        raise SandboxRefusal(409, code, f"It is {_state(session)}; {rule}.")
     try:
         session = _tenant().request_status(session.id, wanted, by=principal().id)
     except IllegalTransition as error:

@@ -10,6 +10,7 @@ from urllib.parse import parse_qsl
 from pydantic import (
     AfterValidator,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     RootModel,
@@ -133,12 +134,7 @@ def _state(text: str) -> str:
     return text
 
 
-def _metadata_filter(text: str) -> str:
-    labels_in(text)
-    return text
-
-
-def labels_in(text: str) -> dict[str, str]:
+def _labels_in(text: str) -> dict[str, str]:
     """`a=1&b=2`, each part encoded as in a query string, as labels. Raises ValueError."""
     try:
         pairs = parse_qsl(text, keep_blank_values=True, strict_parsing=True) if text else []
@@ -155,8 +151,8 @@ class SandboxListQuery(BaseModel):
     state: tuple[Annotated[str, AfterValidator(_state)], ...] = Field(
         (), description=f"one of {', '.join(SandboxState)}"
     )
-    metadata: Annotated[str, AfterValidator(_metadata_filter)] = Field(
-        "", description="NAME=VALUE, joined by & and encoded"
+    metadata: Annotated[dict[str, str], BeforeValidator(_labels_in)] = Field(
+        default_factory=dict, description="NAME=VALUE, joined by & and encoded"
     )
     page: int = Field(1, ge=1, le=LARGEST_PAGE, description=f"a whole number from 1 to {LARGEST_PAGE}")
     page_size: int = Field(20, ge=1, le=200, alias="pageSize", description="a whole number from 1 to 200")
