@@ -28,7 +28,7 @@ from tests.viewer_fixtures import (
     waiting,
 )
 from viewer.app import create_app
-from viewer.credentials import open_password
+from viewer.credentials import open_secret
 from viewer.fleet_store import DeclaredDesktop
 from viewer.model import HostStatus, Session, Status
 from viewer.services import Services, Slots
@@ -196,7 +196,7 @@ def test_each_session_gets_a_password_of_its_own_that_only_the_fleets_key_opens(
     for _ in range(2):
         client.post("/api/v1/sessions", json={"wait": False}, headers=people.alice.headers)
     sealed = [session.vnc_password_sealed or "" for session in waiting(store)]
-    one, two = (open_password(text, settings.secret_key) for text in sealed)
+    one, two = (open_secret(text, settings.secret_key) for text in sealed)
     assert one != two
     assert re.fullmatch(r"[A-Za-z0-9]{8}", one)
 

@@ -12,9 +12,9 @@ from typing import Any, TypeVar
 from flask import Flask, current_app, g, request
 
 from viewer.accounts import Credential
-from viewer.model import Principal, Role
+from viewer.model import Principal, Role, Scope
 from viewer.places import Place, PlaceKind, place_of, service_for
-from viewer.problems import Problem, not_found, role_too_small
+from viewer.problems import Problem, not_found, role_too_small, scope_missing
 from viewer.services import services
 from viewer.settings import ServiceSettings
 
@@ -24,6 +24,7 @@ ENTRY_COOKIE = "__Host-deskfleet-entry"
 _View = TypeVar("_View", bound=Callable[..., Any])
 _RULE = "deskfleet_access"
 _DOOR = "deskfleet_door"
+_SCOPE = "deskfleet_scope"
 _PLACES = "deskfleet_places"
 _SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
 
@@ -32,11 +33,13 @@ Door = Callable[[Role], Principal]
 """Finds who makes this request, of at least that role, or raises the problem that says why not."""
 
 
-def needs(role: Role, *, door: Door | None = None) -> Callable[[_View], _View]:
-    """The view is for principals of at least this role: signed in, or let in by a door of the view's own."""
+def needs(role: Role, *, scope: Scope = Scope.SESSIONS, door: Door | None = None) -> Callable[[_View], _View]:
+    """The view is for principals of at least this role that may use that scope: signed in, or let in by a
+    door of the view's own."""
 
     def attach(view: _View) -> _View:
         setattr(view, _DOOR, door)
+        setattr(view, _SCOPE, scope)
         return _with_rule(view, role)
 
     return attach
@@ -93,6 +96,12 @@ def allowed_service(name: str, who: Principal | None = None) -> ServiceSettings:
     if not who.role.covers(service.role):
         raise role_too_small(service.role, who.role)
     return service
+
+
+def check_scope(who: Principal, scope: Scope) -> None:
+    """Raise 403 unless the key may be used for this."""
+    if not who.may(scope):
+        raise scope_missing(scope)
 
 
 def place() -> Place:
@@ -238,6 +247,7 @@ def _enforce() -> None:
         return
     door: Door = getattr(view, _DOOR, None) or _main_door
     g.principal = door(role)
+    check_scope(g.principal, getattr(view, _SCOPE))
 
 
 def _main_door(role: Role) -> Principal:

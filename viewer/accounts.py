@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session as OrmSession
 
 from viewer.credentials import NewKey, SecretToken, hash_of, key_id_of, new_key, new_token, same
 from viewer.database import Database
-from viewer.model import POOL_TENANT, Frozen, Principal, Role, utcnow
+from viewer.model import POOL_TENANT, Frozen, Principal, Role, Scope, utcnow
 from viewer.tables import ApiKeyRow, SignInLinkRow, SignInRow, TenantRow
 
 SIGN_IN_IDLE = timedelta(hours=12)
@@ -240,7 +240,13 @@ def _is_good(row: ApiKeyRow) -> bool:
 
 
 def _principal_of_row(row: ApiKeyRow) -> Principal:
-    return Principal(id=f"key:{row.id}", tenant=row.tenant_id, role=Role(row.role), via="key")
+    return Principal(
+        id=f"key:{row.id}",
+        tenant=row.tenant_id,
+        role=Role(row.role),
+        via="key",
+        scopes=None if row.scopes is None else frozenset(map(Scope, row.scopes)),
+    )
 
 
 def _principal_of_sign_in(row: SignInRow) -> Principal:

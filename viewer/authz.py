@@ -28,7 +28,7 @@ from viewer.access import (
     place,
     wants_page,
 )
-from viewer.credentials import SealBroken, open_password
+from viewer.credentials import SealBroken, open_secret
 from viewer.entries import Entry
 from viewer.grants import (
     GRANT_HEADER,
@@ -253,7 +253,7 @@ def _vnc_password(session: Session) -> SecretStr | None:
     if session.vnc_password_sealed is None:
         return None
     try:
-        return SecretStr(open_password(session.vnc_password_sealed, services().settings.secret_key))
+        return SecretStr(open_secret(session.vnc_password_sealed, services().settings.secret_key))
     except SealBroken as error:
         raise Problem(
             409,

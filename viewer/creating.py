@@ -9,7 +9,7 @@ from flask import request
 
 from viewer import metrics
 from viewer.access import principal
-from viewer.credentials import new_vnc_password, seal_order, seal_password
+from viewer.credentials import new_vnc_password, seal_order, seal_secret
 from viewer.desktop_options import DesktopOptions
 from viewer.incoming import SHORTEST_TTL_SECONDS, CreateSession
 from viewer.model import Display, Session, Status, Via
@@ -137,7 +137,7 @@ def vnc_password(image: ImageSettings, settings: Settings) -> str | None:
     """A new one, sealed; None for an image without a screen."""
     if image.display is Display.NONE:
         return None
-    return seal_password(new_vnc_password(), settings.secret_key)
+    return seal_secret(new_vnc_password(), settings.secret_key)
 
 
 def ttl(seconds: int | None) -> int:

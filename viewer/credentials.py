@@ -32,7 +32,7 @@ class NewKey(Frozen):
 
 
 class SealBroken(Exception):
-    """The sealed password was not made with this control plane's key."""
+    """The sealed secret was not made with this control plane's key."""
 
 
 def new_key() -> NewKey:
@@ -67,17 +67,18 @@ def new_vnc_password() -> str:
     return password
 
 
-def seal_password(password: str, key: bytes) -> str:
-    return Fernet(key).encrypt(password.encode()).decode()
+def seal_secret(secret: str, key: bytes) -> str:
+    """For what must be used again, such as a VNC password; what is only compared is hashed."""
+    return Fernet(key).encrypt(secret.encode()).decode()
 
 
-def open_password(sealed: str, key: bytes) -> str:
+def open_secret(sealed: str, key: bytes) -> str:
     try:
-        password = Fernet(key).decrypt(sealed.encode()).decode()
+        secret = Fernet(key).decrypt(sealed.encode()).decode()
     except InvalidToken as error:
-        raise SealBroken("the VNC password was sealed under another key") from error
-    logs.hide(password)
-    return password
+        raise SealBroken("the secret was sealed under another key") from error
+    logs.hide(secret)
+    return secret
 
 
 def seal_order(order: Order, key: bytes) -> str | None:

@@ -292,7 +292,7 @@ class FleetStore:
             if changed:
                 row.changed_at = now
                 for session in orm.scalars(live_rows().where(SessionRow.host == name)):
-                    tell(orm, session, WORKER, is_a_step=False)
+                    tell(orm, session, WORKER, "session.updated", is_a_step=False)
 
     def record_host_report(self, name: str, report: HostReport) -> None:
         """What a host's hostwatch says of it; a host that nobody has looked at yet has no row to keep it."""

@@ -17,7 +17,7 @@ from datetime import datetime, timedelta
 from pydantic import SecretStr
 
 from viewer import metrics, reconcile
-from viewer.credentials import SealBroken, new_vnc_password, open_order, open_password, seal_password
+from viewer.credentials import SealBroken, new_vnc_password, open_order, open_secret, seal_secret
 from viewer.fleet_store import STARTING, FleetStore
 from viewer.grants import PublishedPort
 from viewer.host_events import last_lines
@@ -306,14 +306,14 @@ class Lifecycle:
         """A desktop has its password in the table before it exists; one of the pool gets it only here."""
         if row.display is Display.NONE or row.vnc_password_sealed is not None:
             return row
-        sealed = seal_password(new_vnc_password(), self._settings.secret_key)
+        sealed = seal_secret(new_vnc_password(), self._settings.secret_key)
         return self._fleet.update(row.id, vnc_password_sealed=sealed)
 
     def _vnc_password(self, row: Session) -> SecretStr | None:
         if row.vnc_password_sealed is None:
             return None
         try:
-            return SecretStr(open_password(row.vnc_password_sealed, self._settings.secret_key))
+            return SecretStr(open_secret(row.vnc_password_sealed, self._settings.secret_key))
         except SealBroken as problem:
             raise GiveUp("its VNC password was sealed under another key; create a new desktop") from problem
 

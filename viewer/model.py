@@ -61,10 +61,26 @@ class Role(StrEnum):
         return order.index(self) >= order.index(needed)
 
 
+class Scope(StrEnum):
+    """What a key may be used for, beside what its role allows. A key without scopes has all but `fleet`."""
+
+    SESSIONS = "sessions"
+    """See, make, change and end sessions, tasks and agents; read hosts and events."""
+    STREAMS = "streams"
+    """Open desktops, their ports, and services."""
+    EVENTS = "events"
+    """Post events of an outside system."""
+    MANAGE = "manage"
+    """The tenant's people, keys, webhooks and audit log."""
+    FLEET = "fleet"
+    """What is every tenant's: drain hosts, read metrics. Only what names it has it."""
+
+
 class Via(StrEnum):
     """Which way a session was asked for."""
 
     API = "api"
+    WEBHOOK = "webhook"
     OPENSANDBOX = "opensandbox"
     POOL = "pool"
     INVENTORY = "inventory"
@@ -91,8 +107,13 @@ class Principal(Frozen):
     tenant: str
     role: Role
     via: Literal["key", "cookie"]
+    scopes: frozenset[Scope] | None = None
+    """None: all but `fleet`."""
     sign_in: str | None = None
     """Which of his sign-ins by key a cookie is of; None for anything else."""
+
+    def may(self, scope: Scope) -> bool:
+        return scope is not Scope.FLEET if self.scopes is None else scope in self.scopes
 
     @property
     def holder(self) -> str:

@@ -8,7 +8,7 @@ from flask import Response
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from viewer.model import Frozen, Role
+from viewer.model import Frozen, Role, Scope
 from viewer.settings import nearest
 
 MEDIA_TYPE = "application/problem+json"
@@ -94,6 +94,15 @@ def role_too_small(needed: Role, have: Role) -> Problem:
         "role-too-small",
         "Your role does not cover this",
         f"This needs the role {needed}, yours is {have}; ask your tenant's admin for another key.",
+    )
+
+
+def scope_missing(needed: Scope) -> Problem:
+    return Problem(
+        403,
+        "scope-missing",
+        "Your key is not for this",
+        f"This needs a key with the scope {needed}; ask your tenant's admin for one.",
     )
 
 

@@ -10,7 +10,7 @@ import json
 import uuid
 from collections.abc import Mapping
 from datetime import datetime
-from typing import TypedDict
+from typing import Literal, TypedDict
 
 from sqlalchemy import ColumnElement, Select, func, inspect, select
 from sqlalchemy.exc import IntegrityError
@@ -40,6 +40,17 @@ _WORDS = Status | Kind | Display | Via
 _IN_HISTORY = ("status", "status_reason", "host", "wanted_status", "error_message", "expires_at")
 
 
+EventType = Literal[
+    "session.created",
+    "session.running",
+    "session.paused",
+    "session.terminated",
+    "session.error",
+    "session.updated",
+]
+"""What an event tells of: that a session is there, has become something, or anything else about it."""
+
+
 class SessionNotFound(Exception):
     """No such session for whoever asks."""
 
@@ -53,6 +64,7 @@ class Event(Frozen):
 
     id: int
     tenant_id: str
+    type: EventType
     session: Session
 
 
@@ -107,7 +119,10 @@ def sessions_of(orm: OrmSession, query: Select[SessionRow]) -> list[Session]:
 
 
 def event_of(row: EventRow) -> Event:
-    return Event(id=row.id, tenant_id=row.tenant_id, session=Session.model_validate_json(row.payload))
+    session = Session.model_validate_json(row.payload)
+    return Event.model_validate(
+        {"id": row.id, "tenant_id": row.tenant_id, "type": row.type, "session": session}
+    )
 
 
 def newest_event_id(orm: OrmSession) -> int:
@@ -141,7 +156,7 @@ def add(orm: OrmSession, session: Session, by: str) -> None:
     orm.flush()
     note_names(orm, session)
     write_labels(orm, session)
-    tell(orm, row, by)
+    tell(orm, row, by, "session.created")
 
 
 def note_names(orm: OrmSession, session: Session) -> None:
@@ -174,9 +189,10 @@ def change(orm: OrmSession, row: SessionRow, changes: SessionChanges, *, by: str
     if not orm.is_modified(row):
         return
     is_a_step = any(_is_changed(row, name) for name in _IN_HISTORY)
+    event_type = _type_of_step(row) if _is_changed(row, "status") else "session.updated"
     row.updated_at = utcnow()
     orm.flush()
-    tell(orm, row, by, is_a_step=is_a_step)
+    tell(orm, row, by, event_type, is_a_step=is_a_step)
 
 
 def move(
@@ -209,13 +225,14 @@ def ask_for_the_end(orm: OrmSession, row: SessionRow, by: str) -> None:
     change(orm, row, {"status_reason": TERMINATING}, by=by)
 
 
-def tell(orm: OrmSession, row: SessionRow, by: str, *, is_a_step: bool = True) -> None:
+def tell(orm: OrmSession, row: SessionRow, by: str, event_type: EventType, *, is_a_step: bool = True) -> None:
     """Write the row's event into the outbox and its step into the history, in the change's transaction."""
     session = session_of(row)
     orm.add(
         EventRow(
             tenant_id=session.tenant_id,
             session_id=session.id,
+            type=event_type,
             at=session.updated_at,
             payload=session.model_dump_json(exclude=_NOT_IN_EVENTS),
         )
@@ -255,3 +272,17 @@ def json_of(value: Mapping[str, object]) -> str:
 
 def _is_changed(row: SessionRow, name: str) -> bool:
     return bool(inspect(row).attrs[name].history.has_changes())
+
+
+def _type_of_step(row: SessionRow) -> EventType:
+    match Status(row.status):
+        case Status.RUNNING:
+            return "session.running"
+        case Status.PAUSED:
+            return "session.paused"
+        case Status.TERMINATED:
+            return "session.terminated"
+        case Status.ERROR:
+            return "session.error"
+        case Status.CREATING:
+            return "session.updated"

@@ -450,7 +450,9 @@ class TenantStore:
         session = session_of(row)
         note_names(orm, session)
         write_labels(orm, session)
-        tell(orm, row, new.created_by)
+        # Two, because whoever waits for either of them must hear of it.
+        tell(orm, row, new.created_by, "session.created", is_a_step=False)
+        tell(orm, row, new.created_by, "session.running")
         return session
 
 

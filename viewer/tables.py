@@ -50,6 +50,7 @@ class Base(DeclarativeBase):
         datetime: UtcDateTime(),
         dict[str, str]: JSON(),
         dict[str, object]: JSON(none_as_null=True),
+        list[str]: JSON(none_as_null=True),
     }
 
 
@@ -229,6 +230,8 @@ class EventRow(Base):
     id: Mapped[int] = mapped_column(primary_key=True, autoincrement=True)
     tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"))
     session_id: Mapped[str]
+    type: Mapped[str] = mapped_column(server_default="session.updated")
+    """What it tells of: `viewer.rows.EventType`."""
     at: Mapped[datetime]
     payload: Mapped[str]
 
@@ -259,10 +262,185 @@ class ApiKeyRow(Base):
     label: Mapped[str]
     from_settings: Mapped[bool]
     """Such a key is revoked when the settings no longer hold it; one made by hand stays."""
+    scopes: Mapped[list[str] | None]
+    """`viewer.model.Scope`: what of its role it may use; None: all of it, but for what must be named."""
+    created_by: Mapped[str | None]
     created_at: Mapped[datetime]
+    last_used_at: Mapped[datetime | None]
     ends_at: Mapped[datetime | None]
     """From then on it is as if revoked; None: it is good until somebody revokes it."""
     revoked_at: Mapped[datetime | None]
+
+
+class PersonRow(Base):
+    """Somebody of one tenant who signs in by name and password, or through the tenant's OIDC provider."""
+
+    __tablename__ = "people"
+    __table_args__ = (
+        UniqueConstraint("login"),
+        UniqueConstraint("oidc_issuer", "oidc_subject"),
+        Index("ix_people_tenant", "tenant_id", "created_at", "id"),
+    )
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"))
+    login: Mapped[str]
+    """What he types to sign in, folded to one form; one over all tenants, because nobody types a tenant."""
+    name: Mapped[str]
+    role: Mapped[str]
+    is_fleet_admin: Mapped[bool] = mapped_column(server_default=false())
+    password_hash: Mapped[str | None]
+    """argon2id, with its own salt and parameters; None: he has no password (yet)."""
+    password_changed_at: Mapped[datetime | None]
+    oidc_issuer: Mapped[str | None]
+    oidc_subject: Mapped[str | None]
+    created_by: Mapped[str]
+    created_at: Mapped[datetime]
+    last_sign_in_at: Mapped[datetime | None]
+    disabled_at: Mapped[datetime | None]
+
+
+class AttemptRow(Base):
+    """Failed attempts to sign in under one name, or from one address, lately. `bucket`: `login:…`, `ip:…`."""
+
+    __tablename__ = "attempts"
+
+    bucket: Mapped[str] = mapped_column(primary_key=True)
+    failures: Mapped[int]
+    first_at: Mapped[datetime]
+    last_at: Mapped[datetime]
+    locked_until: Mapped[datetime | None]
+
+
+class AuditRow(Base):
+    """Who did what, from where, with what outcome. Rows are only added: triggers refuse all else."""
+
+    __tablename__ = "audit_log"
+    __table_args__ = (
+        Index("ix_audit_log_tenant", "tenant_id", "id"),
+        Index("ix_audit_log_target", "tenant_id", "target", "id"),
+        Index("ix_audit_log_principal", "tenant_id", "principal", "id"),
+        {"sqlite_autoincrement": True},
+    )
+
+    id: Mapped[int] = mapped_column(primary_key=True, autoincrement=True)
+    at: Mapped[datetime]
+    tenant_id: Mapped[str]
+    """No foreign key: what was done stays on record, whoever is gone."""
+    principal: Mapped[str]
+    principal_name: Mapped[str]
+    """As he was called then."""
+    address: Mapped[str | None]
+    action: Mapped[str]
+    target: Mapped[str | None]
+    outcome: Mapped[str]
+    detail: Mapped[dict[str, object] | None]
+    request_id: Mapped[str | None]
+    chain: Mapped[str]
+    """SHA-256 over the tenant's entry before and this one: a row taken out or changed by hand shows."""
+
+
+class WebhookSecretRow(Base):
+    """What a tenant's outside system signs its events with. Kept sealed, not hashed: a signature is checked
+    with the secret itself."""
+
+    __tablename__ = "webhook_secrets"
+    __table_args__ = (Index("ix_webhook_secrets_tenant", "tenant_id", "created_at"),)
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"))
+    label: Mapped[str]
+    secret_sealed: Mapped[str]
+    created_by: Mapped[str]
+    created_at: Mapped[datetime]
+    last_used_at: Mapped[datetime | None]
+    ends_at: Mapped[datetime | None]
+    """After a rotation the old one is good for a while."""
+    revoked_at: Mapped[datetime | None]
+
+
+class ReceiptRow(Base):
+    """An event that came in, by its sender's id: a second delivery of it gets the first one's answer."""
+
+    __tablename__ = "webhook_receipts"
+    __table_args__ = (Index("ix_webhook_receipts_received", "received_at"),)
+
+    tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"), primary_key=True)
+    message_id: Mapped[str] = mapped_column(primary_key=True)
+    body_sha256: Mapped[str]
+    received_at: Mapped[datetime]
+    sent_at: Mapped[datetime | None]
+    status: Mapped[int]
+    answer: Mapped[str]
+
+
+class WebhookEndpointRow(Base):
+    """Where a tenant wants its events sent. `last_event_id`: up to which of them deliveries are written."""
+
+    __tablename__ = "webhook_endpoints"
+    __table_args__ = (Index("ix_webhook_endpoints_tenant", "tenant_id", "created_at", "id"),)
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"))
+    url: Mapped[str]
+    label: Mapped[str]
+    types: Mapped[list[str]]
+    """`viewer.rows.EventType`; empty: all."""
+    secret_sealed: Mapped[str]
+    former_secret_sealed: Mapped[str | None]
+    former_secret_ends_at: Mapped[datetime | None]
+    """Until then deliveries carry a signature of both."""
+    last_event_id: Mapped[int]
+    created_by: Mapped[str]
+    created_at: Mapped[datetime]
+    updated_at: Mapped[datetime]
+    failing_since: Mapped[datetime | None]
+    disabled_at: Mapped[datetime | None]
+    disabled_reason: Mapped[str | None]
+
+
+class DeliveryRow(Base):
+    """One event on its way to one endpoint."""
+
+    __tablename__ = "webhook_deliveries"
+    __table_args__ = (
+        UniqueConstraint("endpoint_id", "message_id"),
+        Index("ix_webhook_deliveries_endpoint", "endpoint_id", "created_at", "id"),
+        Index("ix_webhook_deliveries_due", "status", "next_attempt_at"),
+    )
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    endpoint_id: Mapped[str] = mapped_column(ForeignKey("webhook_endpoints.id", ondelete="CASCADE"))
+    tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"))
+    message_id: Mapped[str]
+    """`webhook-id` of all its attempts."""
+    type: Mapped[str]
+    event_id: Mapped[int | None]
+    """None for a trial that somebody asked for."""
+    body: Mapped[str]
+    status: Mapped[str]
+    attempts: Mapped[int] = mapped_column(server_default="0")
+    next_attempt_at: Mapped[datetime | None]
+    created_at: Mapped[datetime]
+    finished_at: Mapped[datetime | None]
+
+
+class DeliveryAttemptRow(Base):
+    """The delivery log: what one attempt met with."""
+
+    __tablename__ = "webhook_attempts"
+    __table_args__ = (
+        Index("ix_webhook_attempts_delivery", "delivery_id", "id"),
+        {"sqlite_autoincrement": True},
+    )
+
+    id: Mapped[int] = mapped_column(primary_key=True, autoincrement=True)
+    delivery_id: Mapped[str] = mapped_column(ForeignKey("webhook_deliveries.id", ondelete="CASCADE"))
+    at: Mapped[datetime]
+    took_ms: Mapped[int]
+    status_code: Mapped[int | None]
+    """None when no answer came; `error` says why."""
+    error: Mapped[str | None]
 
 
 class SignInRow(Base):
@@ -276,19 +454,26 @@ class SignInRow(Base):
     principal_id: Mapped[str]
     key_id: Mapped[str | None] = mapped_column(ForeignKey("api_keys.id"))
     """The key it was opened with, if any: revoking that key ends the sign-in too."""
+    person_id: Mapped[str | None] = mapped_column(index=True)
+    """Who signed in, if it was by name: his role is the one that he has now, not `role`. No foreign key:
+    SQLite would have to make the table anew, and the entries that hang on it would go."""
+    address: Mapped[str | None]
+    user_agent: Mapped[str | None]
     created_at: Mapped[datetime]
     used_at: Mapped[datetime]
     ends_at: Mapped[datetime]
 
 
 class SignInLinkRow(Base):
-    """A one-time way in, printed by the deploy; gone once used."""
+    """A one-time way in, printed by the deploy or made for a person; gone once used."""
 
     __tablename__ = "signin_links"
 
     sha256: Mapped[str] = mapped_column(primary_key=True)
     tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"))
     role: Mapped[str]
+    person_id: Mapped[str | None] = mapped_column(index=True)
+    """Whose it is, and whose password it lets be set; None: it lets a browser in under no name."""
     created_at: Mapped[datetime]
     ends_at: Mapped[datetime]
 

@@ -25,7 +25,7 @@ from tests.faults.viewer_process import ViewerProcess, running_viewer
 from tests.relay_process import free_port
 from tests.soaking import is_soaking
 from tests.worker.fleet import Fleet
-from viewer.credentials import open_password
+from viewer.credentials import open_secret
 from viewer.fleet_store import WarmOrder
 from viewer.grants import PublishedPort
 from viewer.model import Display, HostStatus, Session, Status
@@ -165,7 +165,7 @@ def test_eight_claims_at_once_of_two_tenants_have_a_real_desktop_each(
 def assert_is_shown(fleet: Fleet, row: Session) -> None:
     """By its own password."""
     assert fleet.link.relay is not None
-    password = SecretStr(open_password(row.vnc_password_sealed or "", fleet.settings.secret_key))
+    password = SecretStr(open_secret(row.vnc_password_sealed or "", fleet.settings.secret_key))
     seen = fleet.link.relay.probe(row.id, PublishedPort(port=row.vnc_port or 0), password)
     assert seen.result is ProbeOutcome.FRAME
 

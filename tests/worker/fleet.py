@@ -29,7 +29,7 @@ from tests.real_opensandbox import (
 )
 from tests.relay_process import RelayProcess
 from viewer.bootstrap import prepare_database
-from viewer.credentials import open_password
+from viewer.credentials import open_secret
 from viewer.model import Display, Session, Status
 from viewer.settings import load_settings
 from viewer.store import NewSession, Store, TenantStore
@@ -148,7 +148,7 @@ class Fleet:
 
     def vnc_password_of(self, session: Session) -> str:
         sealed = self.get(session).vnc_password_sealed
-        return open_password(sealed or "", self.settings.secret_key)
+        return open_secret(sealed or "", self.settings.secret_key)
 
     def containers(self) -> list[str]:
         """Sandbox ids of this fleet's containers, in any state."""
