@@ -300,6 +300,16 @@ class PersonRow(Base):
     disabled_at: Mapped[datetime | None]
 
 
+class OidcStateRow(Base):
+    """A sign-in through the provider that has come back: its `state` is good once, in whichever process. The
+    states themselves lie in the browsers' cookies; only what was used is here, until it would be over."""
+
+    __tablename__ = "oidc_states"
+
+    sha256: Mapped[str] = mapped_column(primary_key=True)
+    ends_at: Mapped[datetime] = mapped_column(index=True)
+
+
 class AttemptRow(Base):
     """Failed attempts to sign in under one name, or from one address, lately. `bucket`: `login:…`, `ip:…`."""
 

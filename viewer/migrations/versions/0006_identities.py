@@ -62,6 +62,13 @@ def _add_people() -> None:
         sa.Column("locked_until", sa.DateTime(), nullable=True),
         sa.PrimaryKeyConstraint("bucket", name=op.f("pk_attempts")),
     )
+    op.create_table(
+        "oidc_states",
+        sa.Column("sha256", sa.String(), nullable=False),
+        sa.Column("ends_at", sa.DateTime(), nullable=False),
+        sa.PrimaryKeyConstraint("sha256", name=op.f("pk_oidc_states")),
+    )
+    op.create_index("ix_oidc_states_ends_at", "oidc_states", ["ends_at"])
 
 
 def _add_audit_log() -> None:
