@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from argon2 import PasswordHasher
 from cryptography.fernet import Fernet
 from flask import Flask
 from flask.testing import FlaskClient
@@ -26,11 +27,14 @@ from viewer.credentials import hash_of, key_id_of, new_key
 from viewer.fleet_store import DeclaredDesktop
 from viewer.migrations import upgrade
 from viewer.model import Display, Role, Session, Status
+from viewer.passwords import Passwords
 from viewer.settings import Settings
 from viewer.store import NewSession, Store
 
 ORIGIN = "http://deskfleet.localhost:8088"
 OTHER_ORIGIN = "http://localhost:8088"
+QUICK_HASHER = PasswordHasher(time_cost=1, memory_cost=8, parallelism=1)
+"""argon2id all the same, but nobody waits for it."""
 UNKNOWN_ID = "11111111-2222-4333-8444-555555555555"
 
 
@@ -177,6 +181,7 @@ def people(store: Store) -> People:
 @pytest.fixture
 def app(settings: Settings, store: Store, people: People) -> Iterator[Flask]:
     made = create_app(settings, store)
+    made.extensions["deskfleet"].passwords = Passwords(QUICK_HASHER)
     yield made
     made.extensions["deskfleet"].close()
 

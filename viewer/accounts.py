@@ -1,4 +1,7 @@
-"""Who may come in: tenants, API keys, signed-in browsers, one-time links. Secrets are stored as hashes."""
+"""Who may come in: tenants, API keys, signed-in browsers, one-time links. Secrets are stored as hashes.
+
+Whose a sign-in is, is in it; what he may do is read from his row, or his key's, each time.
+"""
 
 from __future__ import annotations
 
@@ -6,21 +9,22 @@ from collections.abc import Collection, Sequence
 from datetime import datetime, timedelta
 
 from pydantic import Field
-from sqlalchemy import delete, func, select, update
+from sqlalchemy import ColumnElement, delete, func, select, update
 from sqlalchemy.orm import Session as OrmSession
 
 from viewer.credentials import NewKey, SecretToken, hash_of, key_id_of, new_key, new_token, same
 from viewer.database import Database
 from viewer.model import POOL_TENANT, Frozen, Principal, Role, Scope, utcnow
-from viewer.tables import ApiKeyRow, SignInLinkRow, SignInRow, TenantRow
+from viewer.tables import ApiKeyRow, PersonRow, SignInLinkRow, SignInRow, TenantRow
 
 SIGN_IN_IDLE = timedelta(hours=12)
 SIGN_IN_MOST = timedelta(days=7)
 LINK_LIFE = timedelta(hours=24)
-# A used sign-in is stamped at most this often: not every read of a page is a write.
+# A used sign-in or key is stamped at most this often: not every read of a page is a write.
 _STAMP_EVERY = timedelta(minutes=5)
 # So many digits of its hash tell a sign-in from all others, and open nothing.
 _SIGN_IN_ID = 16
+_MOST_USER_AGENT = 200
 
 
 class UnknownTenant(Exception):
@@ -35,12 +39,63 @@ class TenantExists(Exception):
     """There is a tenant of that name already."""
 
 
+class KeyIsDeclared(Exception):
+    """The site file holds this key, so only a roll-out without it ends it for good."""
+
+
+class UnknownSignIn(Exception):
+    """He has no sign-in of that id."""
+
+
+class PersonIsOut(Exception):
+    """There is no such person, he is disabled, or his password is another one by now."""
+
+
 class DeclaredKey(Frozen):
     id: str
     tenant: str
     role: Role
     sha256: str
     label: str
+    scopes: tuple[Scope, ...] | None = None
+    ends_at: datetime | None = None
+
+
+class Browser(Frozen):
+    """Where a sign-in comes from, as its list shows it."""
+
+    address: str | None = None
+    user_agent: str | None = None
+
+
+class SignIn(Frozen):
+    """A signed-in browser. Its id opens nothing."""
+
+    id: str
+    principal_id: str
+    address: str | None
+    user_agent: str | None
+    created_at: datetime
+    used_at: datetime
+    ends_at: datetime
+
+
+class Login(Frozen):
+    """What a login leads to. Nobody's login has no person, and nothing to compare a password with."""
+
+    person_id: str | None = None
+    password_hash: str | None = Field(default=None, repr=False)
+
+
+class LinkOf(Frozen):
+    """Whose password a link lets be set."""
+
+    person_id: str
+    login: str
+
+
+_UNKNOWN_BROWSER = Browser()
+_NO_HASH = "0" * 64
 
 
 class AccountStore:
@@ -98,7 +153,13 @@ class AccountStore:
     def principal_of_key(self, text: str) -> Principal | None:
         """Whose key this is; None for one that is malformed, unknown, wrong, revoked or over."""
         with self._database.reading() as orm:
-            return _principal_of_key(orm, text)
+            row = _key_of(orm, text)
+        if row is None:
+            return None
+        now = utcnow()
+        if row.last_used_at is None or row.last_used_at + _STAMP_EVERY <= now:
+            self._stamp_key(row.id, now)
+        return _principal_of_row(row)
 
     def principal_of_key_id(self, key_id: str) -> Principal | None:
         """Whose key has this id; None when it is no longer good. Only for what that key has made before."""
@@ -113,54 +174,163 @@ class AccountStore:
         keyed = [name for name in holders if name.startswith("key:") and "/" not in name]
         links = [name for name in holders if name.startswith("link:")]
         sign_in_ids = [name.partition("/")[2] for name in holders if "/" in name]
-        sign_in_id = func.substr(SignInRow.sha256, 1, _SIGN_IN_ID)
-        keys = select(ApiKeyRow.id, ApiKeyRow.tenant_id, ApiKeyRow.role).where(
-            ApiKeyRow.id.in_([name.removeprefix("key:") for name in keyed]),
-            ApiKeyRow.revoked_at.is_(None),
-            ApiKeyRow.ends_at.is_(None) | (ApiKeyRow.ends_at > now),
-        )
+        keys = select(ApiKeyRow).where(ApiKeyRow.id.in_([name.removeprefix("key:") for name in keyed]))
         sign_ins = select(SignInRow).where(
-            SignInRow.principal_id.in_(links) | sign_in_id.in_(sign_in_ids),
+            SignInRow.principal_id.in_(links) | _id_of_sign_in().in_(sign_in_ids),
             SignInRow.ends_at > now,
             SignInRow.used_at > now - SIGN_IN_IDLE,
         )
         with self._database.reading() as orm:
-            found = {(f"key:{name}", tenant): Role(role) for name, tenant, role in orm.execute(keys)}
-            signed_in = [_principal_of_sign_in(row) for row in orm.scalars(sign_ins)]
-        return found | {(who.holder, who.tenant): who.role for who in signed_in}
+            found = [_principal_of_row(row) for row in orm.scalars(keys) if _is_good(row)]
+            signed_in = [_principal_of_sign_in(orm, row) for row in orm.scalars(sign_ins)]
+        everybody = [*found, *(who for who in signed_in if who is not None)]
+        return {(who.holder, who.tenant): who.role for who in everybody if who.may(Scope.STREAMS)}
 
     def name_of(self, principal: Principal) -> str:
-        """What a page calls whoever is signed in: the label of his key, else its id."""
+        """What a page calls whoever is signed in: his name, or the label of his key, else its id."""
         kind, _, ident = principal.id.partition(":")
         if kind == "link":
             return "sign-in link"
         with self._database.reading() as orm:
+            if kind == "person":
+                person = orm.get(PersonRow, ident)
+                return person.name if person is not None else ident
             row = orm.get(ApiKeyRow, ident)
         return (row.label if row is not None else "") or ident
 
     # --- browsers ----------------------------------------------------------------------------------
 
-    def sign_in_with_key(self, text: str) -> SecretToken | None:
+    def sign_in_with_key(self, text: str, browser: Browser = _UNKNOWN_BROWSER) -> SecretToken | None:
         """A cookie value for a browser that showed this key, or None."""
         if self.principal_of_key(text) is None:
             return None  # looked at before, so that wrong keys never wait for or take the one write lock
         with self._database.writing() as orm:
             # Again, because a revoke in between has deleted the sign-ins that there were, and not this one.
-            principal = _principal_of_key(orm, text)
-            return _new_sign_in(orm, principal, key_id_of(text)) if principal is not None else None
+            row = _key_of(orm, text)
+            if row is None:
+                return None
+            return _new_sign_in(orm, _principal_of_row(row), browser, key=row)
 
-    def sign_in_with_link(self, text: str) -> SecretToken | None:
-        """A cookie value for an unused link of ours, which is used up by this; else None."""
+    def sign_in_with_link(self, text: str, browser: Browser = _UNKNOWN_BROWSER) -> SecretToken | None:
+        """A cookie value for an unused link that is nobody's in particular, which is used up by this; else
+        None. A person's link lets him set his password, and no more."""
         now = utcnow()
         with self._database.writing() as orm:
             link = orm.get(SignInLinkRow, hash_of(text))
-            if link is None or link.ends_at <= now:
+            if link is None or link.ends_at <= now or link.person_id is not None:
                 return None
             orm.delete(link)
             principal = Principal(
                 id=f"link:{link.sha256[:8]}", tenant=link.tenant_id, role=Role(link.role), via="cookie"
             )
-            return _new_sign_in(orm, principal, None)
+            return _new_sign_in(orm, principal, browser)
+
+    def login(self, login: str) -> Login:
+        """`login`: folded. What a password is checked against; somebody who is disabled has a login still,
+        so that it takes as long as any other."""
+        with self._database.reading() as orm:
+            row = orm.scalar(select(PersonRow).where(PersonRow.login == login))
+        if row is None:
+            return Login()
+        return Login(person_id=row.id, password_hash=row.password_hash)
+
+    def sign_in_person(
+        self,
+        person_id: str,
+        *,
+        address: str | None,
+        user_agent: str | None,
+        password_hash: str | None = None,
+        new_hash: str | None = None,
+    ) -> SecretToken:
+        """A cookie value for somebody who has just proved that he is this person. Raises PersonIsOut.
+
+        password_hash: what his password was checked against; it must still be his. new_hash: takes its place.
+        """
+        with self._database.writing() as orm:
+            row = orm.get(PersonRow, person_id)
+            if row is None or row.disabled_at is not None:
+                raise PersonIsOut
+            if password_hash is not None and row.password_hash != password_hash:
+                raise PersonIsOut
+            if new_hash is not None:
+                row.password_hash = new_hash
+            browser = Browser(address=address, user_agent=user_agent)
+            return _sign_in_person(orm, row, browser)
+
+    def person_of_link(self, text: str) -> LinkOf | None:
+        """Whose password this unused link lets be set; None for any other text."""
+        with self._database.reading() as orm:
+            found = _link_and_person(orm, text)
+        return None if found is None else LinkOf(person_id=found[1].id, login=found[1].login)
+
+    def set_password_by_link(
+        self, text: str, password_hash: str, browser: Browser = _UNKNOWN_BROWSER
+    ) -> SecretToken | None:
+        """Use the link up: set the password, end all that was opened before, and sign this browser in. None
+        when the link is no longer good."""
+        with self._database.writing() as orm:
+            found = _link_and_person(orm, text)
+            if found is None:
+                return None
+            _, person = found
+            _set_password(orm, person, password_hash, but=None)
+            return _sign_in_person(orm, person, browser)
+
+    def change_password(self, person_id: str, former_hash: str, new_hash: str, *, keep: str | None) -> None:
+        """End his other sign-ins and his unused links. keep: the id of the sign-in that stays. Raises
+        PersonIsOut where the former password is no longer his."""
+        with self._database.writing() as orm:
+            row = orm.get(PersonRow, person_id)
+            if row is None or row.disabled_at is not None or row.password_hash != former_hash:
+                raise PersonIsOut
+            _set_password(orm, row, new_hash, but=keep)
+
+    def password_of(self, person_id: str) -> Login:
+        """What he must show before he changes it."""
+        with self._database.reading() as orm:
+            row = orm.get(PersonRow, person_id)
+        return Login() if row is None else Login(person_id=row.id, password_hash=row.password_hash)
+
+    # --- sign-ins, listed and ended ----------------------------------------------------------------
+
+    def sign_ins_of(self, principal_id: str) -> list[SignIn]:
+        """Those that are good, newest first."""
+        now = utcnow()
+        query = (
+            select(SignInRow)
+            .where(
+                SignInRow.principal_id == principal_id,
+                SignInRow.ends_at > now,
+                SignInRow.used_at > now - SIGN_IN_IDLE,
+            )
+            .order_by(SignInRow.created_at.desc())
+        )
+        with self._database.reading() as orm:
+            return [_sign_in_of(row) for row in orm.scalars(query)]
+
+    def end_sign_in(self, principal_id: str, sign_in_id: str) -> None:
+        """Its streams end too. Raises UnknownSignIn for one that is not his."""
+        with self._database.writing() as orm:
+            row = orm.scalar(
+                select(SignInRow).where(
+                    SignInRow.principal_id == principal_id, _id_of_sign_in() == sign_in_id
+                )
+            )
+            if row is None:
+                raise UnknownSignIn(sign_in_id)
+            orm.delete(row)
+
+    def end_sign_ins(self, principal_id: str, *, but: str | None = None) -> int:
+        """All of his but the one with that id; how many they were."""
+        gone = select(SignInRow).where(SignInRow.principal_id == principal_id)
+        if but is not None:
+            gone = gone.where(_id_of_sign_in() != but)
+        with self._database.writing() as orm:
+            rows = list(orm.scalars(gone))
+            for row in rows:
+                orm.delete(row)
+            return len(rows)
 
     def principal_of_cookie(self, value: str) -> Principal | None:
         """Who is signed in with this cookie; None when unknown, idle for 12 h, or older than 7 days."""
@@ -171,11 +341,12 @@ class AccountStore:
         now = utcnow()
         with self._database.reading() as orm:
             row = orm.get(SignInRow, sha256)
-        if row is None or row.ends_at <= now or row.used_at + SIGN_IN_IDLE <= now:
-            return None
-        if row.used_at + _STAMP_EVERY <= now:
+            if row is None or row.ends_at <= now or row.used_at + SIGN_IN_IDLE <= now:
+                return None
+            found = _principal_of_sign_in(orm, row)
+        if found is not None and row.used_at + _STAMP_EVERY <= now:
             self._stamp(row.sha256, now)
-        return _principal_of_sign_in(row)
+        return found
 
     def sign_out(self, value: str) -> None:
         with self._database.writing() as orm:
@@ -201,6 +372,10 @@ class AccountStore:
         with self._database.writing() as orm:
             orm.execute(update(SignInRow).where(SignInRow.sha256 == sha256).values(used_at=now))
 
+    def _stamp_key(self, key_id: str, now: datetime) -> None:
+        with self._database.writing() as orm:
+            orm.execute(update(ApiKeyRow).where(ApiKeyRow.id == key_id).values(last_used_at=now))
+
 
 class Credential(Frozen):
     """What a request shows: a key wins over a cookie, even a wrong one."""
@@ -216,6 +391,10 @@ class Credential(Frozen):
         return accounts.principal_of_cookie(self.cookie) if self.cookie else None
 
 
+def _id_of_sign_in() -> ColumnElement[str]:
+    return func.substr(SignInRow.sha256, 1, _SIGN_IN_ID)
+
+
 def _tenant_row(orm: OrmSession, name: str) -> TenantRow:
     row = orm.get(TenantRow, name)
     if row is None or name == POOL_TENANT:  # nobody signs in as the pool
@@ -223,16 +402,16 @@ def _tenant_row(orm: OrmSession, name: str) -> TenantRow:
     return row
 
 
-def _principal_of_key(orm: OrmSession, text: str) -> Principal | None:
+def _key_of(orm: OrmSession, text: str) -> ApiKeyRow | None:
+    """The key's row; None for one that is malformed, unknown, wrong, revoked or over. For each that could be
+    a key the same is done, whatever is wrong with it."""
     key_id = key_id_of(text)
     if key_id is None:
         return None
     row = orm.get(ApiKeyRow, key_id)
     # Compared even when there is no row, so that the time taken does not tell which ids exist.
-    right = same(hash_of(text), row.sha256 if row is not None else "")
-    if row is None or not right or not _is_good(row):
-        return None
-    return _principal_of_row(row)
+    right = same(hash_of(text), row.sha256 if row is not None else _NO_HASH)
+    return row if row is not None and right and _is_good(row) else None
 
 
 def _is_good(row: ApiKeyRow) -> bool:
@@ -241,20 +420,65 @@ def _is_good(row: ApiKeyRow) -> bool:
 
 def _principal_of_row(row: ApiKeyRow) -> Principal:
     return Principal(
-        id=f"key:{row.id}",
-        tenant=row.tenant_id,
-        role=Role(row.role),
-        via="key",
-        scopes=None if row.scopes is None else frozenset(map(Scope, row.scopes)),
+        id=f"key:{row.id}", tenant=row.tenant_id, role=Role(row.role), via="key", scopes=_scopes_of(row)
     )
 
 
-def _principal_of_sign_in(row: SignInRow) -> Principal:
+def _scopes_of(row: ApiKeyRow) -> frozenset[Scope] | None:
+    return None if row.scopes is None else frozenset(map(Scope, row.scopes))
+
+
+def _principal_of_sign_in(orm: OrmSession, row: SignInRow) -> Principal | None:
+    """Whose it is, as he is now; None where whoever he was may come in no more."""
+    sign_in = row.sha256[:_SIGN_IN_ID]
+    if row.person_id is not None:
+        person = orm.get(PersonRow, row.person_id)
+        return None if person is None or person.disabled_at is not None else _as_principal(person, sign_in)
+    if row.key_id is not None:
+        key = orm.get(ApiKeyRow, row.key_id)
+        if key is None or not _is_good(key):
+            return None
+        return _principal_of_row(key).model_copy(update={"via": "cookie", "sign_in": sign_in})
     # A link makes one sign-in, and is its name.
-    sign_in = row.sha256[:_SIGN_IN_ID] if row.key_id is not None else None
+    return Principal(id=row.principal_id, tenant=row.tenant_id, role=Role(row.role), via="cookie")
+
+
+def _as_principal(person: PersonRow, sign_in: str | None) -> Principal:
     return Principal(
-        id=row.principal_id, tenant=row.tenant_id, role=Role(row.role), via="cookie", sign_in=sign_in
+        id=f"person:{person.id}",
+        tenant=person.tenant_id,
+        role=Role(person.role),
+        via="cookie",
+        scopes=frozenset(Scope) if person.is_fleet_admin else None,
+        sign_in=sign_in,
     )
+
+
+def _sign_in_of(row: SignInRow) -> SignIn:
+    kept = {name: getattr(row, name) for name in SignIn.model_fields if name != "id"}
+    return SignIn(id=row.sha256[:_SIGN_IN_ID], **kept)
+
+
+def _link_and_person(orm: OrmSession, text: str) -> tuple[SignInLinkRow, PersonRow] | None:
+    link = orm.get(SignInLinkRow, hash_of(text))
+    if link is None or link.ends_at <= utcnow() or link.person_id is None:
+        return None
+    person = orm.get(PersonRow, link.person_id)
+    return None if person is None or person.disabled_at is not None else (link, person)
+
+
+def _set_password(orm: OrmSession, person: PersonRow, password_hash: str, *, but: str | None) -> None:
+    person.password_hash, person.password_changed_at = password_hash, utcnow()
+    end_everything_of(orm, person.id, but=but)
+
+
+def end_everything_of(orm: OrmSession, person_id: str, *, but: str | None = None) -> None:
+    """End his sign-ins and unused links. but: the id of the sign-in that stays."""
+    sign_ins = delete(SignInRow).where(SignInRow.person_id == person_id)
+    if but is not None:
+        sign_ins = sign_ins.where(_id_of_sign_in() != but)
+    orm.execute(sign_ins)
+    orm.execute(delete(SignInLinkRow).where(SignInLinkRow.person_id == person_id))
 
 
 def _key_row(key: DeclaredKey, *, from_settings: bool) -> ApiKeyRow:
@@ -265,10 +489,15 @@ def _key_row(key: DeclaredKey, *, from_settings: bool) -> ApiKeyRow:
         sha256=key.sha256,
         label=key.label,
         from_settings=from_settings,
+        scopes=_stored(key.scopes),
         created_at=utcnow(),
-        ends_at=None,
+        ends_at=key.ends_at,
         revoked_at=None,
     )
+
+
+def _stored(scopes: Collection[Scope] | None) -> list[str] | None:
+    return None if scopes is None else sorted(scope.value for scope in set(scopes))
 
 
 def _declare(orm: OrmSession, key: DeclaredKey) -> None:
@@ -276,11 +505,12 @@ def _declare(orm: OrmSession, key: DeclaredKey) -> None:
     if row is None:
         orm.add(_key_row(key, from_settings=True))
         return
-    if row.sha256 != key.sha256 or row.tenant_id != key.tenant or row.role != key.role.value:
+    if (row.sha256, row.tenant_id, row.role) != (key.sha256, key.tenant, key.role.value):
         # Another secret, tenant or role under the same id: what was opened with the old one ends.
         orm.execute(delete(SignInRow).where(SignInRow.key_id == row.id))
     row.tenant_id, row.role, row.sha256, row.label = key.tenant, key.role.value, key.sha256, key.label
-    row.from_settings, row.revoked_at, row.ends_at = True, None, None
+    row.scopes, row.ends_at = _stored(key.scopes), key.ends_at
+    row.from_settings, row.revoked_at = True, None
 
 
 def _revoke(orm: OrmSession, row: ApiKeyRow) -> None:
@@ -295,11 +525,22 @@ def _forget_what_is_over(orm: OrmSession, now: datetime) -> None:
     orm.execute(delete(SignInLinkRow).where(SignInLinkRow.ends_at <= now))
 
 
-def _new_sign_in(orm: OrmSession, principal: Principal, key_id: str | None) -> SecretToken:
+def _sign_in_person(orm: OrmSession, person: PersonRow, browser: Browser) -> SecretToken:
+    person.last_sign_in_at = utcnow()
+    return _new_sign_in(orm, _as_principal(person, None), browser, person_id=person.id)
+
+
+def _new_sign_in(
+    orm: OrmSession,
+    principal: Principal,
+    browser: Browser,
+    *,
+    key: ApiKeyRow | None = None,
+    person_id: str | None = None,
+) -> SecretToken:
     token = new_token()
     now = utcnow()
     _forget_what_is_over(orm, now)
-    key = orm.get(ApiKeyRow, key_id) if key_id is not None else None
     ends_at = now + SIGN_IN_MOST
     if key is not None and key.ends_at is not None:
         ends_at = min(ends_at, key.ends_at)
@@ -309,7 +550,10 @@ def _new_sign_in(orm: OrmSession, principal: Principal, key_id: str | None) -> S
             tenant_id=principal.tenant,
             role=principal.role.value,
             principal_id=principal.id,
-            key_id=key_id,
+            key_id=key.id if key is not None else None,
+            person_id=person_id,
+            address=browser.address,
+            user_agent=(browser.user_agent or "")[:_MOST_USER_AGENT] or None,
             created_at=now,
             used_at=now,
             ends_at=ends_at,

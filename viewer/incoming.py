@@ -234,13 +234,24 @@ class ListQuery(BaseModel):
 
 
 class SignIn(BaseModel):
-    """One of the two."""
+    """A login with its password, or one of the others."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
+    login: str | None = Field(None, max_length=200, description="the name that you sign in under")
+    password: str | None = Field(None, max_length=1024, repr=False, description="your password")
     key: str | None = Field(None, max_length=200, repr=False, description="an API key")
     token: str | None = Field(
         None, max_length=200, repr=False, description="the token of a one-time sign-in link"
+    )
+
+
+class SetPassword(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    token: str = Field(max_length=200, repr=False, description="the token of your one-time link")
+    password: str = Field(
+        max_length=1024, repr=False, description="a password of 12 characters to 1 KiB that is not your login"
     )
 
 

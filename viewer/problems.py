@@ -111,7 +111,7 @@ def too_many_attempts(seconds: int) -> Problem:
         429,
         "too-many-attempts",
         "Too many attempts",
-        f"Too many sign-ins from your address have failed; try again in {seconds} s.",
+        f"Too many sign-ins under this name or from your address have failed; try again in {seconds} s.",
         headers={"Retry-After": str(seconds)},
     )
 

@@ -11,6 +11,7 @@ from flask import current_app
 
 from viewer.event_hub import EventHub
 from viewer.model import Principal
+from viewer.passwords import Passwords
 from viewer.settings import Settings
 from viewer.store import Store
 
@@ -108,7 +109,7 @@ class Services:
             WAITS_AT_ONCE, per_tenant=WAITS_PER_TENANT, per_principal=WAITS_PER_TENANT
         )
     )
-    failures: FailureLimit = field(default_factory=FailureLimit)
+    passwords: Passwords = field(default_factory=Passwords)
     entry_failures: FailureLimit = field(default_factory=FailureLimit)
     """Apart, and per origin too: a desktop's own page can send wrong tickets, and must not keep people from
     signing in."""

@@ -2,8 +2,9 @@
 
 `store.tenant(id)` sees one tenant only: another tenant's session is the same SessionNotFound as one that
 never was. `store.work(id)` is its tasks and agents. `store.fleet` sees everything and is the worker's.
-`store.accounts` holds keys and sign-ins, `store.entries` the ways to other origins. Every change of a session
-passes the state machine and is written in one transaction with its event.
+`store.people(id)` are its people. `store.accounts` holds keys and sign-ins, `store.attempts` counts failed
+ones, `store.entries` holds the ways to other origins. Every change of a session passes the state machine and
+is written in one transaction with its event.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from sqlalchemy import delete, func, select
 from sqlalchemy.orm import Session as OrmSession
 
 from viewer.accounts import AccountStore
+from viewer.attempts import AttemptStore
 from viewer.database import Database
 from viewer.entries import EntryStore
 from viewer.figures import FigureStore
@@ -35,6 +37,7 @@ from viewer.model import (
     Via,
     utcnow,
 )
+from viewer.people import PeopleStore
 from viewer.phases import Phase
 from viewer.resources import Quota
 from viewer.rows import (
@@ -123,11 +126,15 @@ class Store:
         self._database = Database(path)
         self.fleet = FleetStore(self._database)
         self.accounts = AccountStore(self._database)
+        self.attempts = AttemptStore(self._database)
         self.entries = EntryStore(self._database, self.accounts)
         self.figures = FigureStore(self._database)
 
     def tenant(self, tenant_id: str) -> TenantStore:
         return TenantStore(self._database, tenant_id)
+
+    def people(self, tenant_id: str) -> PeopleStore:
+        return PeopleStore(self._database, tenant_id)
 
     def work(self, tenant_id: str) -> WorkStore:
         return WorkStore(self._database, tenant_id)

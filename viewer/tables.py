@@ -1,6 +1,6 @@
 """The database's tables. Times are UTC; text columns hold the words of `viewer.model`.
 
-Only `store.py`, `accounts.py`, `entries.py` and the migrations import this module.
+Only the stores (such as `store.py`, `accounts.py`, `people.py`) and the migrations import this module.
 """
 
 from __future__ import annotations

@@ -403,6 +403,7 @@ class Worker:
         }
         self._placing = Placing(self._fleet, settings, self._lifecycle, self._chores)
         self._pools = PoolKeeper(self._fleet, settings, self._lifecycle)
+        self._attempts = store.attempts
         self._keep_events = timedelta(days=settings.keep_events_days)
         self._keep_sessions = timedelta(days=settings.keep_sessions_days)
         self._events = [
@@ -511,6 +512,7 @@ class Worker:
         is_more = self._fleet.purge(
             events_before=now - self._keep_events, sessions_ended_before=now - self._keep_sessions
         )
+        is_more = self._attempts.forget() or is_more
         self._purge_at = time.monotonic() + (PURGE_NEXT_SECONDS if is_more else PURGE_SECONDS)
 
 
