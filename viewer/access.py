@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 from flask import Flask, current_app, g, request
 
+from viewer import audit
 from viewer.accounts import Credential
 from viewer.model import Principal, Role, Scope
 from viewer.places import Place, PlaceKind, place_of, service_for
@@ -76,6 +77,7 @@ def enforce_on(app: Flask) -> None:
     if missing:
         raise TypeError(f"no access rule on: {', '.join(missing)}; decorate with @needs(…) or @anyone")
     app.before_request(_enforce)
+    app.teardown_request(lambda _error: audit.over())
 
 
 def principal() -> Principal:
@@ -239,6 +241,7 @@ def _enforce_place() -> None:
 
 
 def _enforce() -> None:
+    audit.in_request(client_address(), g.get("request_id", ""))
     view = _view_asked_for()
     if view is None:
         return
@@ -247,6 +250,7 @@ def _enforce() -> None:
         return
     door: Door = getattr(view, _DOOR, None) or _main_door
     g.principal = door(role)
+    audit.by(g.principal.id)
     check_scope(g.principal, getattr(view, _SCOPE))
 
 

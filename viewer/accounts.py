@@ -12,6 +12,7 @@ from pydantic import Field
 from sqlalchemy import ColumnElement, delete, func, select, update
 from sqlalchemy.orm import Session as OrmSession
 
+from viewer import audit
 from viewer.credentials import NewKey, SecretToken, hash_of, key_id_of, new_key, new_token, same
 from viewer.database import Database
 from viewer.model import POOL_TENANT, Frozen, Principal, Role, Scope, utcnow
@@ -114,6 +115,7 @@ class AccountStore:
             if orm.get(TenantRow, name) is not None:
                 raise TenantExists(name)
             orm.add(TenantRow(id=name, created_at=utcnow()))
+            audit.note(orm, name, "tenant.create", f"tenant:{name}")
 
     def add_key(self, tenant: str, role: Role, label: str = "", *, life: timedelta | None = None) -> NewKey:
         """Make a key; its text exists only in the answer. `life`: after it the key is good no more."""
@@ -124,6 +126,7 @@ class AccountStore:
             row = _key_row(declared, from_settings=False)
             row.ends_at = None if life is None else row.created_at + life
             orm.add(row)
+            _note_key(orm, row, "key.create")
         return key
 
     def revoke_key(self, key_id: str) -> None:
@@ -140,6 +143,7 @@ class AccountStore:
             for name in tenants:
                 if orm.get(TenantRow, name) is None:
                     orm.add(TenantRow(id=name, created_at=utcnow()))
+                    audit.note(orm, name, "tenant.create", f"tenant:{name}")
             orm.flush()
             for key in keys:
                 _declare(orm, key)
@@ -350,7 +354,10 @@ class AccountStore:
 
     def sign_out(self, value: str) -> None:
         with self._database.writing() as orm:
-            orm.execute(delete(SignInRow).where(SignInRow.sha256 == hash_of(value)))
+            row = orm.get(SignInRow, hash_of(value))
+            if row is not None:
+                orm.delete(row)
+                audit.note(orm, row.tenant_id, "sign_out", None, principal=row.principal_id)
 
     def new_link(self, tenant: str, role: Role) -> SecretToken:
         """The token of a one-time sign-in link, good for 24 hours."""
@@ -366,6 +373,7 @@ class AccountStore:
                 ends_at=now + LINK_LIFE,
             )
             orm.add(row)
+            audit.note(orm, tenant, "sign_in.link", f"link:{row.sha256[:8]}", detail={"role": role.value})
         return token
 
     def _stamp(self, sha256: str, now: datetime) -> None:
@@ -503,9 +511,14 @@ def _stored(scopes: Collection[Scope] | None) -> list[str] | None:
 def _declare(orm: OrmSession, key: DeclaredKey) -> None:
     row = orm.get(ApiKeyRow, key.id)
     if row is None:
-        orm.add(_key_row(key, from_settings=True))
+        row = _key_row(key, from_settings=True)
+        orm.add(row)
+        _note_key(orm, row, "key.create")
         return
-    if (row.sha256, row.tenant_id, row.role) != (key.sha256, key.tenant, key.role.value):
+    changed = (row.sha256, row.tenant_id, row.role) != (key.sha256, key.tenant, key.role.value)
+    if changed or not _is_good(row) or row.scopes != _stored(key.scopes):
+        _note_key_change(orm, row, key)
+    if changed:
         # Another secret, tenant or role under the same id: what was opened with the old one ends.
         orm.execute(delete(SignInRow).where(SignInRow.key_id == row.id))
     row.tenant_id, row.role, row.sha256, row.label = key.tenant, key.role.value, key.sha256, key.label
@@ -514,8 +527,22 @@ def _declare(orm: OrmSession, key: DeclaredKey) -> None:
 
 
 def _revoke(orm: OrmSession, row: ApiKeyRow) -> None:
-    row.revoked_at = row.revoked_at or utcnow()
+    if row.revoked_at is None:
+        row.revoked_at = utcnow()
+        _note_key(orm, row, "key.revoke")
     orm.execute(delete(SignInRow).where(SignInRow.key_id == row.id))
+
+
+def _note_key(orm: OrmSession, row: ApiKeyRow, action: audit.Action) -> None:
+    detail = {"role": row.role, "label": row.label, "declared": row.from_settings}
+    audit.note(orm, row.tenant_id, action, f"key:{row.id}", detail=detail)
+
+
+def _note_key_change(orm: OrmSession, row: ApiKeyRow, key: DeclaredKey) -> None:
+    """In the logs of both tenants, should it go from one to another."""
+    detail = {"role": key.role.value, "former_role": row.role, "tenant": key.tenant}
+    for tenant in sorted({row.tenant_id, key.tenant}):
+        audit.note(orm, tenant, "key.change", f"key:{row.id}", detail=detail)
 
 
 def _forget_what_is_over(orm: OrmSession, now: datetime) -> None:
@@ -540,6 +567,14 @@ def _new_sign_in(
 ) -> SecretToken:
     token = new_token()
     now = utcnow()
+    audit.note(
+        orm,
+        principal.tenant,
+        "sign_in.ok",
+        None,
+        detail={"user_agent": browser.user_agent} if browser.user_agent else None,
+        principal=principal.id,
+    )
     _forget_what_is_over(orm, now)
     ends_at = now + SIGN_IN_MOST
     if key is not None and key.ends_at is not None:

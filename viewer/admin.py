@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import argparse
 import os
+import pwd
 import re
 import sys
 from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
 
+from viewer import audit
 from viewer.accounts import TenantExists, UnknownKey, UnknownTenant
 from viewer.migrations import upgrade
 from viewer.model import Role
@@ -26,6 +28,7 @@ class AdminError(Exception):
 
 def main(arguments: Sequence[str] | None = None) -> None:
     asked = _parser().parse_args(arguments)
+    audit.acts_as(f"host:{_user()}")
     try:
         settings = load_settings(check_secrets=False)
         if not settings.database.is_file():
@@ -39,6 +42,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except (AdminError, SettingsError) as error:
         print(f"deskfleet-admin: {error}", file=sys.stderr)
         sys.exit(2)
+
+
+def _user() -> str:
+    """Who runs this, as the machine knows him and not as his environment says."""
+    try:
+        return pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:
+        return str(os.getuid())
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -52,7 +52,7 @@ def drain_host(name: str) -> Response:
     wanted = json_body(DrainHost)
     if name not in [host.name for host in services().settings.sandbox_hosts]:
         raise not_found()
-    services().store.fleet.drain(name, is_draining=wanted.draining)
+    services().store.fleet.drain(name, is_draining=wanted.draining, tenant_id=principal().tenant)
     return json_answer(next(host for host in _hosts().items if host.name == name))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from viewer import audit
 from viewer.accounts import DeclaredKey
 from viewer.migrations import upgrade
 from viewer.settings import Settings, SettingsError
@@ -22,7 +23,10 @@ def prepare_database(settings: Settings) -> None:
             f"database: {settings.database} cannot be used ({reason}); see its owner and mode"
         ) from error
     try:
-        store.accounts.sync_declared([tenant.name for tenant in settings.tenants], declared_keys(settings))
+        with audit.acting("deploy"):
+            store.accounts.sync_declared(
+                [tenant.name for tenant in settings.tenants], declared_keys(settings)
+            )
     finally:
         store.close()
 

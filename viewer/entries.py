@@ -13,11 +13,12 @@ from pydantic import Field
 from sqlalchemy import delete
 from sqlalchemy.orm import Session as OrmSession
 
+from viewer import audit
 from viewer.accounts import AccountStore
 from viewer.credentials import SecretToken, hash_of, new_token
 from viewer.database import Database
 from viewer.model import Frozen, Principal, Role, utcnow
-from viewer.tables import EntryRow
+from viewer.tables import EntryRow, SignInRow
 
 TICKET_LIFE = timedelta(seconds=60)
 ENTRY_LIFE = timedelta(hours=12)
@@ -68,6 +69,7 @@ class EntryStore:
         with self._database.writing() as orm:
             _forget_what_is_over(orm, now)
             orm.add(row)
+            audit.note(orm, who.tenant, "entry.ticket", _target(row))
         return Ticket(text=text, expires_at=row.ends_at)
 
     def enter(self, ticket: str, origin: str, *, old: str | None = None) -> SecretToken | None:
@@ -83,6 +85,7 @@ class EntryStore:
             cookie = new_token()
             orm.add(_entered(row, cookie, now))
             orm.delete(row)
+            _note_use(orm, row)
             if old:
                 orm.execute(
                     delete(EntryRow).where(EntryRow.sha256 == hash_of(old), EntryRow.origin == origin)
@@ -123,6 +126,17 @@ def _entered(ticket: EntryRow, cookie: SecretToken, now: datetime) -> EntryRow:
         created_at=now,
         ends_at=now + ENTRY_LIFE,
     )
+
+
+def _target(row: EntryRow) -> str:
+    return f"session:{row.session_id}" if row.session_id is not None else f"service:{row.service}"
+
+
+def _note_use(orm: OrmSession, row: EntryRow) -> None:
+    """By its maker: the browser that uses it shows nothing but the ticket."""
+    sign_in = orm.get(SignInRow, row.sign_in_sha256) if row.sign_in_sha256 is not None else None
+    maker = sign_in.principal_id if sign_in is not None else f"key:{row.key_id}"
+    audit.note(orm, row.tenant_id, "entry.open", _target(row), principal=maker)
 
 
 def _weaker(one: Role, other: Role) -> Role:

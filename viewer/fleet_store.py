@@ -10,6 +10,7 @@ from typing import Unpack
 from sqlalchemy import ColumnElement, Select, delete, func, select
 from sqlalchemy.orm import Session as OrmSession
 
+from viewer import audit
 from viewer.database import Database
 from viewer.hostwatch.answers import HostReport
 from viewer.model import (
@@ -40,6 +41,7 @@ from viewer.rows import (
     move,
     new_id,
     newest_event_id,
+    note_ended,
     sandbox_is_free,
     session_of,
     sessions_of,
@@ -301,14 +303,17 @@ class FleetStore:
             if row is not None:
                 row.report = report.model_dump(mode="json")
 
-    def drain(self, name: str, *, is_draining: bool) -> None:
-        """From now on the host gets no new sandboxes, or gets them again. `name`: a host of the settings."""
+    def drain(self, name: str, *, is_draining: bool, tenant_id: str = audit.NO_TENANT) -> None:
+        """From now on the host gets no new sandboxes, or gets them again. `name`: a host of the settings;
+        tenant_id: who asked for it."""
         with self._database.writing() as orm:
             row = orm.get(HostRow, name)
             if row is None:
                 row = _new_host_row(name, utcnow())
                 orm.add(row)
             row.is_draining = is_draining
+            detail = {"draining": is_draining}
+            audit.note(orm, tenant_id, "host.drain", f"host:{name}", detail=detail)
 
     def forget_hosts(self, *, known: Iterable[str]) -> None:
         """Forget hosts that are no longer part of the fleet."""
@@ -450,7 +455,10 @@ def _desktop_rows(host: str) -> Select[SessionRow]:
 def _give_up_the_name(orm: OrmSession, row: SessionRow) -> None:
     """End a desktop's row, if it lives, and free its (host, name) for a successor."""
     row.sandbox_id = None
-    if not Status(row.status).is_terminal:
+    has_lived = not Status(row.status).is_terminal
+    if has_lived:
         row.status = Status.TERMINATED.value
         row.terminated_at = utcnow()
     change(orm, row, {})
+    if has_lived and row.terminate_requested_at is None:
+        note_ended(orm, row)

@@ -1,6 +1,7 @@
 """From the session table's rows to sessions and back; every change of a row is told from here.
 
-A change is one transaction: the row, its event in the outbox, and its line in the history. Only the stores
+A change is one transaction: the row, its event in the outbox, its line in the history and, where somebody
+asked for it, in the audit log. Only the stores
 import this module.
 """
 
@@ -16,6 +17,7 @@ from sqlalchemy import ColumnElement, Select, func, inspect, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session as OrmSession
 
+from viewer import audit
 from viewer.model import (
     DesktopBackend,
     Display,
@@ -157,6 +159,26 @@ def add(orm: OrmSession, session: Session, by: str) -> None:
     note_names(orm, session)
     write_labels(orm, session)
     tell(orm, row, by, "session.created")
+    note_created(orm, session)
+
+
+def note_created(orm: OrmSession, session: Session) -> None:
+    """Its line in the audit log."""
+    told = {
+        "image": session.image,
+        "via": session.via.value,
+        "task_id": session.task_id,
+        "agent_id": session.agent_id,
+        "warm": session.is_warm or None,
+    }
+    detail = {name: value for name, value in told.items() if value is not None}
+    audit.note(orm, session.tenant_id, "session.create", f"session:{session.id}", detail=detail)
+
+
+def note_ended(orm: OrmSession, row: SessionRow) -> None:
+    """Its line in the audit log, for one whose end nobody has asked for: each session has one such line."""
+    detail = {"status": row.status, "reason": row.error_message or row.status_reason}
+    audit.note(orm, row.tenant_id, "session.terminate", f"session:{row.id}", detail=detail)
 
 
 def note_names(orm: OrmSession, session: Session) -> None:
@@ -216,6 +238,8 @@ def move(
     elif to is Status.RUNNING and row.running_at is None:
         row.running_at = utcnow()
     change(orm, row, {**changes, "status_reason": reason}, by=by)
+    if to.is_terminal and row.terminate_requested_at is None:
+        note_ended(orm, row)
 
 
 def ask_for_the_end(orm: OrmSession, row: SessionRow, by: str) -> None:
@@ -223,6 +247,7 @@ def ask_for_the_end(orm: OrmSession, row: SessionRow, by: str) -> None:
         return
     row.terminate_requested_at = utcnow()
     change(orm, row, {"status_reason": TERMINATING}, by=by)
+    audit.note(orm, row.tenant_id, "session.terminate", f"session:{row.id}")
 
 
 def tell(orm: OrmSession, row: SessionRow, by: str, event_type: EventType, *, is_a_step: bool = True) -> None:

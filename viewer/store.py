@@ -17,6 +17,7 @@ from pydantic import Field
 from sqlalchemy import delete, func, select
 from sqlalchemy.orm import Session as OrmSession
 
+from viewer import audit
 from viewer.accounts import AccountStore
 from viewer.attempts import AttemptStore
 from viewer.database import Database
@@ -52,6 +53,7 @@ from viewer.rows import (
     live_rows,
     new_id,
     newest_event_id,
+    note_created,
     note_names,
     session_of,
     sessions_of,
@@ -290,6 +292,8 @@ class TenantStore:
             if status not in (Status.RUNNING, Status.PAUSED) or row.terminate_requested_at is not None:
                 raise IllegalTransition(status, wanted)
             change(orm, row, {"wanted_status": None if status is wanted else wanted}, by=by)
+            action: audit.Action = "session.pause" if wanted is Status.PAUSED else "session.resume"
+            audit.note(orm, self._tenant_id, action, f"session:{row.id}")
             return session_of(row)
 
     def renew(self, session_id: str, until: datetime, *, by: str) -> Session:
@@ -304,6 +308,10 @@ class TenantStore:
                 raise IllegalTransition(status, status)
             end = until if row.lifetime_ends_at is None else min(until, row.lifetime_ends_at)
             change(orm, row, {"expires_at": end, "last_used_at": utcnow()}, by=by)
+            until_text = end.isoformat(timespec="seconds")
+            audit.note(
+                orm, self._tenant_id, "session.renew", f"session:{row.id}", detail={"until": until_text}
+            )
             return session_of(row)
 
     def set_labels(self, session_id: str, labels: Mapping[str, str]) -> Session:
@@ -370,6 +378,8 @@ class TenantStore:
         row.labels = dict(labels)
         write_labels(orm, session_of(row))
         change(orm, row, {})
+        detail = {"labels": sorted(labels)}
+        audit.note(orm, self._tenant_id, "session.labels", f"session:{row.id}", detail=detail)
 
     def _session(self, new: NewSession) -> Session:
         now = utcnow()
@@ -460,6 +470,7 @@ class TenantStore:
         # Two, because whoever waits for either of them must hear of it.
         tell(orm, row, new.created_by, "session.created", is_a_step=False)
         tell(orm, row, new.created_by, "session.running")
+        note_created(orm, session)
         return session
 
 

@@ -1,6 +1,7 @@
 """The database's tables. Times are UTC; text columns hold the words of `viewer.model`.
 
-Only the stores (such as `store.py`, `accounts.py`, `people.py`) and the migrations import this module.
+Only the stores (such as `store.py`, `accounts.py`, `people.py`), `audit.py` and the migrations import this
+module.
 """
 
 from __future__ import annotations
@@ -327,16 +328,17 @@ class AuditRow(Base):
 
     __tablename__ = "audit_log"
     __table_args__ = (
-        Index("ix_audit_log_tenant", "tenant_id", "id"),
-        Index("ix_audit_log_target", "tenant_id", "target", "id"),
-        Index("ix_audit_log_principal", "tenant_id", "principal", "id"),
-        {"sqlite_autoincrement": True},
+        Index("ix_audit_log_target", "tenant_id", "target", "number"),
+        Index("ix_audit_log_principal", "tenant_id", "principal", "number"),
+        Index("ix_audit_log_action", "tenant_id", "action", "number"),
+        Index("ix_audit_log_at", "tenant_id", "at", "number"),
     )
 
-    id: Mapped[int] = mapped_column(primary_key=True, autoincrement=True)
-    at: Mapped[datetime]
-    tenant_id: Mapped[str]
+    tenant_id: Mapped[str] = mapped_column(primary_key=True)
     """No foreign key: what was done stays on record, whoever is gone."""
+    number: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    """Counts the tenant's own entries from 1, without a gap: one that is taken out leaves its number."""
+    at: Mapped[datetime]
     principal: Mapped[str]
     principal_name: Mapped[str]
     """As he was called then."""
@@ -348,6 +350,21 @@ class AuditRow(Base):
     request_id: Mapped[str | None]
     chain: Mapped[str]
     """SHA-256 over the tenant's entry before and this one: a row taken out or changed by hand shows."""
+
+
+class AuditChainRow(Base):
+    """Where a tenant's audit log ends, and from where on it is still here. Triggers let both only grow."""
+
+    __tablename__ = "audit_chains"
+
+    tenant_id: Mapped[str] = mapped_column(primary_key=True)
+    number: Mapped[int]
+    chain: Mapped[str]
+    """Of the newest entry: the end of the log cannot be cut off unseen."""
+    pruned_number: Mapped[int] = mapped_column(server_default="0")
+    pruned_chain: Mapped[str]
+    """Of the newest entry that the operator has exported and taken out; the chain goes on from there. Only
+    entries up to it can be deleted."""
 
 
 class WebhookSecretRow(Base):

@@ -23,7 +23,7 @@ from types import FrameType
 
 from sqlalchemy.exc import OperationalError
 
-from viewer import logs, metrics, reconcile
+from viewer import audit, logs, metrics, reconcile
 from viewer.chores import Chores
 from viewer.database import DatabaseBusy
 from viewer.fleet_store import DeclaredDesktop, FleetStore
@@ -600,6 +600,7 @@ def _wait_for_tables(store: Store, stop: threading.Event) -> None:
 def main() -> int:
     """`deskfleet-worker`: act until SIGTERM. Exit code 2 with one sentence for unusable settings."""
     logs.set_up("deskfleet-worker")
+    audit.acts_as("worker")
     try:
         settings = load_settings()
     except SettingsError as error:

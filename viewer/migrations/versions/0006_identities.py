@@ -74,9 +74,9 @@ def _add_people() -> None:
 def _add_audit_log() -> None:
     op.create_table(
         "audit_log",
-        sa.Column("id", sa.Integer(), autoincrement=True, nullable=False),
-        sa.Column("at", sa.DateTime(), nullable=False),
         sa.Column("tenant_id", sa.String(), nullable=False),
+        sa.Column("number", sa.Integer(), autoincrement=False, nullable=False),
+        sa.Column("at", sa.DateTime(), nullable=False),
         sa.Column("principal", sa.String(), nullable=False),
         sa.Column("principal_name", sa.String(), nullable=False),
         sa.Column("address", sa.String(), nullable=True),
@@ -86,12 +86,100 @@ def _add_audit_log() -> None:
         sa.Column("detail", sa.JSON(), nullable=True),
         sa.Column("request_id", sa.String(), nullable=True),
         sa.Column("chain", sa.String(), nullable=False),
-        sa.PrimaryKeyConstraint("id", name=op.f("pk_audit_log")),
-        sqlite_autoincrement=True,
+        sa.PrimaryKeyConstraint("tenant_id", "number", name=op.f("pk_audit_log")),
     )
-    op.create_index("ix_audit_log_principal", "audit_log", ["tenant_id", "principal", "id"])
-    op.create_index("ix_audit_log_target", "audit_log", ["tenant_id", "target", "id"])
-    op.create_index("ix_audit_log_tenant", "audit_log", ["tenant_id", "id"])
+    for column in ("action", "at", "principal", "target"):
+        op.create_index(f"ix_audit_log_{column}", "audit_log", ["tenant_id", column, "number"])
+    op.create_table(
+        "audit_chains",
+        sa.Column("tenant_id", sa.String(), nullable=False),
+        sa.Column("number", sa.Integer(), nullable=False),
+        sa.Column("chain", sa.String(), nullable=False),
+        sa.Column("pruned_number", sa.Integer(), server_default="0", nullable=False),
+        sa.Column("pruned_chain", sa.String(), nullable=False),
+        sa.PrimaryKeyConstraint("tenant_id", name=op.f("pk_audit_chains")),
+    )
+    for statement in _APPEND_ONLY[op.get_bind().dialect.name]:
+        op.execute(statement)
+
+
+# Entries are only added; what the operator has exported, and only that, may go: up to
+# `audit_chains.pruned_number`. On SQLite, REPLACE deletes what is in its way without asking the triggers on
+# DELETE (sqlite.org/lang_conflict.html), so an insert must be refused where a row is already.
+_APPEND_ONLY = {
+    "sqlite": [
+        """
+        CREATE TRIGGER audit_log_no_update BEFORE UPDATE ON audit_log
+        BEGIN SELECT RAISE(ABORT, 'audit_log is append-only'); END
+        """,
+        """
+        CREATE TRIGGER audit_log_no_delete BEFORE DELETE ON audit_log
+        WHEN OLD.number > COALESCE(
+            (SELECT pruned_number FROM audit_chains WHERE tenant_id = OLD.tenant_id), 0)
+        BEGIN SELECT RAISE(ABORT, 'audit_log is append-only'); END
+        """,
+        """
+        CREATE TRIGGER audit_log_no_replace BEFORE INSERT ON audit_log
+        WHEN EXISTS (SELECT 1 FROM audit_log WHERE tenant_id = NEW.tenant_id AND number = NEW.number)
+        BEGIN SELECT RAISE(ABORT, 'audit_log is append-only'); END
+        """,
+        """
+        CREATE TRIGGER audit_chains_grow BEFORE UPDATE ON audit_chains
+        WHEN NEW.tenant_id <> OLD.tenant_id OR NEW.number < OLD.number
+            OR NEW.pruned_number < OLD.pruned_number OR NEW.pruned_number > NEW.number
+        BEGIN SELECT RAISE(ABORT, 'audit_chains only grows'); END
+        """,
+        """
+        CREATE TRIGGER audit_chains_no_delete BEFORE DELETE ON audit_chains
+        BEGIN SELECT RAISE(ABORT, 'audit_chains only grows'); END
+        """,
+        """
+        CREATE TRIGGER audit_chains_no_replace BEFORE INSERT ON audit_chains
+        WHEN EXISTS (SELECT 1 FROM audit_chains WHERE tenant_id = NEW.tenant_id)
+        BEGIN SELECT RAISE(ABORT, 'audit_chains only grows'); END
+        """,
+    ],
+    "postgresql": [
+        """
+        CREATE OR REPLACE FUNCTION audit_log_append_only() RETURNS trigger LANGUAGE plpgsql AS $$
+        BEGIN
+            IF TG_OP = 'DELETE' THEN
+                IF OLD.number <= COALESCE(
+                    (SELECT pruned_number FROM audit_chains WHERE tenant_id = OLD.tenant_id), 0)
+                THEN RETURN OLD; END IF;
+            END IF;
+            RAISE EXCEPTION 'audit_log is append-only';
+        END $$
+        """,
+        """
+        CREATE OR REPLACE FUNCTION audit_chains_grow() RETURNS trigger LANGUAGE plpgsql AS $$
+        BEGIN
+            IF TG_OP = 'UPDATE' THEN
+                IF NEW.tenant_id = OLD.tenant_id AND NEW.number >= OLD.number
+                    AND NEW.pruned_number >= OLD.pruned_number AND NEW.pruned_number <= NEW.number
+                THEN RETURN NEW; END IF;
+            END IF;
+            RAISE EXCEPTION 'audit_chains only grows';
+        END $$
+        """,
+        """
+        CREATE TRIGGER audit_log_no_change BEFORE UPDATE OR DELETE ON audit_log
+        FOR EACH ROW EXECUTE FUNCTION audit_log_append_only()
+        """,
+        """
+        CREATE TRIGGER audit_log_no_truncate BEFORE TRUNCATE ON audit_log
+        FOR EACH STATEMENT EXECUTE FUNCTION audit_log_append_only()
+        """,
+        """
+        CREATE TRIGGER audit_chains_no_change BEFORE UPDATE OR DELETE ON audit_chains
+        FOR EACH ROW EXECUTE FUNCTION audit_chains_grow()
+        """,
+        """
+        CREATE TRIGGER audit_chains_no_truncate BEFORE TRUNCATE ON audit_chains
+        FOR EACH STATEMENT EXECUTE FUNCTION audit_chains_grow()
+        """,
+    ],
+}
 
 
 def _add_webhooks_in() -> None:
