@@ -60,8 +60,9 @@ bench: $(VENV)/.dev ## ratios against the alternatives, one table
 soak: $(VENV)/.dev ## long runs and fuzzing; as root, after `make test`
 	@DESKFLEET_SOAK=1 $(BIN)/pytest -m soak --timeout=7200
 
-reference: $(VENV)/.dev ## write docs/api-reference.md from the API's own description
+reference: $(VENV)/.dev ## write docs/api-reference.md and the skill's text from the code
 	@$(BIN)/python -m tests.api_reference
+	@$(BIN)/python -m viewer.mcp.skill > docs/skills/code-sandbox/SKILL.md
 
 operator: $(VENV)/.deploy ## make your age identity, and print the key for `operators:`
 	@$(BIN)/python -m inventory.operator

@@ -1,0 +1,1 @@
+"""Tools for agents: an MCP server over stdio, which knows the API alone."""

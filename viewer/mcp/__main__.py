@@ -1,0 +1,3 @@
+from viewer.mcp.main import main
+
+main()
