@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 import threading
 from collections.abc import Iterator
+from datetime import timedelta
 from typing import get_args
 
 import pytest
@@ -13,11 +14,14 @@ from sqlalchemy import select
 from sqlalchemy.exc import IntegrityError
 
 from tests.viewer_fixtures import ORIGIN, People, ViewerClient, running_session, sign_in
-from viewer import audit
+from viewer import audit, audit_store
 from viewer.accounts import DeclaredKey
 from viewer.audit import Entry
+from viewer.audit_store import AuditFilter
 from viewer.bootstrap import prepare_database
-from viewer.model import Role, Status, utcnow
+from viewer.credentials import key_id_of
+from viewer.database import DatabaseBusy
+from viewer.model import Role, Session, Status, utcnow
 from viewer.settings import Settings
 from viewer.store import NewSession, Store
 from viewer.tables import AuditRow
@@ -214,7 +218,8 @@ def test_declared_keys_are_the_deploys_and_told_when_they_change(store: Store) -
         assert found == [("deploy", action, "key:declared") for action in expected]
     moved = declared.model_copy(update={"tenant": "bolt"})
     store.accounts.sync_declared(["acme"], [moved])
-    assert newest(store).action == newest(store, "bolt").action == "key.change"
+    assert (newest(store).action, newest(store, "bolt").action) == ("key.revoke", "key.change")
+    assert "bolt" not in newest(store).line()
 
 
 def test_what_the_settings_bring_is_the_deploys(settings: Settings) -> None:
@@ -362,3 +367,232 @@ def test_canonical_form_is_as_documented() -> None:
 def test_every_action_has_a_sentence() -> None:
     assert set(get_args(audit.Action)) == set(audit.ACTIONS)
     assert all(text.endswith(".") for text in audit.ACTIONS.values())
+
+
+# --- openings ---------------------------------------------------------------------------------------
+
+
+def open_stream(client: ViewerClient, session: Session, headers: dict[str, str], address: str = "") -> int:
+    asked = {"X-Forwarded-Uri": f"/stream/{session.id}", "X-Forwarded-Method": "GET"}
+    answer = client.get("/authz/stream", headers={**headers, **asked, "X-Forwarded-For": address})
+    return int(answer.status_code)
+
+
+def openings(store: Store) -> list[tuple[str, str, str | None, object]]:
+    wanted = ("session.view", "session.control", "session.port", "service.open")
+    return [
+        (entry.action, entry.principal, entry.address, entry.detail)
+        for entry in entries(store)
+        if entry.action in wanted
+    ]
+
+
+def test_who_opens_a_desktop_is_told_with_what_he_may_do(
+    client: ViewerClient, store: Store, people: People
+) -> None:
+    session = running_session(store, people.alice)
+    assert open_stream(client, session, people.wanda.headers, "203.0.113.1") == 200
+    assert open_stream(client, session, people.alice.headers, "203.0.113.2") == 200
+    assert open_stream(client, session, people.bob.headers, "203.0.113.3") == 404
+    assert open_stream(client, session, {}, "203.0.113.3") == 401
+    wanda, alice = (f"key:{key_id_of(person.key)}" for person in (people.wanda, people.alice))
+    assert openings(store) == [
+        ("session.view", wanda, "203.0.113.1", {"way": "stream"}),
+        ("session.control", alice, "203.0.113.2", {"way": "stream"}),
+    ]
+    assert newest(store).target == f"session:{session.id}"
+    assert [entry for entry in entries(store, "bolt") if entry.action.startswith("session.")] == []
+
+
+def test_reconnecting_is_told_once_and_the_first_of_each_is_not_lost(
+    client: ViewerClient, store: Store, people: People
+) -> None:
+    one, other = running_session(store, people.alice), store.tenant("acme").create(NEW).session
+    for _ in range(5):
+        assert open_stream(client, one, people.alice.headers, "203.0.113.1") == 200
+    assert len(openings(store)) == 1
+    open_stream(client, one, people.alice.headers, "203.0.113.2")
+    open_stream(client, one, people.wanda.headers, "203.0.113.1")
+    assert len(openings(store)) == 3
+    assert open_stream(client, other, people.alice.headers) == 404
+    assert len(openings(store)) == 3
+
+
+def test_another_process_tells_an_opening_no_second_time(
+    client: ViewerClient, store: Store, people: People
+) -> None:
+    session = running_session(store, people.alice)
+    open_stream(client, session, people.alice.headers, "203.0.113.1")
+    audit.in_request("203.0.113.1", "x")
+    again = Store(store._database.path)
+    again.audit.opened(
+        "acme",
+        "session.control",
+        f"session:{session.id}",
+        principal=openings(store)[0][1],
+        detail={"way": "stream"},
+    )
+    again.close()
+    assert len(openings(store)) == 1
+
+
+def test_an_opening_is_told_again_after_its_time(
+    client: ViewerClient, store: Store, people: People, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session = running_session(store, people.alice)
+    open_stream(client, session, people.alice.headers)
+    later = utcnow() + audit_store.OPENING_NOTED_EVERY + timedelta(seconds=1)
+    monkeypatch.setattr(audit_store, "utcnow", lambda: later)
+    open_stream(client, session, people.alice.headers)
+    assert len(openings(store)) == 2
+
+
+def test_ports_of_a_sandbox_are_told_each(client: ViewerClient, store: Store, people: People) -> None:
+    session = running_session(store, people.alice)
+    for port in (8000, 9000, 8000):
+        asked = {"X-Forwarded-Uri": f"/v1/sandboxes/{session.id}/proxy/{port}/x"}
+        assert client.get("/authz/port", headers={**people.alice.headers, **asked}).status_code == 200
+    assert [detail for action, _, _, detail in openings(store) if action == "session.port"] == [
+        {"port": 8000},
+        {"port": 9000},
+    ]
+
+
+def test_a_service_is_told_by_tenant_and_key(client: ViewerClient, store: Store, people: People) -> None:
+    at_code = {"X-Forwarded-Host": "code.deskfleet.localhost:8088", "X-Forwarded-Proto": "http"}
+    for _ in range(3):
+        assert client.get("/authz/service", headers={**people.alice.headers, **at_code}).status_code == 200
+    assert client.get("/authz/service", headers={**people.wanda.headers, **at_code}).status_code == 403
+    assert [action for action, *_ in openings(store)] == ["service.open"]
+    assert newest(store).target == "service:code"
+
+
+def test_nobody_is_let_in_who_cannot_be_noted(
+    client: ViewerClient, store: Store, people: People, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session = running_session(store, people.alice)
+
+    def fail(*_arguments: object, **_named: object) -> None:
+        raise DatabaseBusy("another process writes")
+
+    monkeypatch.setattr(audit, "note", fail)
+    assert open_stream(client, session, people.alice.headers) == 503
+
+
+# --- reading and verifying --------------------------------------------------------------------------
+
+
+def filled(store: Store, count: int) -> None:
+    with store._database.writing() as orm:
+        for number in range(count):
+            audit.note(orm, "acme", "audit.export", f"t:{number % 7}", principal=f"key:{number % 3}")
+
+
+@pytest.mark.parametrize("limit", [1, 3, 100])
+def test_pages_together_are_the_whole_log_newest_first(store: Store, limit: int) -> None:
+    filled(store, 25)
+    found: list[Entry] = []
+    before: int | None = None
+    while True:
+        page = store.audit.page("acme", AuditFilter(), before, limit)
+        found += page.items
+        before = page.next_number
+        if before is None:
+            break
+        filled(store, 1)  # what comes meanwhile moves no page
+    assert [entry.number for entry in found] == sorted((entry.number for entry in found), reverse=True)
+    assert found[::-1] == entries(store)[: len(found)]
+    assert found[-1].number == 1
+
+
+def test_reading_in_parts_is_the_whole_log_oldest_first(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    filled(store, 25)
+    monkeypatch.setattr(audit_store, "_ROWS_AT_ONCE", 4)
+    assert list(store.audit.entries("acme")) == entries(store)
+
+
+def test_filters_narrow_the_log(store: Store, people: People) -> None:
+    filled(store, 30)
+    whole, acme = entries(store), store.audit
+    half = whole[len(whole) // 2].at
+    looks: list[tuple[AuditFilter, list[Entry]]] = [
+        (AuditFilter(action="audit.export"), [e for e in whole if e.action == "audit.export"]),
+        (AuditFilter(action="key"), [e for e in whole if e.action.startswith("key.")]),
+        (AuditFilter(principal="key:1"), [e for e in whole if e.principal == "key:1"]),
+        (AuditFilter(target="t:3"), [e for e in whole if e.target == "t:3"]),
+        (AuditFilter(since=half), [e for e in whole if e.at >= half]),
+        (AuditFilter(until=half), [e for e in whole if e.at < half]),
+        (AuditFilter(since=half, until=half), []),
+        (AuditFilter(target="t:3", since=half), [e for e in whole if e.target == "t:3" and e.at >= half]),
+        (AuditFilter(action="nothing"), []),
+    ]
+    for wanted, expected in looks:
+        assert list(acme.entries("acme", wanted)) == expected, wanted
+        assert list(acme.page("acme", wanted, None, 1000).items) == expected[::-1], wanted
+
+
+def verified(store: Store, tenant: str = "acme") -> list[str]:
+    return [
+        problem
+        for head in store.audit.heads()
+        if head.tenant_id == tenant
+        for problem in store.audit.problems(head)
+    ]
+
+
+def test_an_untouched_log_verifies(store: Store, people: People) -> None:
+    filled(store, 10)
+    assert verified(store) == verified(store, "bolt") == []
+
+
+OF_ACME = "WHERE tenant_id = 'acme' AND number"
+COPIED = "at, principal, principal_name, address, action, target, outcome, detail, request_id, chain"
+TAMPERING = {
+    "all after entry 12 is missing, up to entry 15": f"DELETE FROM audit_log {OF_ACME} > 12",
+    "entry 7 is missing": f"DELETE FROM audit_log {OF_ACME} = 7",
+    "entry 15 is not the one that was written": f"UPDATE audit_chains SET chain = 'x' {OF_ACME} = 15",
+    "entry 16 and what follows was put in by hand": "INSERT INTO audit_log"
+    f" (tenant_id, number, {COPIED}) SELECT tenant_id, 16, {COPIED} FROM audit_log {OF_ACME} = 15",
+}
+
+
+@pytest.mark.parametrize("problem", TAMPERING)
+def test_what_was_done_by_hand_is_named(problem: str, store: Store) -> None:
+    filled(store, 15 - len(entries(store)))
+    assert verified(store) == []
+    by_hand(store, TAMPERING[problem])
+    assert f"acme: {problem}" in verified(store)
+
+
+def test_a_head_that_was_kept_shows_a_log_that_was_written_anew(store: Store) -> None:
+    filled(store, 5)
+    kept = next(head for head in store.audit.heads() if head.tenant_id == "acme")
+    by_hand(store, "DELETE FROM audit_log WHERE tenant_id = 'acme'", "DELETE FROM audit_chains")
+    filled(store, kept.number)
+    assert verified(store) == []
+    assert list(store.audit.problems(kept)) == [f"acme: entry {kept.number} is not the one that was written"]
+
+
+def test_pruning_takes_out_the_old_and_the_chain_goes_on(store: Store) -> None:
+    filled(store, 10)
+    whole = entries(store)
+    audit.acts_as("host:root")
+    assert store.audit.prune("acme", whole[5], file="old.ndjson") == 6
+    left = entries(store)
+    assert left[:-1] == whole[6:]
+    assert (left[-1].action, left[-1].principal) == ("audit.prune", "host:root")
+    assert verified(store) == []
+    assert list(audit.broken([*whole[:6], *left])) == []
+
+
+def test_pruning_that_nobody_told_of_is_named(store: Store) -> None:
+    filled(store, 10)
+    by_hand(
+        store,
+        "UPDATE audit_chains SET pruned_number = 5, pruned_chain ="
+        " (SELECT chain FROM audit_log WHERE tenant_id = 'acme' AND number = 5) WHERE tenant_id = 'acme'",
+        "DELETE FROM audit_log WHERE tenant_id = 'acme' AND number <= 5",
+    )
+    assert verified(store) == ["acme: all up to entry 5 is gone, and no entry tells of its pruning"]

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from sqlalchemy import Connection, event
 
+from viewer.audit_store import AuditFilter
 from viewer.listing import Position, SessionFilter
 from viewer.model import Status, utcnow
 from viewer.resources import Quota
@@ -118,3 +119,42 @@ def test_every_answer_of_a_stream_is_read_by_its_index(store: Store) -> None:
         "SEARCH events USING INDEX ix_events_tenant (tenant_id=? AND id>?)",
         "SEARCH events USING INTEGER PRIMARY KEY (rowid>?)",
     ]
+
+
+AUDIT = {
+    "all": (AuditFilter(), "sqlite_autoindex_audit_log_1"),
+    "target": (AuditFilter(target="t"), "ix_audit_log_target"),
+    "principal": (AuditFilter(principal="p"), "ix_audit_log_principal"),
+    "action": (AuditFilter(action="key.create"), "ix_audit_log_action"),
+}
+
+
+@pytest.mark.parametrize("name", AUDIT)
+def test_audit_log_is_read_where_its_page_begins_and_in_its_order(store: Store, name: str) -> None:
+    wanted, index = AUDIT[name]
+    with explained(store) as plans:
+        store.audit.page("acme", wanted, 9, 50)
+        list(store.audit.entries("acme", wanted))
+    assert len(plans) == 2
+    assert all(re.match(rf"SEARCH audit_log USING INDEX {index} \(.*number[<>]", plan) for plan in plans)
+
+
+@pytest.mark.parametrize("name", AUDIT)
+def test_a_time_of_the_audit_log_becomes_a_number(store: Store, name: str) -> None:
+    """Numbers grow with time, so nothing before or after that time is read."""
+    wanted = AUDIT[name][0].model_copy(update={"since": utcnow(), "until": utcnow()})
+    with explained(store) as plans:
+        list(store.audit.entries("acme", wanted))
+    [plan] = plans
+    first, *others = plan.split("\n")
+    assert re.match(r"SEARCH audit_log USING INDEX \w+ \(.*number>\? AND number<\?\)", first)
+    assert others
+    assert all("ix_audit_log_at" in step or "SUBQUERY" in step for step in others)
+
+
+def test_opening_is_looked_up_among_those_of_its_target(store: Store) -> None:
+    with explained(store) as plans:
+        store.audit.opened("acme", "session.view", "session:s", principal="key:k")
+    looks = [plan for plan in plans if "ix_audit_log_target" in plan]
+    assert len(looks) == 2
+    assert all("number>" in plan and "SCAN" not in plan for plan in looks)

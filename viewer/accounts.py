@@ -516,7 +516,8 @@ def _declare(orm: OrmSession, key: DeclaredKey) -> None:
         _note_key(orm, row, "key.create")
         return
     changed = (row.sha256, row.tenant_id, row.role) != (key.sha256, key.tenant, key.role.value)
-    if changed or not _is_good(row) or row.scopes != _stored(key.scopes):
+    former = (row.scopes, row.ends_at, row.revoked_at)
+    if changed or former != (_stored(key.scopes), key.ends_at, None):
         _note_key_change(orm, row, key)
     if changed:
         # Another secret, tenant or role under the same id: what was opened with the old one ends.
@@ -539,10 +540,11 @@ def _note_key(orm: OrmSession, row: ApiKeyRow, action: audit.Action) -> None:
 
 
 def _note_key_change(orm: OrmSession, row: ApiKeyRow, key: DeclaredKey) -> None:
-    """In the logs of both tenants, should it go from one to another."""
-    detail = {"role": key.role.value, "former_role": row.role, "tenant": key.tenant}
-    for tenant in sorted({row.tenant_id, key.tenant}):
-        audit.note(orm, tenant, "key.change", f"key:{row.id}", detail=detail)
+    """Should it go from one tenant to another, the former one's log says only that it is gone."""
+    if row.tenant_id != key.tenant:
+        _note_key(orm, row, "key.revoke")
+    detail = {"role": key.role.value, "former_role": row.role, "label": key.label}
+    audit.note(orm, key.tenant, "key.change", f"key:{row.id}", detail=detail)
 
 
 def _forget_what_is_over(orm: OrmSession, now: datetime) -> None:

@@ -28,6 +28,7 @@ from viewer.access import (
     place,
     wants_page,
 )
+from viewer.audit import Action
 from viewer.credentials import SealBroken, open_secret
 from viewer.entries import Entry
 from viewer.grants import (
@@ -79,7 +80,7 @@ def authorise_stream() -> Response:
     target = _target(session)
     if target is None:
         raise not_found()
-    return _allowed(session, _grant("stream", session, who, target))
+    return _allowed(session, _grant("stream", session, who, target), who)
 
 
 @authz.get("/content")
@@ -107,7 +108,7 @@ def authorise_content() -> Response:
     ):
         raise _entry_over()
     target = DesktopSocket(name=session.sandbox_id)
-    return _allowed(session, _grant("content", session, entry.who, target))
+    return _allowed(session, _grant("content", session, entry.who, target), entry.who)
 
 
 @authz.get("/port")
@@ -125,7 +126,7 @@ def authorise_port() -> Response:
         raise sandbox_not_found()
     check_ports(session, asked.ports)
     target = SandboxPort(sandbox_id=session.sandbox_id, port=asked.port)
-    return _allowed(session, _grant("port", session, who, target))
+    return _allowed(session, _grant("port", session, who, target), who)
 
 
 class _PortAsked(NamedTuple):
@@ -165,12 +166,15 @@ def authorise_service() -> Response:
     if entry is not None and entry.audience.service == name:
         check_from_here(in_frames=False)
         allowed_service(name, entry.who)
+        _note_service(name, entry.who)
         return Response(status=200)
     if request.headers.get("Authorization") is None and wants_page() and not is_upgrade():
         return Response(
             status=303, headers={"Location": way_to_service(name, _uri_asked_for(), services().settings)}
         )
-    allowed_service(name, _program())
+    who = _program()
+    allowed_service(name, who)
+    _note_service(name, who)
     return Response(status=200)
 
 
@@ -204,14 +208,29 @@ def _wrong_method() -> Problem:
     )
 
 
-def _allowed(session: Session, grant: Grant) -> Response:
+def _allowed(session: Session, grant: Grant, who: Principal) -> Response:
     host = services().settings.host(session.host) if session.host else None
     if host is None:
         raise not_found()
+    _note_opening(session, grant, who)
     answer = Response(status=200)
     answer.headers[UPSTREAM_HEADER] = host.name
     answer.headers[GRANT_HEADER] = seal_grant(grant, host.relay_key())
     return answer
+
+
+def _note_opening(session: Session, grant: Grant, who: Principal) -> None:
+    """Before it is open, so that nobody is in who is not in the log."""
+    detail: dict[str, object] = {"way": grant.purpose}
+    action: Action = "session.control" if grant.may_control else "session.view"
+    if isinstance(grant.target, SandboxPort):
+        action, detail = "session.port", {"port": grant.target.port}
+    target = f"session:{session.id}"
+    services().store.audit.opened(session.tenant_id, action, target, principal=who.id, detail=detail)
+
+
+def _note_service(name: str, who: Principal) -> None:
+    services().store.audit.opened(who.tenant, "service.open", f"service:{name}", principal=who.id)
 
 
 def _uri_asked_for() -> str:

@@ -20,6 +20,7 @@ from sqlalchemy.orm import Session as OrmSession
 from viewer import audit
 from viewer.accounts import AccountStore
 from viewer.attempts import AttemptStore
+from viewer.audit_store import AuditStore
 from viewer.database import Database
 from viewer.entries import EntryStore
 from viewer.figures import FigureStore
@@ -131,6 +132,7 @@ class Store:
         self.attempts = AttemptStore(self._database)
         self.entries = EntryStore(self._database, self.accounts)
         self.figures = FigureStore(self._database)
+        self.audit = AuditStore(self._database)
 
     def tenant(self, tenant_id: str) -> TenantStore:
         return TenantStore(self._database, tenant_id)
