@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import certifi
 import httpx
 from cryptography import x509
 
@@ -166,6 +167,20 @@ def client_of(
         transport=_BoundedTransport(transport),
         timeout=timeout,
         headers={**(headers or {}), "Accept-Encoding": "identity"},
+        trust_env=False,
+    )
+
+
+def outside_client(*, timeout_seconds: float) -> httpx.Client:
+    """A client for what is no part of the fleet, such as an OpenID provider. It believes the authorities that
+    this machine believes, and the public ones where it has none installed; it follows no redirect."""
+    context = ssl.create_default_context()
+    context.load_verify_locations(cafile=certifi.where())
+    transport = httpx.HTTPTransport(verify=context, trust_env=False)
+    return httpx.Client(
+        transport=_BoundedTransport(transport),
+        timeout=timeout_seconds,
+        headers={"Accept-Encoding": "identity"},
         trust_env=False,
     )
 

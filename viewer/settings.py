@@ -40,6 +40,9 @@ HostName = Annotated[
 Url = Annotated[str, StringConstraints(pattern=r"^https?://[0-9a-zA-Z.\-\[\]:]+$")]
 BaseUrl = Annotated[str, StringConstraints(pattern=r"^https?://[0-9a-zA-Z.\-\[\]:]+(/[0-9a-zA-Z._~/-]*)?$")]
 """An external server may lie below a path."""
+IssuerUrl = Annotated[
+    str, StringConstraints(pattern=r"^https?://[0-9a-zA-Z.\-\[\]:]+(/[0-9a-zA-Z._~%/-]*)?$")
+]
 ListenAddress = Annotated[str, StringConstraints(pattern=r"^[0-9a-zA-Z.\-\[\]:]+:\d{1,5}$")]
 
 
@@ -218,6 +221,75 @@ class ServiceSettings(Frozen):
     tenant: Name | None = None
 
 
+class OidcRule(Frozen):
+    """Whoever all of this is true of comes in as this role of this tenant. The first rule that fits counts.
+
+    email_domain: of an address that the provider has verified. claim, value: any claim that is this text, or
+    a list that has it. everybody: whomever the provider lets in; such a rule is the last one.
+    """
+
+    tenant: Name
+    role: Role
+    group: str | None = Field(default=None, min_length=1)
+    email_domain: HostName | None = None
+    claim: str | None = Field(default=None, min_length=1)
+    value: str | None = Field(default=None, min_length=1)
+    everybody: bool = False
+
+    @model_validator(mode="after")
+    def says_whom_it_is_for(self) -> OidcRule:
+        if (self.claim is None) != (self.value is None):
+            raise ValueError("claim and value belong together; give both or neither")
+        said = [one for one in (self.group, self.email_domain, self.claim) if one is not None]
+        if bool(said) == self.everybody:
+            raise ValueError("give group, email_domain, or claim and value; or everybody = true alone")
+        return self
+
+
+class OidcSettings(Frozen):
+    """People may sign in through this OpenID provider. Only the rules here decide who is whose, as what.
+
+    issuer: exactly as the provider writes it. name: what the button on the sign-in page calls it.
+    login_claim: what somebody is called here; groups_claim: the list that `group` of a rule looks in. A
+    claim inside another is named with dots: `realm_access.roles`.
+    """
+
+    issuer: IssuerUrl
+    client_id: str = Field(min_length=1)
+    client_secret_file: Path
+    name: str = Field(min_length=1, max_length=40)
+    scopes: tuple[Annotated[str, StringConstraints(pattern=r"^[\x21\x23-\x5b\x5d-\x7e]+$")], ...] = (
+        "openid",
+        "profile",
+        "email",
+    )
+    login_claim: str = Field(default="preferred_username", min_length=1)
+    groups_claim: str = Field(default="groups", min_length=1)
+    rules: tuple[OidcRule, ...] = Field(min_length=1)
+
+    def client_secret(self) -> SecretStr:
+        """Read when it is used: a new one needs no restart."""
+        return SecretStr(read_secret(self.client_secret_file))
+
+    @model_validator(mode="after")
+    def tokens_travel_encrypted(self) -> OidcSettings:
+        if self.issuer.startswith("http://") and not _is_loopback(self.issuer):
+            raise ValueError("issuer must begin with https://; plain http is for loopback alone")
+        return self
+
+    @model_validator(mode="after")
+    def openid_is_asked_for(self) -> OidcSettings:
+        if "openid" not in self.scopes:
+            raise ValueError("scopes: 'openid' is missing; add it")
+        return self
+
+    @model_validator(mode="after")
+    def everybody_comes_last(self) -> OidcSettings:
+        if any(rule.everybody for rule in self.rules[:-1]):
+            raise ValueError("rules: the ones after `everybody` never count; put it last")
+        return self
+
+
 class Settings(Frozen):
     fleet_id: str = Field(min_length=1, max_length=63)
     origins: tuple[Origin, ...] = Field(min_length=1)
@@ -251,6 +323,8 @@ class Settings(Frozen):
     desktops: tuple[DesktopSettings, ...] = ()
     services: tuple[ServiceSettings, ...] = ()
     pools: tuple[PoolSettings, ...] = ()
+    oidc: OidcSettings | None = None
+    """None: nobody signs in through a provider."""
 
     @property
     def canonical_origin(self) -> str:
@@ -345,6 +419,14 @@ class Settings(Frozen):
         return self
 
     @model_validator(mode="after")
+    def rules_name_tenants(self) -> Settings:
+        tenants = {tenant.name for tenant in self.tenants}
+        for rule in self.oidc.rules if self.oidc is not None else ():
+            if rule.tenant not in tenants:
+                raise ValueError(f"oidc.rules: no tenant {rule.tenant!r}; add it to tenants")
+        return self
+
+    @model_validator(mode="after")
     def other_hosts_are_met_with_a_certificate(self) -> Settings:
         named = self.tls_certificate_file, self.tls_key_file, self.tls_authority_file
         if any(named) and not all(named):
@@ -422,6 +504,8 @@ def _read_every_secret(path: Path, settings: Settings) -> None:
                 host.relay_key()
         for image in settings.images:
             image.registry_password()
+        if settings.oidc is not None:
+            settings.oidc.client_secret()
         if settings.credentials is not None:
             settings.credentials.context()
     except (SettingsError, NodeFilesUnusable) as error:
