@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from datetime import timedelta
+from pathlib import Path
 
 import pytest
 from flask import Flask
@@ -23,6 +24,7 @@ from viewer.access import enforce_on
 from viewer.model import Role, Status, utcnow
 from viewer.problems import ProblemDocument
 from viewer.relay.answers import SandboxProblem
+from viewer.settings import OidcSettings, Settings
 from viewer.store import Store
 
 FOREIGN = "http://evil.content.deskfleet.localhost:8088"
@@ -38,6 +40,10 @@ TABLE = {
     "POST /signin": "403 403 403 403 403 403 403 403 422 403 403",
     "POST /set-password": "403 403 403 403 403 403 403 403 422 403 403",
     "POST /signout": "403 403 403 403 403 403 403 403 303 403 403",
+    "GET /oidc/start": "503 503 503 503 503 503 503 503 503 503 303",
+    "GET /oidc/callback": "303 303 303 303 303 303 303 303 303 303 303",
+    "GET /oidc/failed": "303 303 303 303 303 303 303 303 303 303 303",
+    "GET /oidc/signed-out": "303 303 303 303 303 303 303 303 303 303 303",
     "GET /sandboxes": "303 303 303 303 200 200 200 200 200 200 200",
     "GET /sandboxes/<session_id>": "303 303 303 303 200 200 200 404 200 200 200",
     "GET /hosts": "303 303 303 303 200 200 200 200 200 200 200",
@@ -119,6 +125,20 @@ BODIES: dict[str, object] = {
 }
 OF_ENDED_ONES = ("/pause", "/resume", "/renew", "/labels")
 """What changes a session is asked of one that has ended: nobody is there to make a change true."""
+
+
+@pytest.fixture
+def settings(settings: Settings, tmp_path: Path) -> Settings:
+    """With an OpenID provider, which is down."""
+    (tmp_path / "oidc.key").write_text("secret")
+    values = {
+        "issuer": "http://127.0.0.1:1",
+        "client_id": "deskfleet",
+        "client_secret_file": str(tmp_path / "oidc.key"),
+        "name": "Acme Login",
+        "rules": [{"everybody": True, "tenant": "acme", "role": "watcher"}],
+    }
+    return settings.model_copy(update={"oidc": OidcSettings.model_validate(values)})
 
 
 def all_headers(store: Store, people: People) -> dict[str, dict[str, str]]:

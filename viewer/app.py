@@ -18,6 +18,7 @@ from viewer.events import events
 from viewer.incoming import MOST_BODY_BYTES, drain_body, too_large
 from viewer.model import Role
 from viewer.observed import observe_on
+from viewer.oidc.routes import oidc
 from viewer.opensandbox.api import sandbox_api
 from viewer.opensandbox.refusals import (
     PREFIX,
@@ -61,7 +62,7 @@ def create_app(settings: Settings, store: Store | None = None) -> Flask:
     app.extensions["deskfleet"] = Services(settings, store or Store(settings.database))
     app.add_url_rule("/healthz", view_func=healthz)
     for blueprint in (
-        api, session_api, work_api, sandbox_api, events, content, authz, sign_in, pages, assets, scrape,
+        api, session_api, work_api, sandbox_api, events, content, authz, sign_in, oidc, pages, assets, scrape,
     ):  # fmt: skip
         app.register_blueprint(blueprint)
     files = read_manifest().files

@@ -96,7 +96,13 @@ def home() -> BaseResponse:
 @pages.get("/signin")
 @anyone
 def signin_page() -> Response:
-    return _page("signin.html", None)
+    provider = services().settings.oidc
+    return _page(
+        "signin.html",
+        None,
+        provider=provider.name if provider else None,
+        next=own_page(request.args.get("next")),
+    )
 
 
 @pages.get("/sandboxes")
@@ -149,6 +155,11 @@ def is_page(path: str) -> bool:
         "/healthz",
         "/metrics",
     )
+
+
+def own_page(path: str | None) -> str:
+    """That page, if it is one that a sign-in may lead to; else the first one. Never another site's."""
+    return path if path is not None and _LOCAL.fullmatch(path) else "/sandboxes"
 
 
 def error_page(problem: Problem) -> BaseResponse:

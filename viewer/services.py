@@ -11,6 +11,7 @@ from flask import current_app
 
 from viewer.event_hub import EventHub
 from viewer.model import Principal
+from viewer.oidc.provider import Provider
 from viewer.passwords import Passwords
 from viewer.settings import Settings
 from viewer.store import Store
@@ -116,9 +117,13 @@ class Services:
     stopping: threading.Event = field(default_factory=threading.Event)
     """Set when the server is told to stop: streams and waits end then."""
     events: EventHub = field(init=False)
+    oidc: Provider | None = field(init=False)
+    """None: nobody signs in through a provider."""
 
     def __post_init__(self) -> None:
         self.events = EventHub(self.store)
+        wanted, origin = self.settings.oidc, self.settings.canonical_origin
+        self.oidc = None if wanted is None else Provider(wanted, f"{origin}/oidc/callback")
 
     def stop(self) -> None:
         """End streams and waits, and do not wait for them: also for a signal handler."""

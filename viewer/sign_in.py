@@ -61,8 +61,9 @@ def set_password() -> Response:
 def close_sign_in() -> Response:
     """Also without a valid cookie: whoever is out already stays out."""
     check_same_origin()
+    way_out = "/oidc/signed-out" if _is_known_to_the_provider() else "/signin"
     _forget_old_cookie()
-    response = Response(status=303, headers={"Location": "/signin"})
+    response = Response(status=303, headers={"Location": way_out})
     response.delete_cookie(COOKIE, path="/", secure=True, httponly=True, samesite="Lax")
     return response
 
@@ -181,17 +182,30 @@ def _link_is_over() -> Problem:
 
 def _signed_in(token: SecretToken, *, login: str | None = None) -> Response:
     """A new cookie each time, and the former one ends: whoever knew that one has nothing of the new one."""
-    _forget_old_cookie()
-    response = Response(status=204)
-    _set_cookie(response, COOKIE, token, int(SIGN_IN_MOST.total_seconds()))
+    response = let_in(token, Response(status=204))
     if login is not None:
         sealed = new_device(login, services().settings.secret_key)
         _set_cookie(response, DEVICE_COOKIE, sealed, int(DEVICE_LIFE.total_seconds()))
     return response
 
 
+def let_in(token: SecretToken, response: Response) -> Response:
+    """The answer with the new cookie; what the browser was before ends."""
+    _forget_old_cookie()
+    _set_cookie(response, COOKIE, token, int(SIGN_IN_MOST.total_seconds()))
+    return response
+
+
 def _set_cookie(response: Response, name: str, value: str, max_age: int) -> None:
     response.set_cookie(name, value, max_age=max_age, path="/", secure=True, httponly=True, samesite="Lax")
+
+
+def _is_known_to_the_provider() -> bool:
+    """Does whoever signs out come through the OpenID provider, where he is still signed in?"""
+    provider, accounts = services().settings.oidc, services().store.accounts
+    old = request.cookies.get(COOKIE)
+    who = accounts.principal_of_cookie(old) if old and provider is not None else None
+    return who is not None and provider is not None and services().store.oidc.knows(who.id, provider.issuer)
 
 
 def _forget_old_cookie() -> None:

@@ -39,6 +39,7 @@ from viewer.model import (
     Via,
     utcnow,
 )
+from viewer.oidc.people import OidcPeople
 from viewer.people import PeopleStore
 from viewer.phases import Phase
 from viewer.resources import Quota
@@ -130,6 +131,7 @@ class Store:
         self.fleet = FleetStore(self._database)
         self.accounts = AccountStore(self._database)
         self.attempts = AttemptStore(self._database)
+        self.oidc = OidcPeople(self._database)
         self.entries = EntryStore(self._database, self.accounts)
         self.figures = FigureStore(self._database)
         self.audit = AuditStore(self._database)

@@ -1,13 +1,13 @@
 // A real OpenID provider for the tests: npm's oidc-provider on loopback, with people, groups, and faults on demand.
 //
 // `node provider.js CONFIG.json`, with {port, client: {id, secret, redirect_uris, post_logout_redirect_uris}, accounts:
-// {login: claims}, claims_in: "id_token" or "userinfo"}. It prints `ready` when it listens. POST /control with {skew, rotate,
+// {login: claims}, claims_in: "id_token" or "userinfo", key_file}. It prints `ready` when it listens. POST /control with {skew, rotate,
 // publish}: make tokens with a clock that is wrong by `skew` seconds; sign with a new key; show that instead of the former.
 
 import { AsyncLocalStorage } from "node:async_hooks";
 import { generateKeyPairSync, randomUUID } from "node:crypto";
 import { createServer } from "node:http";
-import { readFileSync } from "node:fs";
+import { existsSync, readFileSync, writeFileSync } from "node:fs";
 import Provider from "oidc-provider";
 import MemoryAdapter from "oidc-provider/lib/adapters/memory_adapter.js";
 
@@ -19,7 +19,7 @@ const wrongBy = new AsyncLocalStorage();
 let skewSeconds = 0;
 Date.now = () => trueNow() + (wrongBy.getStore() ?? 0) * 1000;
 
-let keys = [newKey()];
+let keys = [firstKey()];
 let provider = newProvider();
 let published = provider;
 
@@ -43,6 +43,12 @@ async function control(request, response) {
     if (wanted.publish) published = provider;
   }
   response.end("done");
+}
+
+/** The one that it had before it was stopped. */
+function firstKey() {
+  if (!existsSync(config.key_file)) writeFileSync(config.key_file, JSON.stringify(newKey()));
+  return JSON.parse(readFileSync(config.key_file, "utf8"));
 }
 
 function newKey() {

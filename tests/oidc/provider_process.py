@@ -109,6 +109,7 @@ class ProviderProcess:
                     "client": self._client,
                     "accounts": self.accounts,
                     "claims_in": self._claims_in,
+                    "key_file": str(self._folder / "provider-key.json"),
                 }
             )
         )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
@@ -12,6 +11,7 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 
 from tests.oidc.provider_process import RULES, ProviderProcess
+from tests.viewer_fixtures import ORIGIN
 from viewer.oidc.attempts import Attempt, new_attempt
 from viewer.oidc.failures import Reason, SignInFailed
 from viewer.oidc.provider import AGAIN_SECONDS, FRESH_SECONDS, Provider
@@ -20,7 +20,6 @@ from viewer.settings import OidcSettings
 
 pytestmark = pytest.mark.real
 
-ORIGIN = "http://deskfleet.localhost:8088"
 CALLBACK = f"{ORIGIN}/oidc/callback"
 
 
@@ -32,12 +31,6 @@ class Clock:
 
     def __call__(self) -> float:
         return self.now
-
-
-@pytest.fixture(scope="module")
-def there(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ProviderProcess]:
-    with ProviderProcess(tmp_path_factory.mktemp("provider"), ORIGIN) as running:
-        yield running
 
 
 @pytest.fixture

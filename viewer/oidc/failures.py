@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import re
 from enum import StrEnum
 
 from viewer.model import Frozen
@@ -16,6 +17,7 @@ class Reason(StrEnum):
     PROVIDER_DOWN = "provider-down"
     PROVIDER_BUSY = "provider-busy"
     PROVIDER_UNUSABLE = "provider-unusable"
+    TOO_MANY = "too-many"
     REFUSED = "refused-by-provider"
     CLIENT_REFUSED = "client-refused"
     CODE_USED = "code-used"
@@ -88,11 +90,22 @@ def provider_unusable(name: str, what: str) -> SignInFailed:
     )
 
 
+def too_many(seconds: int) -> SignInFailed:
+    return _failed(
+        Reason.TOO_MANY,
+        429,
+        "Too many attempts",
+        f"Too many sign-ins from your address have failed; try again in {seconds} s.",
+    )
+
+
 def refused(name: str, error: str) -> SignInFailed:
     if error == "access_denied":
         detail = f"You or {name} said no; begin again, or ask who runs {name} to let you use Deskfleet."
     else:
-        detail = f"It answered {error}; begin again, and tell your admin if it stays so."
+        # Whoever made the link chose the word, so only what looks like one is repeated.
+        what = error if re.fullmatch(r"[a-z_]{1,40}", error) else "an error"
+        detail = f"It answered {what}; begin again, and tell your admin if it stays so."
     return _failed(Reason.REFUSED, 403, f"{name} did not let you in", detail)
 
 
