@@ -61,7 +61,7 @@ def _fill_pool(store: Store, settings: Settings, ready: int) -> None:
         )
     )  # fmt: skip
     store.fleet.transition(session.id, Status.RUNNING, host="here", sandbox_id="warm", vnc_port=40001)
-    with sqlite3.connect(store._database.path) as connection:
+    with sqlite3.connect(str(store._database.address)) as connection:
         connection.row_factory = sqlite3.Row
         [found] = connection.execute("SELECT * FROM sandbox_sessions WHERE id = ?", (session.id,))
         one = dict(found)
@@ -129,7 +129,7 @@ def _in_turns(store: Store, settings: Settings) -> tuple[list[float], list[float
         if not store.tenant(TENANT).create(new, may_be_warm=True).session.is_warm:
             raise RuntimeError("the pool is empty")
 
-    naive = sqlite3.connect(store._database.path, isolation_level=None)
+    naive = sqlite3.connect(str(store._database.address), isolation_level=None)
     taken: tuple[list[float], list[float]] = ([], [])
     for _ in range(ROUNDS):
         for times, way in zip(taken, (ours, lambda: _claim_naively(naive, new)), strict=True):

@@ -8,17 +8,40 @@ import pytest
 from xdist.remote import Producer  # type: ignore[import-untyped]
 from xdist.scheduler import LoadScopeScheduling  # type: ignore[import-untyped]
 
+from tests import postgres
 from tests.role_runner import run_role
-from tests.viewer_fixtures import app, client, migrated_database, people, settings, store
+from tests.viewer_fixtures import (
+    app,
+    client,
+    database_values,
+    migrated_database,
+    new_database,
+    people,
+    postgres_server,
+    settings,
+    store,
+)
 
 FLEET = ("tests/online/test_fleet_", "tests/desktops/")
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What `tests.run` runs beside the tests of one host, on machines of its own."""
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """What `tests.run` runs beside the tests of one host, on machines of its own; and where PostgreSQL is
+    wanted, only what would be another test there."""
+    if postgres.IS_WANTED:
+        elsewhere = [item for item in items if not _is_for_postgres(item)]
+        config.hook.pytest_deselected(items=elsewhere)
+        items[:] = [item for item in items if item not in elsewhere]
     for item in items:
         if item.nodeid.startswith(FLEET):
             item.add_marker("fleet")
+
+
+def _is_for_postgres(item: pytest.Item) -> bool:
+    needs = set(getattr(item, "fixturenames", ()))
+    return bool(
+        needs & {"database_values", "new_database", "postgres_server"}
+    ) and not item.get_closest_marker("sqlite")
 
 
 class BySharedParts(LoadScopeScheduling):  # type: ignore[misc]
@@ -34,4 +57,15 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> ByShare
     return BySharedParts(config, log) if config.getoption("dist") == "loadscope" else None
 
 
-__all__ = ["app", "client", "migrated_database", "people", "run_role", "settings", "store"]
+__all__ = [
+    "app",
+    "client",
+    "database_values",
+    "migrated_database",
+    "new_database",
+    "people",
+    "postgres_server",
+    "run_role",
+    "settings",
+    "store",
+]

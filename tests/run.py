@@ -49,6 +49,7 @@ NEEDS = (
     Need("Xtigervnc", "tigervnc-standalone-server"),
     Need("tigervncpasswd", "tigervnc-tools"),
     Need("chromium", "chromium"),
+    Need("pg_ctlcluster", "postgresql"),
 )
 
 
@@ -65,11 +66,15 @@ class Part:
     (`load`), or those that share parts one after the other (`loadscope`, see conftest.py)."""
     daemon: str = "hosts"
     """Name of the dockerd that carries its hosts: parts that run at once need their own."""
+    on_postgres: bool = False
+    """The stores of its tests are on a PostgreSQL server, and those without a store are left out."""
 
 
+FAST = "not real and not host and not browser"
 REAL = "(real or browser) and not host"
 PARTS: tuple[tuple[Part, ...], ...] = (
-    (Part("fast tests", "not real and not host and not browser", 120, verbose=False, spread="load"),),
+    (Part("fast tests", FAST, 120, verbose=False, spread="load"),),
+    (Part("fast tests on PostgreSQL", FAST, 120, verbose=False, spread="load", on_postgres=True),),
     (Part("real parts and Chromium on this machine", REAL, 660, verbose=False, spread="loadscope"),),
     (
         Part("one host", "host and not fleet", 1200, verbose=True),
@@ -201,7 +206,8 @@ def run_shown(command: Sequence[str], env: dict[str, str], label: str) -> int:
 def test_environment(part: Part) -> dict[str, str]:
     """/usr/sbin is not on everybody's path, and dockerd and iptables lie there."""
     path = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
-    return {**os.environ, "PATH": path, "DESKFLEET_TEST_DAEMON": part.daemon}
+    database = {"DESKFLEET_TEST_POSTGRES": "1"} if part.on_postgres else {}
+    return {**os.environ, "PATH": path, "DESKFLEET_TEST_DAEMON": part.daemon, **database}
 
 
 def counts_of(report: Path) -> str:

@@ -2,12 +2,14 @@ from __future__ import annotations
 
 import sqlite3
 import stat
+import subprocess
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests import postgres
 from tests.viewer_fixtures import settings_values, write_settings
 from viewer.admin import main
 from viewer.credentials import hash_of
@@ -16,10 +18,16 @@ from viewer.store import Store
 
 
 @pytest.fixture
-def admin(store: Store, settings: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> Any:
-    monkeypatch.setenv(
-        "DESKFLEET_SETTINGS", str(write_settings(settings_values(tmp_path), tmp_path / "viewer.toml"))
-    )
+def admin(
+    store: Store,
+    settings: Any,
+    database_values: dict[str, Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: Any,
+) -> Any:
+    values = {**settings_values(tmp_path), **database_values}
+    monkeypatch.setenv("DESKFLEET_SETTINGS", str(write_settings(values, tmp_path / "viewer.toml")))
 
     def run(*arguments: str) -> str:
         main(arguments)
@@ -80,6 +88,11 @@ def test_backup_is_private_and_holds_the_keys_hash(admin: Any, tmp_path: Path) -
     key = admin("tenant", "add", "acme")
     admin("backup", str(tmp_path / "copy.db"))
     assert stat.S_IMODE((tmp_path / "copy.db").stat().st_mode) == 0o600
+    if postgres.IS_WANTED:
+        restore = ["pg_restore", "--data-only", "--table=api_keys", "--file=-", str(tmp_path / "copy.db")]
+        shown = subprocess.run(restore, capture_output=True, text=True, check=True)
+        assert hash_of(key) in shown.stdout
+        return
     copy = sqlite3.connect(tmp_path / "copy.db")
     assert copy.execute("SELECT sha256 FROM api_keys").fetchall() == [(hash_of(key),)]
     copy.close()
@@ -106,6 +119,7 @@ def test_what_cannot_be_done_is_one_sentence(
     assert sentence in refusal(admin, capsys, *arguments)
 
 
+@pytest.mark.sqlite
 def test_before_the_first_start_there_is_nothing_to_administer(
     admin: Any, settings: Any, store: Store, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import re
-import sqlite3
 import threading
 import time
 from collections.abc import Callable
@@ -312,14 +311,12 @@ def test_table_that_another_process_holds_is_told_as_that(
 ) -> None:
     monkeypatch.setattr("viewer.database.LOCKED_MILLISECONDS", 20)
     impatient = Store(settings.database)
-    other = sqlite3.connect(settings.database, isolation_level=None)
-    other.execute("BEGIN IMMEDIATE")
-    answer = (
-        create_app(settings, impatient)
-        .test_client()
-        .post("/api/v1/sessions", json={"wait": False}, headers=people.alice.headers)
-    )
-    other.close()
+    with store._database.writing():
+        answer = (
+            create_app(settings, impatient)
+            .test_client()
+            .post("/api/v1/sessions", json={"wait": False}, headers=people.alice.headers)
+        )
     impatient.close()
     assert (answer.status_code, answer.headers["Retry-After"]) == (503, "1")
     assert store.fleet.live_sessions() == []

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sqlite3
 import threading
 from collections.abc import Iterator
 from datetime import timedelta
@@ -10,9 +9,10 @@ from typing import get_args
 
 import pytest
 from flask import Response
-from sqlalchemy import select
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy import select, text
+from sqlalchemy.exc import DBAPIError, IntegrityError
 
+from tests import postgres
 from tests.viewer_fixtures import ORIGIN, People, ViewerClient, running_session, sign_in
 from viewer import audit, audit_store
 from viewer.accounts import DeclaredKey
@@ -51,17 +51,16 @@ def newest(store: Store, tenant: str = "acme") -> Entry:
 
 
 def by_hand(store: Store, *statements: str) -> None:
-    """Somebody who has the file, and knows how to switch our triggers off."""
-    connection = sqlite3.connect(store._database.path)
-    triggers = connection.execute(
-        "SELECT name FROM sqlite_master WHERE type = 'trigger' AND name LIKE 'audit_%'"
-    )
-    for (name,) in triggers.fetchall():
-        connection.execute(f"DROP TRIGGER {name}")
-    for statement in statements:
-        connection.execute(statement)
-    connection.commit()
-    connection.close()
+    """Somebody who has the database, and knows how to switch our triggers off."""
+    with store._database.engine.begin() as connection:
+        if postgres.IS_WANTED:
+            connection.execute(text("SET LOCAL session_replication_role = replica"))
+        else:
+            triggers = text("SELECT name FROM sqlite_master WHERE type = 'trigger' AND name LIKE 'audit_%'")
+            for name in connection.scalars(triggers).all():
+                connection.execute(text(f"DROP TRIGGER {name}"))
+        for statement in statements:
+            connection.execute(text(statement))
 
 
 def broken(store: Store, tenant: str = "acme") -> list[str]:
@@ -281,10 +280,11 @@ def test_database_refuses_all_but_new_entries(attack: str, store: Store, people:
     running_session(store, people.alice)
     before = entries(store)
     assert len(before) > 2
-    connection = sqlite3.connect(store._database.path)
-    with pytest.raises(sqlite3.IntegrityError, match=r"append-only|only grows"):
-        connection.execute(ATTACKS[attack])
-    connection.close()
+    if postgres.IS_WANTED and "OR REPLACE" in ATTACKS[attack]:
+        pytest.skip("PostgreSQL knows no such statement")
+    engine = store._database.engine
+    with pytest.raises(DBAPIError, match=r"append-only|only grows"), engine.begin() as connection:
+        connection.execute(text(ATTACKS[attack]))
     assert entries(store) == before
 
 
@@ -424,7 +424,7 @@ def test_another_process_tells_an_opening_no_second_time(
     session = running_session(store, people.alice)
     open_stream(client, session, people.alice.headers, "203.0.113.1")
     audit.in_request("203.0.113.1", "x")
-    again = Store(store._database.path)
+    again = Store(store._database.address)
     again.audit.opened(
         "acme",
         "session.control",

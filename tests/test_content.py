@@ -16,6 +16,7 @@ from tests.viewer_fixtures import (
     People,
     Person,
     ViewerClient,
+    all_that_is_in,
     kasmvnc_desktop,
     new_session,
     running_session,
@@ -250,7 +251,7 @@ def test_database_holds_neither_ticket_nor_entry(
     client: ViewerClient, settings: Settings, people: People, studio: Session, inside: Headers
 ) -> None:
     ticket = ticket_for(client, people.alice, f"sessions/{studio.id}")
-    raw = b"".join(path.read_bytes() for path in settings.database.parent.glob("deskfleet.db*"))
+    raw = all_that_is_in(settings.database)
     for secret in (ticket, inside["Cookie"].partition("=")[2]):
         assert secret.encode() not in raw
         assert hash_of(secret).encode() in raw

@@ -132,9 +132,10 @@ class ControlPlane(RuleBasedStateMachine):
         super().__init__()
         self.folder = Path(tempfile.mkdtemp(prefix="control-plane-"))
         self.settings = settings_in(self.folder)
-        self.settings.database.write_bytes(self.empty_database)
-        self.store = Store(self.settings.database)
-        self.table = sqlite3.connect(self.settings.database)
+        database = self.folder / "deskfleet.db"
+        database.write_bytes(self.empty_database)
+        self.store = Store(database)
+        self.table = sqlite3.connect(database)
         self.table.row_factory = sqlite3.Row
         self.clock = Clock()
         self.stories: dict[str, Story] = {}

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from cryptography.fernet import Fernet
-from sqlalchemy import create_engine, text
+from sqlalchemy import update
 
 import viewer.worker
 from inventory.authority import ends
@@ -22,6 +22,7 @@ from viewer.nodes import Credentials
 from viewer.relay_client import RelayClient
 from viewer.settings import Settings
 from viewer.store import Store
+from viewer.tables import HostRow
 from viewer.worker import RelayWatch
 
 DESKTOPS = [
@@ -150,11 +151,8 @@ def test_status_that_nobody_renews_is_not_trusted(
 ) -> None:
     store.fleet.record_host_status("here", HostStatus.OK)
     assert hosts_for(client, people.wanda)["here"]["warnings"] == []
-    engine = create_engine(f"sqlite:///{settings.database}")
-    with engine.begin() as database:
-        old = (utcnow() - timedelta(minutes=5)).replace(tzinfo=None).isoformat(" ")
-        database.execute(text("UPDATE hosts SET last_seen_at = :old"), {"old": old})
-    engine.dispose()
+    with store._database.writing() as orm:
+        orm.execute(update(HostRow).values(last_seen_at=utcnow() - timedelta(minutes=5)))
     assert hosts_for(client, people.wanda)["here"]["warnings"] == [
         "nobody has looked at this host for 5 min; does deskfleet-worker run?"
     ]

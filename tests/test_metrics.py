@@ -166,7 +166,7 @@ print(json.dumps([[s.name, s.labels, s.value] for s in samples]))
 def test_two_programs_are_one_answer_and_one_that_starts_again_leaves_nothing_old(tmp_path: Path) -> None:
     def run(programs: str) -> dict[str, Any]:
         done = subprocess.run(
-            [sys.executable, "-W", "error", "-c", PROGRAM, str(tmp_path / "deskfleet.db"), programs],
+            [sys.executable, "-W", "error", "-c", PROGRAM, str(tmp_path), programs],
             capture_output=True, text=True, check=True, cwd=Path(metrics.__file__).parent.parent,
         )  # fmt: skip
         assert done.stderr == ""

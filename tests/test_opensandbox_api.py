@@ -16,6 +16,7 @@ from tests.viewer_fixtures import (
     People,
     Person,
     ViewerClient,
+    all_that_is_in,
     kasmvnc_desktop,
     new_session,
     running_session,
@@ -151,7 +152,7 @@ def test_any_other_image_has_no_screen_and_may_bring_its_own_credentials(
     given = open_order(row.order_sealed, settings.secret_key).image_auth
     assert given is not None
     assert (given.username, given.password.get_secret_value()) == ("puller", "pull-secret")
-    assert b"pull-secret" not in answer.get_data() + settings.database.read_bytes()
+    assert b"pull-secret" not in answer.get_data() + all_that_is_in(settings.database)
 
 
 def test_site_may_keep_to_its_catalogue(store: Store, people: People, settings: Settings) -> None:

@@ -16,6 +16,7 @@ from viewer.model import Status, utcnow
 from viewer.resources import Quota
 from viewer.store import NewSession, Store
 
+pytestmark = pytest.mark.sqlite
 CURSOR = Position(created_at=utcnow(), id="x").to_cursor()
 NEW = NewSession(image="desktop", resolution="1280x800", ttl_seconds=60, created_by="test")
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 import viewer.waiting
-from tests.viewer_fixtures import People, ViewerClient, new_session, running_session, waiting
+from tests.viewer_fixtures import People, ViewerClient, all_that_is_in, new_session, running_session, waiting
 from viewer.accounts import UnknownTenant
 from viewer.credentials import open_order
 from viewer.fleet_store import WarmOrder
@@ -57,7 +57,7 @@ def test_everything_that_may_be_asked_for_is_written_down(
         "TZ": "Europe/Berlin",
     }  # fmt: skip
     assert b"a-secret" not in answer.get_data()
-    assert b"a-secret" not in settings.database.read_bytes()
+    assert b"a-secret" not in all_that_is_in(settings.database)
 
 
 def test_without_limits_the_image_says_what_is_reserved(

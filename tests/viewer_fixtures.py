@@ -20,10 +20,13 @@ from cryptography.fernet import Fernet
 from flask import Flask
 from flask.testing import FlaskClient
 
+from tests import postgres
+from tests.postgres import PostgresServer, running_server
 from viewer.access import COOKIE
 from viewer.accounts import DeclaredKey
 from viewer.app import create_app
 from viewer.credentials import hash_of, key_id_of, new_key
+from viewer.database_address import PostgresAddress
 from viewer.fleet_store import DeclaredDesktop
 from viewer.migrations import upgrade
 from viewer.model import Display, Role, Session, Status
@@ -114,6 +117,13 @@ def settings_values(directory: Path) -> dict[str, Any]:
     }
 
 
+def all_that_is_in(database: Path | PostgresAddress) -> bytes:
+    """Whatever the database holds, as it lies there: to look for what must not be in it."""
+    if isinstance(database, PostgresAddress):
+        return postgres.all_that_is_in(database)
+    return b"".join(path.read_bytes() for path in database.parent.glob(f"{database.name}*"))
+
+
 def write_settings(values: dict[str, Any], path: Path) -> Path:
     """The values as a TOML file."""
     path.write_text("".join(f"{name} = {_toml(value)}\n" for name, value in values.items()))
@@ -128,9 +138,34 @@ def _toml(value: Any) -> str:
     return json.dumps(value)
 
 
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[PostgresServer]:
+    """One for all tests of this process that want it."""
+    with running_server() as server:
+        yield server
+
+
 @pytest.fixture
-def settings(tmp_path: Path) -> Settings:
-    return Settings.model_validate({**settings_values(tmp_path), **BESIDE_THE_VIEWER})
+def database_values(tmp_path: Path, request: pytest.FixtureRequest) -> dict[str, Any]:
+    """Where the viewer's database is, as its settings say it: SQLite's, unless PostgreSQL is wanted."""
+    if not postgres.IS_WANTED:
+        return {"database": str(tmp_path / "deskfleet.db")}
+    server: PostgresServer = request.getfixturevalue("postgres_server")
+    return {"database": server.shared().url, "state_directory": str(tmp_path)}
+
+
+@pytest.fixture
+def new_database(tmp_path: Path, request: pytest.FixtureRequest) -> Path | PostgresAddress:
+    """A database without our tables."""
+    if not postgres.IS_WANTED:
+        return tmp_path / "new.db"
+    server: PostgresServer = request.getfixturevalue("postgres_server")
+    return server.new()
+
+
+@pytest.fixture
+def settings(tmp_path: Path, database_values: dict[str, Any]) -> Settings:
+    return Settings.model_validate({**settings_values(tmp_path), **BESIDE_THE_VIEWER, **database_values})
 
 
 @pytest.fixture(scope="session")
@@ -143,7 +178,8 @@ def migrated_database(tmp_path_factory: pytest.TempPathFactory) -> bytes:
 
 @pytest.fixture
 def store(settings: Settings, migrated_database: bytes) -> Iterator[Store]:
-    settings.database.write_bytes(migrated_database)
+    if isinstance(settings.database, Path):
+        settings.database.write_bytes(migrated_database)
     opened = Store(settings.database)
     yield opened
     opened.close()

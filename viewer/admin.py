@@ -15,6 +15,7 @@ from viewer import audit
 from viewer.accounts import TenantExists, UnknownKey, UnknownTenant
 from viewer.migrations import upgrade
 from viewer.model import Role
+from viewer.postgres import DumpFailed
 from viewer.settings import Settings, SettingsError, load_settings
 from viewer.store import Store
 
@@ -31,7 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     audit.acts_as(f"host:{_user()}")
     try:
         settings = load_settings(check_secrets=False)
-        if not settings.database.is_file():
+        if isinstance(settings.database, Path) and not settings.database.is_file():
             raise AdminError(f"there is no database at {settings.database}; start the viewer first")
         upgrade(settings.database)
         store = Store(settings.database)
@@ -124,6 +125,9 @@ def _back_up(store: Store, target: Path) -> str:
         store.backup(target)
     except FileExistsError as error:
         raise AdminError(f"{target} exists already; give a new name") from error
+    except DumpFailed as error:
+        target.unlink()
+        raise AdminError(str(error)) from error
     except OSError as error:
         raise AdminError(f"{target} cannot be written ({error.strerror})") from error
     return f"{target}: {target.stat().st_size} bytes"

@@ -13,7 +13,7 @@ from viewer.api import api
 from viewer.assets import assets, read_manifest
 from viewer.authz import authz
 from viewer.content import content
-from viewer.database import DatabaseBusy
+from viewer.database import DatabaseAway, DatabaseBusy
 from viewer.events import events
 from viewer.incoming import MOST_BODY_BYTES, drain_body, too_large
 from viewer.model import Role
@@ -75,6 +75,7 @@ def create_app(settings: Settings, store: Store | None = None) -> Flask:
     app.register_error_handler(Problem, _answer_problem)
     app.register_error_handler(SessionNotFound, _answer_not_found)
     app.register_error_handler(DatabaseBusy, _answer_busy)
+    app.register_error_handler(DatabaseAway, _answer_away)
     app.register_error_handler(HTTPException, _answer_http_error)
     app.register_error_handler(Exception, _answer_failure)
     app.after_request(_finish)
@@ -118,6 +119,14 @@ def _answer_busy(_error: DatabaseBusy) -> BaseResponse:
     _log.warning("request %s: another process has held the database's lock for too long", g.request_id)
     detail = "The table is being written by another process; nothing was done, so try again in a moment."
     return _answer_problem(Problem(503, "busy", "Too busy", detail, headers={"Retry-After": "1"}))
+
+
+def _answer_away(error: DatabaseAway) -> BaseResponse:
+    _log.warning("request %s: the database is away: %s", g.request_id, error)
+    detail = "The viewer cannot reach its database at the moment; try again in a while."
+    return _answer_problem(
+        Problem(503, "database-away", "Database away", detail, headers={"Retry-After": "5"})
+    )
 
 
 def _answer_http_error(error: HTTPException) -> BaseResponse:

@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from viewer import audit
 from viewer.accounts import DeclaredKey
 from viewer.migrations import upgrade
+from viewer.postgres import first_line
 from viewer.settings import Settings, SettingsError
 from viewer.store import Store
 
 
 def prepare_database(settings: Settings) -> None:
     """Migrate and sync; SettingsError when the database cannot be opened where the settings want it."""
-    parent = settings.database.parent
-    if not parent.is_dir():
-        raise SettingsError(f"database: the directory {parent} does not exist; run the deploy again")
+    address = settings.database
+    if isinstance(address, Path) and not address.parent.is_dir():
+        raise SettingsError(f"database: the directory {address.parent} does not exist; run the deploy again")
     try:
-        upgrade(settings.database)
-        store = Store(settings.database)
+        upgrade(address)
+        store = Store(address)
     except Exception as error:
-        reason = str(error).splitlines()[0]
+        mend = "its owner and mode" if isinstance(address, Path) else "docs/postgresql.md"
         raise SettingsError(
-            f"database: {settings.database} cannot be used ({reason}); see its owner and mode"
+            f"database: {address} cannot be used ({first_line(error)}); see {mend}"
         ) from error
     try:
         with audit.acting("deploy"):

@@ -1,19 +1,26 @@
-"""The engine below the store: SQLite in WAL mode, writes that cannot deadlock, waiting for a change."""
+"""The engine below the store: SQLite in WAL mode or PostgreSQL, writes that cannot deadlock, waiting for a
+change. What is SQLite's alone is here, what is PostgreSQL's in `viewer.postgres`; nobody else knows which of
+them it is."""
 
 from __future__ import annotations
 
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.engine.interfaces import DBAPIConnection
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as NoConnection
 from sqlalchemy.orm import Session as OrmSession
 from sqlalchemy.pool import ConnectionPoolEntry
+
+from viewer import postgres
+from viewer.changes import Changes
+from viewer.database_address import PostgresAddress
 
 POLL_SECONDS = 0.015
 BUSY_POLL_SECONDS = 0.004
@@ -52,35 +59,74 @@ def sqlite_engine(path: Path) -> Engine:
     return engine
 
 
+def engine_of(address: Path | PostgresAddress) -> Engine:
+    """`writes`, an execution option of a connection: it takes the lock of writers before its first look."""
+    if isinstance(address, PostgresAddress):
+        return postgres.postgres_engine(address, lock_milliseconds=LOCKED_MILLISECONDS)
+    return sqlite_engine(address)
+
+
+def begin_alone(connection: Connection) -> None:
+    """As a migration begins: nobody else writes until its end, for which others are waited for as long as
+    it takes. `connection` has the option `writes`."""
+    if connection.dialect.name == "postgresql":
+        postgres.begin_alone(connection)
+
+
 class DatabaseBusy(Exception):
     """Another process has been writing for LOCKED_MILLISECONDS; nothing was done."""
 
 
-class Database:
-    """Short transactions on one SQLite file, and the news that anybody changed it."""
+class DatabaseAway(Exception):
+    """PostgreSQL cannot be reached. Nothing was done, unless it went away in the moment of a commit."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.engine = sqlite_engine(path)
-        self._writer = self.engine.execution_options(writes=True)
+
+class Database:
+    """Short transactions on one database, and the news that anybody changed it."""
+
+    def __init__(self, address: Path | PostgresAddress) -> None:
+        self.address = address
+        self.engine = engine_of(address)
         # SQLite lets who waits nap and try again, in no order: of a hundred threads some would come too late.
-        # So the threads of one process wait here, and one of them at a time there.
+        # So the threads of one process wait here, and one of them at a time there. On PostgreSQL it keeps
+        # them from waiting there with all the connections that there are.
         self._turn = threading.Lock()
-        self._changes = ChangeWatch(path)
+        self._notifications: postgres.Notifications | None = None
+        self._changes: Changes
+        if isinstance(address, PostgresAddress):
+            self._reader, self._writer = postgres.readers_of(self.engine), self.engine
+            self._changes = self._notifications = postgres.Notifications(address)
+        else:
+            self._reader, self._writer = self.engine, self.engine.execution_options(writes=True)
+            self._changes = ChangeWatch(address)
 
     @contextmanager
     def reading(self) -> Iterator[OrmSession]:
-        with OrmSession(self.engine) as orm:
+        """One read transaction: all that is read in it is of one moment. Raises DatabaseAway."""
+        with _in_our_words(), OrmSession(self._reader) as orm:
             yield orm
 
     @contextmanager
     def writing(self) -> Iterator[OrmSession]:
         """One write transaction: all of it or nothing. Waiters are told after the commit. Raises DatabaseBusy
-        when another process holds the lock for too long."""
-        with self._turn, OrmSession(self._writer, expire_on_commit=False) as orm, orm.begin():
-            _take_the_lock(orm)
-            yield orm
-        self._changes.look()
+        when another process holds the lock for too long, and DatabaseAway."""
+        has_changed = True
+        try:
+            with (
+                self._turn,
+                _in_our_words(),
+                OrmSession(self._writer, expire_on_commit=False) as orm,
+                orm.begin(),
+            ):
+                self._take_the_lock(orm)
+                yield orm
+                if self._notifications is not None:
+                    orm.flush()
+                    has_changed = postgres.tell_of_the_change(orm, self._notifications.sender)
+        finally:
+            # Also when the answer to the commit was lost: it may have come about.
+            if has_changed:
+                self._changes.committed()
 
     def mark(self) -> int:
         return self._changes.mark()
@@ -89,8 +135,12 @@ class Database:
         return self._changes.wait(timeout_s, since)
 
     def backup(self, target: Path) -> None:
-        """Copy the live database into one consistent file with SQLite's online backup."""
-        source, copy = sqlite3.connect(self.path), sqlite3.connect(target)
+        """Copy the live database into one consistent file: an SQLite file by SQLite's online backup, an
+        archive for `pg_restore` by `pg_dump`. Raises postgres.DumpFailed."""
+        if isinstance(self.address, PostgresAddress):
+            postgres.dump(self.address, target)
+            return
+        source, copy = sqlite3.connect(self.address), sqlite3.connect(target)
         try:
             source.backup(copy)
         finally:
@@ -105,102 +155,75 @@ class Database:
         self._changes.close()
         self.engine.dispose()
 
+    def _take_the_lock(self, orm: OrmSession) -> None:
+        """By the first statement, which begins the transaction; from then on nothing waits any more."""
+        if self._notifications is not None:
+            postgres.take_the_turn(orm)
+        else:
+            orm.connection()
 
-def _take_the_lock(orm: OrmSession) -> None:
-    """By the first statement, which begins the transaction; from then on nothing waits any more."""
+
+@contextmanager
+def _in_our_words() -> Iterator[None]:
     try:
-        orm.connection()
-    except OperationalError as error:
-        if "locked" in str(error):
+        yield
+    except NoConnection as error:
+        raise DatabaseBusy("all connections to the database are in use") from error
+    except DBAPIError as error:
+        if postgres.is_busy(error) or _is_locked(error):
             raise DatabaseBusy(str(error.orig)) from error
+        if postgres.is_away(error):
+            raise DatabaseAway(postgres.first_line(error.orig or error)) from error
         raise
 
 
-class ChangeWatch:
-    """Tells waiting threads that some connection, of this process or another, has committed.
+def _is_locked(error: DBAPIError) -> bool:
+    return isinstance(error.orig, sqlite3.OperationalError) and "locked" in str(error.orig)
 
-    SQLite's `data_version`, read on a connection that never writes, changes with every such commit. One
-    thread reads it while anybody waits, so a hundred waiters cost the same as one.
-    """
+
+def lacks_tables(error: DBAPIError) -> bool:
+    """The tables are not there yet, or are those of an older version."""
+    if isinstance(error.orig, sqlite3.OperationalError):
+        return "no such" in str(error.orig)
+    return postgres.lacks_tables(error)
+
+
+class ChangeWatch(Changes):
+    """SQLite's `data_version`, read on a connection that never writes, changes with every commit."""
 
     def __init__(self, path: Path) -> None:
+        super().__init__()
         self._path = path
-        self._state = threading.Condition()
         self._connection: sqlite3.Connection | None = None
-        self._version = 0
         self._changed_at = 0.0
-        self._waiting = 0
-        self._poller: threading.Thread | None = None
-        self._stopped = False
-        self._closed = False
 
-    def mark(self) -> int:
-        """The database as it is now: taken before reading, handed to `wait`, no change between is lost."""
-        with self._state:
-            return self._read()
-
-    def look(self) -> None:
-        """Read now instead of at the next poll: this process has just committed."""
+    def committed(self) -> None:
         with self._state:
             if self._waiting:
-                self._read()
+                self._refresh()
 
-    def wait(self, timeout_s: float, since: int | None) -> bool:
-        """True as soon as the database differs from `since` (default: from now), False after `timeout_s`."""
-        deadline = time.monotonic() + timeout_s
-        with self._state:
-            current = self._read()
-            seen = current if since is None else since
-            self._waiting += 1
-            self._ensure_poller()
-            try:
-                return self._wait_until(lambda: self._stopped or self._version != seen, deadline)
-            finally:
-                self._waiting -= 1
-
-    def stop(self) -> None:
-        with self._state:
-            self._stopped = True
-            self._state.notify_all()
-
-    def close(self) -> None:
-        with self._state:
-            self._stopped = self._closed = True
-            if self._connection is not None:
-                self._connection.close()
-                self._connection = None
-            self._state.notify_all()
-        if self._poller is not None:
-            self._poller.join()
-
-    def _wait_until(self, happened: Callable[[], bool], deadline: float) -> bool:
-        return self._state.wait_for(happened, max(0.0, deadline - time.monotonic())) and not self._stopped
-
-    def _read(self) -> int:
+    def _refresh(self) -> None:
         if self._closed:
-            return self._version
+            return
         if self._connection is None:
             self._connection = sqlite3.connect(self._path, check_same_thread=False, isolation_level=None)
             self._connection.execute(f"PRAGMA busy_timeout={LOCKED_MILLISECONDS}")
         version = int(self._connection.execute("PRAGMA data_version").fetchone()[0])
         if version != self._version:
-            self._version = version
             self._changed_at = time.monotonic()
-            self._state.notify_all()
-        return version
+        self._is_now(version)
 
-    def _ensure_poller(self) -> None:
-        if self._poller is None:
-            self._poller = threading.Thread(target=self._poll, name="database changes", daemon=True)
-            self._poller.start()
-        self._state.notify_all()
+    def _release(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
 
-    def _poll(self) -> None:
+    def _run(self) -> None:
         while True:
             with self._state:
                 self._state.wait_for(lambda: self._closed or self._waiting > 0)
                 if self._closed:
                     return
-                self._read()
+                self._refresh()
                 is_busy = time.monotonic() - self._changed_at < BUSY_SECONDS
             time.sleep(BUSY_POLL_SECONDS if is_busy else POLL_SECONDS)

@@ -153,7 +153,7 @@ class FleetStore:
             return [event_of(row) for row in orm.scalars(query)]
 
     def last_event_id(self) -> int:
-        """The greatest id ever given out, purged ones included; 0 when nothing has happened yet."""
+        """The greatest id so far; 0 when nothing has happened yet."""
         with self._database.reading() as orm:
             return newest_event_id(orm)
 
@@ -328,7 +328,11 @@ class FleetStore:
         # Ids grow with time, so a look at the smallest will do; there is no index on the times of events.
         first = select(EventRow.id).order_by(EventRow.id).limit(PURGE_AT_ONCE)
         ended = select(SessionRow.id).where(SessionRow.terminated_at < sessions_ended_before)
-        old_event = delete(EventRow).where(EventRow.id.in_(first), EventRow.at < events_before)
+        # The newest stays, so that everybody knows up to where there have been any.
+        newest = select(func.max(EventRow.id)).scalar_subquery()
+        old_event = delete(EventRow).where(
+            EventRow.id.in_(first), EventRow.id < newest, EventRow.at < events_before
+        )
         old_session = delete(SessionRow).where(SessionRow.id.in_(ended.limit(PURGE_AT_ONCE)))
         with self._database.writing() as orm:
             orm.execute(delete(IdempotencyRow).where(IdempotencyRow.created_at < utcnow() - IDEMPOTENCY_LIFE))

@@ -1,7 +1,7 @@
 """What our programs count and time, by Prometheus' client library; `viewer.scrape` answers with all of it.
 
-Viewer and worker are two processes of one user. Each writes into files of its own in one directory beside
-the database (the library's multiprocess mode), which the viewer reads when it is asked. The library would
+Viewer and worker are two processes of one user. Each writes into files of its own in the settings' state
+directory (the library's multiprocess mode), which the viewer reads when it is asked. The library would
 decide for that mode when it is imported, by an environment variable, and name files by process id, so that
 those of ended processes stay; but the directory is in our settings, and of each program one process acts at
 a time. So `set_up` decides, and files carry the program's name: at its start it removes its own.
@@ -102,13 +102,13 @@ _metrics = _Metrics(_in_memory)
 _directory: Path | None = None
 
 
-def set_up(program: str, database: Path) -> None:
-    """Record into this program's files beside the database from now on; what it left there is removed.
+def set_up(program: str, state: Path) -> None:
+    """Record into this program's files in the state directory from now on; what it left there is removed.
 
     Called once, by the one process of that program that acts, after any fork.
     """
     global _metrics, _directory
-    directory = database.parent / "metrics"
+    directory = state / "metrics"
     directory.mkdir(mode=0o700, exist_ok=True)
     for old in directory.glob(f"*_{program}.db"):
         old.unlink(missing_ok=True)

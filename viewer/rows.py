@@ -128,11 +128,9 @@ def event_of(row: EventRow) -> Event:
 
 
 def newest_event_id(orm: OrmSession) -> int:
-    """The greatest id ever given out, purged ones included; 0 when nothing has happened yet."""
-    newest = (
-        orm.connection().exec_driver_sql("SELECT seq FROM sqlite_sequence WHERE name = 'events'").scalar()
-    )
-    return int(newest or 0)
+    """The greatest id of all that is committed; 0 when nothing has happened yet. It is never purged: the
+    database's own count of ids may be ahead, of an event that a stream would then miss."""
+    return orm.scalar(select(func.max(EventRow.id))) or 0
 
 
 def step_of(row: HistoryRow) -> Step:

@@ -53,7 +53,7 @@ class Server(BaseApplication):  # type: ignore[misc]
 
     def load(self) -> Flask:
         """Runs in the worker process, after the fork: database connections must not cross one."""
-        metrics.set_up("viewer", self._settings.database)
+        metrics.set_up("viewer", self._settings.state)
         return create_app(self._settings)
 
 

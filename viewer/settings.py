@@ -20,6 +20,7 @@ from pydantic import BaseModel, Field, SecretStr, StringConstraints, ValidationE
 from pydantic_core import ErrorDetails
 
 from viewer import logs
+from viewer.database_address import DatabaseAddress, PostgresAddress
 from viewer.model import Display, Frozen, Resolution, Role, WantedBackend
 from viewer.nodes import Credentials, Node, NodeFilesUnusable
 from viewer.resources import Cpu, Memory, Quota
@@ -294,7 +295,11 @@ class Settings(Frozen):
     fleet_id: str = Field(min_length=1, max_length=63)
     origins: tuple[Origin, ...] = Field(min_length=1)
     listen: ListenAddress
-    database: Path
+    database: DatabaseAddress
+    """A path: SQLite's file. `postgresql://user@host/database`: an existing server's."""
+    state_directory: Path | None = None
+    """Where viewer and worker of one machine keep what is this machine's alone, such as their counts; None:
+    beside SQLite's file."""
     secret_key_file: Path
     default_image: str
     default_resolution: Resolution
@@ -325,6 +330,15 @@ class Settings(Frozen):
     pools: tuple[PoolSettings, ...] = ()
     oidc: OidcSettings | None = None
     """None: nobody signs in through a provider."""
+
+    @property
+    def state(self) -> Path:
+        """The state directory, wherever it is."""
+        if self.state_directory is not None:
+            return self.state_directory
+        if isinstance(self.database, PostgresAddress):
+            raise SettingsError("state_directory: is missing; with PostgreSQL it has no place of its own")
+        return self.database.parent
 
     @property
     def canonical_origin(self) -> str:
@@ -439,6 +453,14 @@ class Settings(Frozen):
         return self
 
     @model_validator(mode="after")
+    def postgresql_comes_with_a_state_directory(self) -> Settings:
+        if isinstance(self.database, PostgresAddress) and self.state_directory is None:
+            raise ValueError(
+                "state_directory: is missing; with PostgreSQL, name a directory for what is this machine's"
+            )
+        return self
+
+    @model_validator(mode="after")
     def lifetimes_are_ordered(self) -> Settings:
         if self.default_ttl_seconds > self.max_ttl_seconds:
             raise ValueError("default_ttl_seconds: is more than max_ttl_seconds; lower it")
@@ -508,8 +530,23 @@ def _read_every_secret(path: Path, settings: Settings) -> None:
             settings.oidc.client_secret()
         if settings.credentials is not None:
             settings.credentials.context()
+        if isinstance(settings.database, PostgresAddress) and settings.database.passfile is not None:
+            _check_passfile(settings.database.passfile)
     except (SettingsError, NodeFilesUnusable) as error:
         raise SettingsError(f"{path}: {error}") from error
+
+
+def _check_passfile(path: Path) -> None:
+    """libpq passes over a file that others can read, and then fails for want of a password."""
+    entries = read_secret(path).splitlines()
+    if path.stat().st_mode & 0o077:
+        raise SettingsError(
+            f"{path}: others can read it, so PostgreSQL's client will not; set its mode to 0600"
+        )
+    for entry in entries:
+        # host:port:database:user:password, where a backslash stands before a : or \\ that is meant.
+        *_, password = re.split(r"(?<!\\):", entry, maxsplit=4)
+        logs.hide(re.sub(r"\\(.)", r"\1", password))
 
 
 def first_sentence(error: ValidationError, model: type[BaseModel]) -> str:

@@ -22,6 +22,7 @@ from viewer.accounts import AccountStore
 from viewer.attempts import AttemptStore
 from viewer.audit_store import AuditStore
 from viewer.database import Database
+from viewer.database_address import PostgresAddress
 from viewer.entries import EntryStore
 from viewer.figures import FigureStore
 from viewer.fleet_store import IDEMPOTENCY_LIFE, FleetStore
@@ -126,8 +127,8 @@ class Created(Frozen):
 class Store:
     """The control plane's database: open one per process, after any fork."""
 
-    def __init__(self, path: Path) -> None:
-        self._database = Database(path)
+    def __init__(self, address: Path | PostgresAddress) -> None:
+        self._database = Database(address)
         self.fleet = FleetStore(self._database)
         self.accounts = AccountStore(self._database)
         self.attempts = AttemptStore(self._database)

@@ -7,13 +7,16 @@ module.
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from typing import Annotated
 
 from sqlalchemy import (
     JSON,
+    BigInteger,
     DateTime,
     Dialect,
     ForeignKey,
     Index,
+    Integer,
     MetaData,
     UniqueConstraint,
     false,
@@ -37,6 +40,11 @@ class UtcDateTime(TypeDecorator[datetime]):
         return None if value is None else value.replace(tzinfo=UTC)
 
 
+Number = Annotated[int, "number"]
+"""One that grows for ever, such as an event's id. SQLite has one kind of integers, and numbers rows by itself
+only under that name."""
+
+
 class Base(DeclarativeBase):
     # Named constraints: Alembic can only change or drop what has a name.
     metadata = MetaData(
@@ -49,10 +57,17 @@ class Base(DeclarativeBase):
     )
     type_annotation_map = {  # noqa: RUF012
         datetime: UtcDateTime(),
+        Number: BigInteger().with_variant(Integer, "sqlite"),
         dict[str, str]: JSON(),
         dict[str, object]: JSON(none_as_null=True),
         list[str]: JSON(none_as_null=True),
     }
+
+
+def _of_the_live(name: str, *columns: str) -> Index:
+    """An index that leaves out the sessions which have ended."""
+    live = text("terminated_at IS NULL")
+    return Index(name, *columns, sqlite_where=live, postgresql_where=live)
 
 
 class TenantRow(Base):
@@ -80,18 +95,10 @@ class SessionRow(Base):
         Index("ix_sessions_tenant_host", "tenant_id", "host", "created_at", "id"),
         Index("ix_sessions_tenant_image", "tenant_id", "image", "created_at", "id"),
         # The worker looks at the live rows every few seconds, whatever the history has grown to.
-        Index("ix_sessions_live", "status", "host", sqlite_where=text("terminated_at IS NULL")),
-        Index(
-            "ix_sessions_live_host", "host", "created_at", "id", sqlite_where=text("terminated_at IS NULL")
-        ),
+        _of_the_live("ix_sessions_live", "status", "host"),
+        _of_the_live("ix_sessions_live_host", "host", "created_at", "id"),
         # As does each create of a tenant with a quota, and holds the one write lock meanwhile.
-        Index(
-            "ix_sessions_live_tenant",
-            "tenant_id",
-            "created_at",
-            "id",
-            sqlite_where=text("terminated_at IS NULL"),
-        ),
+        _of_the_live("ix_sessions_live_tenant", "tenant_id", "created_at", "id"),
         # For what is forgotten after its time.
         Index("ix_sessions_ended", "terminated_at"),
     )
@@ -166,7 +173,7 @@ class HistoryRow(Base):
         {"sqlite_autoincrement": True},
     )
 
-    id: Mapped[int] = mapped_column(primary_key=True, autoincrement=True)
+    id: Mapped[Number] = mapped_column(primary_key=True, autoincrement=True)
     session_id: Mapped[str] = mapped_column(ForeignKey("sandbox_sessions.id", ondelete="CASCADE"))
     at: Mapped[datetime]
     status: Mapped[str]
@@ -228,7 +235,7 @@ class EventRow(Base):
         {"sqlite_autoincrement": True},
     )
 
-    id: Mapped[int] = mapped_column(primary_key=True, autoincrement=True)
+    id: Mapped[Number] = mapped_column(primary_key=True, autoincrement=True)
     tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"))
     session_id: Mapped[str]
     type: Mapped[str] = mapped_column(server_default="session.updated")
@@ -417,7 +424,7 @@ class WebhookEndpointRow(Base):
     former_secret_sealed: Mapped[str | None]
     former_secret_ends_at: Mapped[datetime | None]
     """Until then deliveries carry a signature of both."""
-    last_event_id: Mapped[int]
+    last_event_id: Mapped[Number]
     created_by: Mapped[str]
     created_at: Mapped[datetime]
     updated_at: Mapped[datetime]
@@ -442,7 +449,7 @@ class DeliveryRow(Base):
     message_id: Mapped[str]
     """`webhook-id` of all its attempts."""
     type: Mapped[str]
-    event_id: Mapped[int | None]
+    event_id: Mapped[Number | None]
     """None for a trial that somebody asked for."""
     body: Mapped[str]
     status: Mapped[str]
@@ -461,7 +468,7 @@ class DeliveryAttemptRow(Base):
         {"sqlite_autoincrement": True},
     )
 
-    id: Mapped[int] = mapped_column(primary_key=True, autoincrement=True)
+    id: Mapped[Number] = mapped_column(primary_key=True, autoincrement=True)
     delivery_id: Mapped[str] = mapped_column(ForeignKey("webhook_deliveries.id", ondelete="CASCADE"))
     at: Mapped[datetime]
     took_ms: Mapped[int]

@@ -1,13 +1,12 @@
 """The worker: makes true on the hosts what the table asks for, and keeps the table true to the hosts.
 
-One worker acts at a time (a lock file beside the database); a second one waits. A thread for each host
-compares its list with the table every few seconds; the main thread wakes within ~15 ms of any change of the
-table and starts one thread for each session that has something to be done.
+One worker acts at a time (`viewer.acting`); a second one waits. A thread for each host compares its list with
+the table every few seconds; the main thread wakes within ~15 ms of any change of the table and starts one
+thread for each session that has something to be done.
 """
 
 from __future__ import annotations
 
-import fcntl
 import logging
 import random
 import signal
@@ -15,17 +14,17 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager
 from datetime import datetime, timedelta
 from functools import partial
-from pathlib import Path
 from types import FrameType
 
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import DBAPIError
 
 from viewer import audit, logs, metrics, reconcile
+from viewer.acting import acting_alone
 from viewer.chores import Chores
-from viewer.database import DatabaseBusy
+from viewer.database import DatabaseAway, DatabaseBusy, lacks_tables
 from viewer.fleet_store import DeclaredDesktop, FleetStore
 from viewer.grants import DesktopSocket
 from viewer.host_events import HostEvents, HostReports
@@ -157,8 +156,8 @@ class RelayWatch:
         if is_news:
             level = logging.INFO if status is HostStatus.OK and detail is None else logging.WARNING
             log.log(level, "host %s: %s%s", self._name, status, f": {detail}" if detail else "")
-        self._last_said = (status, detail, now)
         self._fleet.record_host_status(self._name, status, detail, certificate_ends=self._certificate_ends())
+        self._last_said = (status, detail, now)
 
     def _certificate_ends(self) -> datetime | None:
         """The first to end of what we and the host show each other; the log has it once, when it is near."""
@@ -427,7 +426,12 @@ class Worker:
         while not stop.is_set():
             # Marked before the table is read, so that no change falls between reading and waiting.
             mark = self._store.mark()
-            self.look()
+            try:
+                self.look()
+            except (DatabaseAway, DatabaseBusy) as error:
+                log.warning("the table cannot be looked at; trying again: %s", error)
+                stop.wait(LOOK_AGAIN_SECONDS)
+                continue
             self._store.wait_for_change(LOOK_AGAIN_SECONDS, since=mark)
         for watch in self._watches.values():
             watch.poke()
@@ -558,36 +562,14 @@ def _hostwatch_of(host: HostSettings, settings: Settings) -> HostwatchClient | N
     return HostwatchClient(host.name, url=host.hostwatch_url, key=host.relay_key(), node=settings.node(host))
 
 
-@contextmanager
-def acting_alone(database: Path, stop: threading.Event) -> Iterator[bool]:
-    """Hold the one lock beside the database; wait for it while another worker acts. False if stopped."""
-    with database.with_name(database.name + ".worker.lock").open("w") as lock:
-        yield _locked(lock.fileno(), stop)
-
-
-def _locked(descriptor: int, stop: threading.Event) -> bool:
-    told = False
-    while not stop.is_set():
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if not told:
-                log.info("another worker is acting; waiting for its end")
-            told = True
-            stop.wait(0.2)
-        else:
-            return True
-    return False
-
-
 def _wait_for_tables(store: Store, stop: threading.Event) -> None:
     """The viewer creates and upgrades the tables; at a first start it may come after us."""
     told = False
     while not stop.is_set():
         try:
             store.fleet.hosts()
-        except OperationalError as error:
-            if "no such" not in str(error):  # neither table nor column is missing: waiting would not help
+        except DBAPIError as error:
+            if not lacks_tables(error):  # waiting would not help
                 raise
             if not told:
                 log.info("the database has no tables yet; waiting for the viewer to make them")
@@ -616,7 +598,7 @@ def main() -> int:
     store = Store(settings.database)
     try:
         _act_until(stop, settings, store)
-    except (OSError, OperationalError, DatabaseBusy) as error:
+    except (OSError, DBAPIError, DatabaseBusy, DatabaseAway) as error:
         why = str(error).splitlines()[0]
         print(f"deskfleet-worker: database: {settings.database} cannot be used: {why}", file=sys.stderr)
         return 2
@@ -629,7 +611,7 @@ def _act_until(stop: threading.Event, settings: Settings, store: Store) -> None:
     with acting_alone(settings.database, stop) as acting:
         if not acting:
             return
-        metrics.set_up("worker", settings.database)
+        metrics.set_up("worker", settings.state)
         _wait_for_tables(store, stop)
         log.info(
             "acting for fleet %s on %s", settings.fleet_id, ", ".join(host.name for host in settings.hosts)

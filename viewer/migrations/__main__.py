@@ -8,7 +8,7 @@ from pathlib import Path
 
 from alembic import command
 
-from viewer.database import sqlite_engine
+from viewer.database import engine_of
 from viewer.migrations import config_for, upgrade
 
 if len(sys.argv) != 2:
@@ -16,4 +16,4 @@ if len(sys.argv) != 2:
 with tempfile.TemporaryDirectory() as scratch:
     database = Path(scratch) / "newest.db"
     upgrade(database)
-    command.revision(config_for(sqlite_engine(database)), message=sys.argv[1], autogenerate=True)
+    command.revision(config_for(engine_of(database)), message=sys.argv[1], autogenerate=True)

@@ -7,6 +7,7 @@ from typing import Literal
 from alembic import context
 from sqlalchemy import Engine
 
+from viewer.database import begin_alone
 from viewer.tables import Base, UtcDateTime
 
 
@@ -21,6 +22,7 @@ def _run() -> None:
         raise TypeError("migrations run through viewer.migrations.upgrade")
     # `writes`: the lock is taken before the first look, so two programs that start at once migrate once.
     with engine.execution_options(writes=True).connect() as connection:
+        begin_alone(connection)
         context.configure(
             connection=connection,
             target_metadata=Base.metadata,

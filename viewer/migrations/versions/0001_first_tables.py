@@ -10,6 +10,9 @@ down_revision = None
 branch_labels = None
 depends_on = None
 
+NUMBER = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
+LIVE = sa.text("terminated_at IS NULL")
+
 
 def upgrade() -> None:
     op.create_table(
@@ -42,7 +45,7 @@ def upgrade() -> None:
     )
     op.create_table(
         "events",
-        sa.Column("id", sa.Integer(), autoincrement=True, nullable=False),
+        sa.Column("id", NUMBER, autoincrement=True, nullable=False),
         sa.Column("tenant_id", sa.String(), nullable=False),
         sa.Column("session_id", sa.String(), nullable=False),
         sa.Column("at", sa.DateTime(), nullable=False),
@@ -89,7 +92,8 @@ def upgrade() -> None:
             "ix_sessions_live",
             ["status", "host"],
             unique=False,
-            sqlite_where=sa.text("terminated_at IS NULL"),
+            sqlite_where=LIVE,
+            postgresql_where=LIVE,
         )
         batch_op.create_index("ix_sessions_tenant", ["tenant_id", "created_at", "id"], unique=False)
         batch_op.create_index(
@@ -126,3 +130,8 @@ def upgrade() -> None:
         sa.ForeignKeyConstraint(["tenant_id"], ["tenants.id"], name=op.f("fk_sign_ins_tenant_id")),
         sa.PrimaryKeyConstraint("sha256", name=op.f("pk_sign_ins")),
     )
+
+
+def downgrade() -> None:
+    for table in ("sign_ins", "signin_links", "sandbox_sessions", "events", "api_keys", "tenants", "hosts"):
+        op.drop_table(table)

@@ -16,3 +16,8 @@ def upgrade() -> None:
     op.add_column("sandbox_sessions", sa.Column("wanted_host", sa.String(), nullable=True))
     # Until now there was one way to show a desktop.
     op.execute("UPDATE sandbox_sessions SET backend = 'tigervnc' WHERE kind = 'desktop'")
+
+
+def downgrade() -> None:
+    for column in ("wanted_host", "backend"):
+        op.drop_column("sandbox_sessions", column)

@@ -47,3 +47,7 @@ def upgrade() -> None:
     with op.batch_alter_table("entries", schema=None) as batch_op:
         batch_op.create_index("ix_entries_session_id", ["session_id"], unique=False)
         batch_op.create_index("ix_entries_sign_in_sha256", ["sign_in_sha256"], unique=False)
+
+
+def downgrade() -> None:
+    op.drop_table("entries")

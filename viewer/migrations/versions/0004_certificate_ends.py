@@ -13,3 +13,7 @@ depends_on = None
 
 def upgrade() -> None:
     op.add_column("hosts", sa.Column("certificate_ends", sa.DateTime(), nullable=True))
+
+
+def downgrade() -> None:
+    op.drop_column("hosts", "certificate_ends")

@@ -10,6 +10,9 @@ down_revision = "0004"
 branch_labels = None
 depends_on = None
 
+NUMBER = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
+LIVE = sa.text("terminated_at IS NULL")
+
 
 def upgrade() -> None:
     _widen_sessions()
@@ -35,7 +38,7 @@ def upgrade() -> None:
     )
     op.create_table(
         "session_history",
-        sa.Column("id", sa.Integer(), autoincrement=True, nullable=False),
+        sa.Column("id", NUMBER, autoincrement=True, nullable=False),
         sa.Column("session_id", sa.String(), nullable=False),
         sa.Column("at", sa.DateTime(), nullable=False),
         sa.Column("status", sa.String(), nullable=False),
@@ -106,7 +109,8 @@ def _widen_sessions() -> None:
             f"ix_sessions_live_{name}",
             "sandbox_sessions",
             [led_by, "created_at", "id"],
-            sqlite_where=sa.text("terminated_at IS NULL"),
+            sqlite_where=LIVE,
+            postgresql_where=LIVE,
         )
     op.add_column("api_keys", sa.Column("ends_at", sa.DateTime(), nullable=True))
 
@@ -144,3 +148,19 @@ def _add_tasks_and_agents() -> None:
             f" SELECT tenant_id, {column}, min(created_at), max(created_at) FROM sandbox_sessions"
             f" WHERE {column} IS NOT NULL GROUP BY tenant_id, {column}"
         )
+
+
+def downgrade() -> None:
+    op.drop_column("api_keys", "ends_at")
+    for column in ("report", "is_draining"):
+        op.drop_column("hosts", column)
+    for table in ("agents", "tasks", "idempotency_keys", "session_history", "session_labels"):
+        op.drop_table(table)
+    for name in ("live_tenant", "live_host", "ended", "tenant_image", "tenant_host", "tenant_agent"):
+        op.drop_index(f"ix_sessions_{name}", "sandbox_sessions")
+    for column in (
+        "is_warm", "running_at", "made_at", "placed_at", "wanted_status", "lifetime_ends_at", "last_used_at",
+        "idle_seconds", "order_sealed", "labels", "memory_mib", "cpu_millis", "via", "may_queue",
+        "failed_hosts", "wanted_labels",
+    ):  # fmt: skip
+        op.drop_column("sandbox_sessions", column)

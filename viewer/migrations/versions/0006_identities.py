@@ -10,6 +10,8 @@ down_revision = "0005"
 branch_labels = None
 depends_on = None
 
+NUMBER = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
+
 
 def upgrade() -> None:
     _add_people()
@@ -28,6 +30,25 @@ def upgrade() -> None:
     op.add_column("signin_links", sa.Column("person_id", sa.String(), nullable=True))
     for table in ("sign_ins", "signin_links"):
         op.create_index(f"ix_{table}_person_id", table, ["person_id"])
+
+
+def downgrade() -> None:
+    for table in ("sign_ins", "signin_links"):
+        op.drop_index(f"ix_{table}_person_id", table)
+    op.drop_column("signin_links", "person_id")
+    for column in ("user_agent", "address", "person_id"):
+        op.drop_column("sign_ins", column)
+    op.drop_column("events", "type")
+    for column in ("last_used_at", "created_by", "scopes"):
+        op.drop_column("api_keys", column)
+    for table in (
+        "webhook_attempts", "webhook_deliveries", "webhook_endpoints", "webhook_receipts", "webhook_secrets",
+        "audit_log", "audit_chains", "oidc_states", "attempts", "people",
+    ):  # fmt: skip
+        op.drop_table(table)
+    if op.get_bind().dialect.name == "postgresql":
+        for function in ("audit_log_append_only", "audit_chains_grow"):
+            op.execute(f"DROP FUNCTION {function}")
 
 
 def _add_people() -> None:
@@ -224,7 +245,7 @@ def _add_webhooks_out() -> None:
         sa.Column("secret_sealed", sa.String(), nullable=False),
         sa.Column("former_secret_sealed", sa.String(), nullable=True),
         sa.Column("former_secret_ends_at", sa.DateTime(), nullable=True),
-        sa.Column("last_event_id", sa.Integer(), nullable=False),
+        sa.Column("last_event_id", NUMBER, nullable=False),
         sa.Column("created_by", sa.String(), nullable=False),
         sa.Column("created_at", sa.DateTime(), nullable=False),
         sa.Column("updated_at", sa.DateTime(), nullable=False),
@@ -242,7 +263,7 @@ def _add_webhooks_out() -> None:
         sa.Column("tenant_id", sa.String(), nullable=False),
         sa.Column("message_id", sa.String(), nullable=False),
         sa.Column("type", sa.String(), nullable=False),
-        sa.Column("event_id", sa.Integer(), nullable=True),
+        sa.Column("event_id", NUMBER, nullable=True),
         sa.Column("body", sa.String(), nullable=False),
         sa.Column("status", sa.String(), nullable=False),
         sa.Column("attempts", sa.Integer(), server_default="0", nullable=False),
@@ -267,7 +288,7 @@ def _add_webhooks_out() -> None:
     )
     op.create_table(
         "webhook_attempts",
-        sa.Column("id", sa.Integer(), autoincrement=True, nullable=False),
+        sa.Column("id", NUMBER, autoincrement=True, nullable=False),
         sa.Column("delivery_id", sa.String(), nullable=False),
         sa.Column("at", sa.DateTime(), nullable=False),
         sa.Column("took_ms", sa.Integer(), nullable=False),
