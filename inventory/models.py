@@ -448,6 +448,8 @@ class Settings(Section):
     """Seconds that a session waits for a place before it is given up."""
     idle: Annotated[int | None, BeforeValidator(_seconds_or_none)] = Field(default=None, ge=60)
     """Seconds after which a session that nobody uses ends; None (in the file: none): never."""
+    requests: int = Field(default=6000, ge=60, le=1_000_000)
+    """How often one key or person may ask in a minute."""
     keep: Keep = Keep()
     quotas: dict[Name, Quota] = {}
     """By tenant."""

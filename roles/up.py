@@ -87,7 +87,7 @@ def write_environment(settings: Settings, secrets: Secrets, *, tenant: str, path
 
 def sign_in_link(tenant: str) -> str | None:
     """A one-time link, made on the control host; None when it could not be made."""
-    command = f"runuser -u deskfleet-viewer -- {_ADMIN} signin-link --tenant {tenant} --role admin"
+    command = f"runuser -u deskfleet-viewer -- {_ADMIN} signin-link --tenant {tenant} --role admin --fleet"
     done = subprocess.run(
         [_pyinfra(), "inventory", "-y", "-v", "--limit", "control", "exec", "--", command],
         capture_output=True,

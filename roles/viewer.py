@@ -47,6 +47,9 @@ _TLS_FILES = {
     "tls_authority_file": f"{certificates.VIEWER}/ca.pem",
 }
 
+ALL_SCOPES = ("sessions", "streams", "events", "manage", "fleet")
+"""Of the site's own admin key: whoever rolls out the fleet may do what is every tenant's."""
+
 _ENVIRONMENT = {"HOME": DATA, "DESKFLEET_SETTINGS": CONFIG, "PYTHONUNBUFFERED": "1"}
 
 # The new wheel's own loader reads the candidate before the running one's file is replaced.
@@ -169,6 +172,7 @@ def viewer_toml(config: HostConfig) -> str:
         "create_deadline_seconds": 120,
         "queue_seconds": settings.queue,
         "idle_seconds": settings.idle,
+        "requests_per_minute": settings.requests,
         "keep_sessions_days": settings.keep.sessions_days,
         "keep_events_days": settings.keep.events_days,
         "any_image": settings.images.any,
@@ -314,14 +318,14 @@ def _services(site: Site) -> list[Mapping[str, Any]]:
     ]
 
 
-def _keys(config: HostConfig, tenant: str) -> list[dict[str, str]]:
-    keys = [config.secrets.tenant_keys[tenant]]
+def _keys(config: HostConfig, tenant: str) -> list[dict[str, object]]:
+    keys = [_hashed(config.secrets.tenant_keys[tenant])]
     if tenant == config.site.tenants[0]:
-        keys.insert(0, config.secrets.admin_key)
-    return [_hashed(key) for key in keys]
+        keys.insert(0, {**_hashed(config.secrets.admin_key), "scopes": list(ALL_SCOPES)})
+    return keys
 
 
-def _hashed(key: ApiKey) -> dict[str, str]:
+def _hashed(key: ApiKey) -> dict[str, object]:
     return {"id": key.id, "role": key.role, "sha256": key_hash(key), "label": key.label}
 
 

@@ -22,7 +22,7 @@ from tests.relay_process import free_port
 from tests.viewer_process import start
 from tests.worker.fleet import Fleet
 from viewer.grants import PublishedPort
-from viewer.model import Role
+from viewer.model import Role, Scope
 from viewer.relay.answers import ProbeOutcome
 from viewer.relay.probing import probe
 from viewer.relay.settings import Settings as RelaySettings
@@ -95,8 +95,8 @@ class Ours:
     """One `POST /api/v1/sessions` that waits: viewer, worker and relay, each a process of its own."""
 
     def __init__(self, fleet: Fleet, port: int) -> None:
-        # An admin's, for the metrics.
-        key = fleet.store.accounts.add_key("main", Role.ADMIN).text
+        # For the metrics too.
+        key = fleet.store.accounts.add_key("main", Role.OPERATOR, scopes=list(Scope)).text
         self._client = httpx.Client(
             base_url=f"http://127.0.0.1:{port}", headers={"Authorization": f"Bearer {key}"}, timeout=60,
             trust_env=False,

@@ -20,97 +20,105 @@ from tests.viewer_fixtures import (
     running_session,
     sign_in,
 )
-from viewer.access import enforce_on
-from viewer.model import Role, Status, utcnow
+from viewer.access import COOKIE, enforce_on
+from viewer.credentials import new_key
+from viewer.model import Role, Scope, Status, utcnow
+from viewer.people import NewPerson
 from viewer.problems import ProblemDocument
 from viewer.relay.answers import SandboxProblem
 from viewer.settings import OidcSettings, Settings
 from viewer.store import Store
+from viewer.tables import PersonRow
 
+LOCKED = "203.0.113.9"
 FOREIGN = "http://evil.content.deskfleet.localhost:8088"
 COLUMNS = [
-    "none", "bad", "revoked", "expired", "watcher", "operator", "admin", "other", "cookie", "no origin",
-    "foreign origin",
+    "none", "bad", "revoked", "expired", "locked", "disabled", "scope", "watcher", "operator", "admin",
+    "fleet", "other", "person", "cookie", "no origin", "foreign origin",
 ]  # fmt: skip
-# The session is of the tenant of everyone but `other`. The last three are the operator's browser: asking from
-# our own page, without an Origin (an old form), and from a sandbox's page.
+# The session is of the tenant of everyone but `other`. locked: a wrong key from an address that has shown too
+# many. disabled: the browser of a person who was. scope: an admin's key that is for something else (of the
+# scopes it has `events`). admin: of the tenant; fleet: the site's own admin key. person: an operator who has
+# signed in by name. The last three are the operator's browser: asking from our own page, without an Origin
+# (an old form), and from a sandbox's page. OUT and PAGE: the first six columns of nearly every row.
+WORDS = {"OUT": "401 401 401 401 429 401", "PAGE": "303 303 303 303 429 303"}
 TABLE = {
-    "GET /": "303 303 303 303 303 303 303 303 303 303 303",
-    "GET /signin": "200 200 200 200 200 200 200 200 200 200 200",
-    "POST /signin": "403 403 403 403 403 403 403 403 422 403 403",
-    "POST /set-password": "403 403 403 403 403 403 403 403 422 403 403",
-    "POST /signout": "403 403 403 403 403 403 403 403 303 403 403",
-    "GET /oidc/start": "503 503 503 503 503 503 503 503 503 503 303",
-    "GET /oidc/callback": "303 303 303 303 303 303 303 303 303 303 303",
-    "GET /oidc/failed": "303 303 303 303 303 303 303 303 303 303 303",
-    "GET /oidc/signed-out": "303 303 303 303 303 303 303 303 303 303 303",
-    "GET /sandboxes": "303 303 303 303 200 200 200 200 200 200 200",
-    "GET /sandboxes/<session_id>": "303 303 303 303 200 200 200 404 200 200 200",
-    "GET /hosts": "303 303 303 303 200 200 200 200 200 200 200",
-    "GET /view/<session_id>": "303 303 303 303 200 200 200 404 200 200 200",
-    "GET /open/<session_id>": "303 303 303 303 200 200 200 404 200 200 200",
-    "GET /services/<name>": "303 303 303 303 403 200 200 404 200 200 200",
-    "POST /.deskfleet/enter": "404 404 404 404 404 404 404 404 404 404 404",
-    "GET /static/build/<path:name>": "404 404 404 404 404 404 404 404 404 404 404",
-    "GET /healthz": "200 200 200 200 200 200 200 200 200 200 200",
-    "GET /metrics": "401 401 401 401 403 403 200 403 403 403 403",
-    "GET /authz/stream": "401 401 401 401 200 200 200 404 200 403 403",
-    "GET /authz/content": "404 404 404 404 404 404 404 404 404 404 404",
-    "GET /authz/port": "401 401 401 401 403 200 200 404 401 401 401",
-    "GET /authz/service": "404 404 404 404 404 404 404 404 404 404 404",
-    "GET /api/v1/openapi.json": "200 200 200 200 200 200 200 200 200 200 200",
-    "GET /api/v1/me": "401 401 401 401 200 200 200 200 200 200 403",
-    "GET /api/v1/hosts": "401 401 401 401 200 200 200 200 200 200 403",
-    "GET /api/v1/images": "401 401 401 401 200 200 200 200 200 200 403",
-    "GET /api/v1/events": "401 401 401 401 200 200 200 200 200 200 403",
-    "GET /api/v1/sessions": "401 401 401 401 200 200 200 200 200 200 403",
-    "POST /api/v1/sessions": "401 401 401 401 403 202 202 202 202 403 403",
-    "GET /api/v1/sessions/<session_id>": "401 401 401 401 200 200 200 404 200 200 403",
-    "DELETE /api/v1/sessions/<session_id>": "401 401 401 401 403 204 204 404 204 403 403",
-    "GET /api/v1/sessions/<session_id>/history": "401 401 401 401 200 200 200 404 200 200 403",
-    "POST /api/v1/sessions/<session_id>/pause": "401 401 401 401 403 409 409 404 409 403 403",
-    "POST /api/v1/sessions/<session_id>/resume": "401 401 401 401 403 409 409 404 409 403 403",
-    "POST /api/v1/sessions/<session_id>/renew": "401 401 401 401 403 409 409 404 409 403 403",
-    "PUT /api/v1/sessions/<session_id>/labels": "401 401 401 401 403 409 409 404 409 403 403",
-    "POST /api/v1/sessions/terminate": "401 401 401 401 403 422 422 422 422 403 403",
-    "PUT /api/v1/hosts/<name>/draining": "401 401 401 401 403 403 404 403 403 403 403",
-    "GET /api/v1/tasks": "401 401 401 401 200 200 200 200 200 200 403",
-    "POST /api/v1/tasks": "401 401 401 401 403 201 201 201 201 403 403",
-    "GET /api/v1/tasks/<task_id>": "401 401 401 401 200 200 200 404 200 200 403",
-    "GET /api/v1/agents": "401 401 401 401 200 200 200 200 200 200 403",
-    "POST /api/v1/agents": "401 401 401 401 403 201 201 201 201 403 403",
-    "GET /api/v1/agents/<agent_id>": "401 401 401 401 200 200 200 404 200 200 403",
-    "POST /api/v1/sessions/<session_id>/entries": "401 401 401 401 201 201 201 404 201 403 403",
-    "POST /api/v1/services/<name>/entries": "401 401 401 401 403 201 201 404 201 403 403",
-    "GET /v1/sandboxes": "401 401 401 401 200 200 200 200 401 401 401",
-    "POST /v1/sandboxes": "401 401 401 401 403 202 202 202 401 401 401",
-    "GET /v1/sandboxes/<sandbox_id>": "401 401 401 401 200 200 200 404 401 401 401",
-    "DELETE /v1/sandboxes/<sandbox_id>": "401 401 401 401 403 404 404 404 401 401 401",
-    "POST /v1/sandboxes/<sandbox_id>/pause": "401 401 401 401 403 202 202 404 401 401 401",
-    "POST /v1/sandboxes/<sandbox_id>/resume": "401 401 401 401 403 409 409 404 401 401 401",
-    "POST /v1/sandboxes/<sandbox_id>/renew-expiration": "401 401 401 401 403 200 200 404 401 401 401",
-    "PATCH /v1/sandboxes/<sandbox_id>/metadata": "401 401 401 401 403 200 200 404 401 401 401",
-    "GET /v1/sandboxes/<sandbox_id>/endpoints/<port>": "401 401 401 401 403 200 200 404 401 401 401",
-    "GET /v1/sandboxes/<sandbox_id>/diagnostics/events": "401 401 401 401 200 200 200 404 401 401 401",
-    "GET /v1/sandboxes/<sandbox_id>/diagnostics/<kind>": "401 401 401 401 501 501 501 404 401 401 401",
-    "POST /v1/metrics/events": "401 401 401 401 204 204 204 204 401 401 401",
-    "POST /v1/sandboxes/<sandbox_id>/snapshots": "401 401 401 401 501 501 501 501 401 401 401",
-    "GET /v1/snapshots": "401 401 401 401 501 501 501 501 401 401 401",
-    "GET /v1/snapshots/<name>": "401 401 401 401 501 501 501 501 401 401 401",
-    "DELETE /v1/snapshots/<name>": "401 401 401 401 501 501 501 501 401 401 401",
-    "GET /v1/templates": "401 401 401 401 501 501 501 501 401 401 401",
-    "POST /v1/templates": "401 401 401 401 501 501 501 501 401 401 401",
-    "GET /v1/templates/<name>": "401 401 401 401 501 501 501 501 401 401 401",
-    "DELETE /v1/templates/<name>": "401 401 401 401 501 501 501 501 401 401 401",
-    "GET /v1/pools": "401 401 401 401 501 501 501 501 401 401 401",
-    "POST /v1/pools": "401 401 401 401 501 501 501 501 401 401 401",
-    "GET /v1/pools/<name>": "401 401 401 401 501 501 501 501 401 401 401",
-    "PUT /v1/pools/<name>": "401 401 401 401 501 501 501 501 401 401 401",
-    "DELETE /v1/pools/<name>": "401 401 401 401 501 501 501 501 401 401 401",
-    "GET /v1/sandboxes/<sandbox_id>/networkpolicy": "401 401 401 401 501 501 501 501 401 401 401",
-    "PUT /v1/sandboxes/<sandbox_id>/networkpolicy": "401 401 401 401 501 501 501 501 401 401 401",
-    "PATCH /v1/sandboxes/<sandbox_id>/networkpolicy": "401 401 401 401 501 501 501 501 401 401 401",
-    "DELETE /v1/sandboxes/<sandbox_id>/networkpolicy": "401 401 401 401 501 501 501 501 401 401 401",
+    "GET /": "303 303 303 303 303 303 303 303 303 303 303 303 303 303 303 303",
+    "GET /signin": "200 200 200 200 200 200 200 200 200 200 200 200 200 200 200 200",
+    "POST /signin": "403 403 403 403 403 422 403 403 403 403 403 403 422 422 403 403",
+    "POST /set-password": "403 403 403 403 403 422 403 403 403 403 403 403 422 422 403 403",
+    "POST /signout": "403 403 403 403 403 303 403 403 403 403 403 403 303 303 403 403",
+    "GET /oidc/start": "503 503 503 503 503 503 503 503 503 503 503 503 503 503 503 303",
+    "GET /oidc/callback": "303 303 303 303 303 303 303 303 303 303 303 303 303 303 303 303",
+    "GET /oidc/failed": "303 303 303 303 303 303 303 303 303 303 303 303 303 303 303 303",
+    "GET /oidc/signed-out": "303 303 303 303 303 303 303 303 303 303 303 303 303 303 303 303",
+    "GET /sandboxes": "PAGE 403 200 200 200 200 200 200 200 200 200",
+    "GET /sandboxes/<session_id>": "PAGE 403 200 200 200 200 404 200 200 200 200",
+    "GET /hosts": "PAGE 403 200 200 200 200 200 200 200 200 200",
+    "GET /view/<session_id>": "PAGE 403 200 200 200 200 404 200 200 200 200",
+    "GET /open/<session_id>": "PAGE 403 200 200 200 200 404 200 200 200 200",
+    "GET /services/<name>": "PAGE 403 403 200 200 200 404 200 200 200 200",
+    "POST /.deskfleet/enter": "404 404 404 404 404 404 404 404 404 404 404 404 404 404 404 404",
+    "GET /static/build/<path:name>": "404 404 404 404 404 404 404 404 404 404 404 404 404 404 404 404",
+    "GET /healthz": "200 200 200 200 200 200 200 200 200 200 200 200 200 200 200 200",
+    "GET /metrics": "OUT 403 403 403 403 200 403 403 403 403 403",
+    "GET /authz/stream": "OUT 403 200 200 200 200 404 200 200 403 403",
+    "GET /authz/content": "404 404 404 404 404 404 404 404 404 404 404 404 404 404 404 404",
+    "GET /authz/port": "OUT 403 403 200 200 200 404 401 401 401 401",
+    "GET /authz/service": "404 404 404 404 404 404 404 404 404 404 404 404 404 404 404 404",
+    "GET /api/v1/openapi.json": "200 200 200 200 200 200 200 200 200 200 200 200 200 200 200 200",
+    "GET /api/v1/me": "OUT 200 200 200 200 200 200 200 200 200 403",
+    "GET /api/v1/hosts": "OUT 403 200 200 200 200 200 200 200 200 403",
+    "GET /api/v1/images": "OUT 403 200 200 200 200 200 200 200 200 403",
+    "GET /api/v1/events": "OUT 403 200 200 200 200 200 200 200 200 403",
+    "GET /api/v1/sessions": "OUT 403 200 200 200 200 200 200 200 200 403",
+    "POST /api/v1/sessions": "OUT 403 403 202 202 202 202 202 202 403 403",
+    "GET /api/v1/sessions/<session_id>": "OUT 403 200 200 200 200 404 200 200 200 403",
+    "DELETE /api/v1/sessions/<session_id>": "OUT 403 403 204 204 204 404 204 204 403 403",
+    "GET /api/v1/sessions/<session_id>/history": "OUT 403 200 200 200 200 404 200 200 200 403",
+    "POST /api/v1/sessions/<session_id>/pause": "OUT 403 403 409 409 409 404 409 409 403 403",
+    "POST /api/v1/sessions/<session_id>/resume": "OUT 403 403 409 409 409 404 409 409 403 403",
+    "POST /api/v1/sessions/<session_id>/renew": "OUT 403 403 409 409 409 404 409 409 403 403",
+    "PUT /api/v1/sessions/<session_id>/labels": "OUT 403 403 409 409 409 404 409 409 403 403",
+    "POST /api/v1/sessions/terminate": "OUT 403 403 422 422 422 422 422 422 403 403",
+    "PUT /api/v1/hosts/<name>/draining": "OUT 403 403 403 403 404 403 403 403 403 403",
+    "GET /api/v1/tasks": "OUT 403 200 200 200 200 200 200 200 200 403",
+    "POST /api/v1/tasks": "OUT 403 403 201 201 201 201 201 201 403 403",
+    "GET /api/v1/tasks/<task_id>": "OUT 403 200 200 200 200 404 200 200 200 403",
+    "GET /api/v1/agents": "OUT 403 200 200 200 200 200 200 200 200 403",
+    "POST /api/v1/agents": "OUT 403 403 201 201 201 201 201 201 403 403",
+    "GET /api/v1/agents/<agent_id>": "OUT 403 200 200 200 200 404 200 200 200 403",
+    "POST /api/v1/sessions/<session_id>/entries": "OUT 403 201 201 201 201 404 201 201 403 403",
+    "POST /api/v1/services/<name>/entries": "OUT 403 403 201 201 201 404 201 201 403 403",
+    "GET /v1/sandboxes": "OUT 403 200 200 200 200 200 401 401 401 401",
+    "POST /v1/sandboxes": "OUT 403 403 202 202 202 202 401 401 401 401",
+    "GET /v1/sandboxes/<sandbox_id>": "OUT 403 200 200 200 200 404 401 401 401 401",
+    "DELETE /v1/sandboxes/<sandbox_id>": "OUT 403 403 404 404 404 404 401 401 401 401",
+    "POST /v1/sandboxes/<sandbox_id>/pause": "OUT 403 403 202 202 202 404 401 401 401 401",
+    "POST /v1/sandboxes/<sandbox_id>/resume": "OUT 403 403 409 409 409 404 401 401 401 401",
+    "POST /v1/sandboxes/<sandbox_id>/renew-expiration": "OUT 403 403 200 200 200 404 401 401 401 401",
+    "PATCH /v1/sandboxes/<sandbox_id>/metadata": "OUT 403 403 200 200 200 404 401 401 401 401",
+    "GET /v1/sandboxes/<sandbox_id>/endpoints/<port>": "OUT 403 403 200 200 200 404 401 401 401 401",
+    "GET /v1/sandboxes/<sandbox_id>/diagnostics/events": "OUT 403 200 200 200 200 404 401 401 401 401",
+    "GET /v1/sandboxes/<sandbox_id>/diagnostics/<kind>": "OUT 403 501 501 501 501 404 401 401 401 401",
+    "POST /v1/metrics/events": "OUT 403 204 204 204 204 204 401 401 401 401",
+    "POST /v1/sandboxes/<sandbox_id>/snapshots": "OUT 403 501 501 501 501 501 401 401 401 401",
+    "GET /v1/snapshots": "OUT 403 501 501 501 501 501 401 401 401 401",
+    "GET /v1/snapshots/<name>": "OUT 403 501 501 501 501 501 401 401 401 401",
+    "DELETE /v1/snapshots/<name>": "OUT 403 501 501 501 501 501 401 401 401 401",
+    "GET /v1/templates": "OUT 403 501 501 501 501 501 401 401 401 401",
+    "POST /v1/templates": "OUT 403 501 501 501 501 501 401 401 401 401",
+    "GET /v1/templates/<name>": "OUT 403 501 501 501 501 501 401 401 401 401",
+    "DELETE /v1/templates/<name>": "OUT 403 501 501 501 501 501 401 401 401 401",
+    "GET /v1/pools": "OUT 403 501 501 501 501 501 401 401 401 401",
+    "POST /v1/pools": "OUT 403 501 501 501 501 501 401 401 401 401",
+    "GET /v1/pools/<name>": "OUT 403 501 501 501 501 501 401 401 401 401",
+    "PUT /v1/pools/<name>": "OUT 403 501 501 501 501 501 401 401 401 401",
+    "DELETE /v1/pools/<name>": "OUT 403 501 501 501 501 501 401 401 401 401",
+    "GET /v1/sandboxes/<sandbox_id>/networkpolicy": "OUT 403 501 501 501 501 501 401 401 401 401",
+    "PUT /v1/sandboxes/<sandbox_id>/networkpolicy": "OUT 403 501 501 501 501 501 401 401 401 401",
+    "PATCH /v1/sandboxes/<sandbox_id>/networkpolicy": "OUT 403 501 501 501 501 501 401 401 401 401",
+    "DELETE /v1/sandboxes/<sandbox_id>/networkpolicy": "OUT 403 501 501 501 501 501 401 401 401 401",
 }
 
 
@@ -147,19 +155,42 @@ def all_headers(store: Store, people: People) -> dict[str, dict[str, str]]:
     expired = store.accounts.add_key("acme", Role.ADMIN, life=timedelta(0))
     wrong_end = "A" if people.alice.key[-1] != "A" else "B"
     foreign = {"Origin": FOREIGN, "Sec-Fetch-Site": "same-site"}
+    admin = store.accounts.add_key("acme", Role.ADMIN)
+    narrow = store.accounts.add_key("acme", Role.ADMIN, scopes=[Scope.EVENTS])
     return {
         "none": {},
         "bad": {"Authorization": f"Bearer {people.alice.key[:-1]}{wrong_end}"},
         "revoked": {"Authorization": f"Bearer {revoked.text}"},
         "expired": {"Authorization": f"Bearer {expired.text}"},
+        "locked": {"Authorization": f"Bearer {new_key().text}", "X-Forwarded-For": LOCKED},
+        "disabled": {**person_in(store, "gone", disabled=True), "Origin": ORIGIN},
+        "scope": {"Authorization": f"Bearer {narrow.text}"},
         "watcher": people.wanda.headers,
         "operator": people.alice.headers,
-        "admin": people.ada.headers,
+        "admin": {"Authorization": f"Bearer {admin.text}"},
+        "fleet": people.ada.headers,
         "other": people.bob.headers,
+        "person": {**person_in(store, "mara"), "Origin": ORIGIN},
         "cookie": {**sign_in(store, people.alice), "Origin": ORIGIN},
         "no origin": sign_in(store, people.alice),
         "foreign origin": {**sign_in(store, people.alice), **foreign},
     }
+
+
+def person_in(store: Store, login: str, *, disabled: bool = False) -> dict[str, str]:
+    """The Cookie header of a browser in which this operator has signed in; disabled by a hand that forgot the
+    sign-in."""
+    person = store.people("acme").add(NewPerson(login=login, role=Role.OPERATOR), by="test")
+    token = store.accounts.sign_in_person(person.id, address=None, user_agent=None)
+    if disabled:
+        with store._database.writing() as orm:
+            orm.get_one(PersonRow, person.id).disabled_at = utcnow()
+    return {"Cookie": f"{COOKIE}={token}"}
+
+
+def lock(app: Flask) -> None:
+    for _ in range(100):
+        app.extensions["deskfleet"].wrong_keys.failed(LOCKED)
 
 
 def test_every_route_of_the_app_has_a_row(app: Flask) -> None:
@@ -173,8 +204,14 @@ def test_every_route_of_the_app_has_a_row(app: Flask) -> None:
 
 @pytest.mark.parametrize("route", TABLE)
 def test_route_answers_each_principal_as_the_table_says(
-    route: str, client: ViewerClient, store: Store, people: People, monkeypatch: pytest.MonkeyPatch
+    route: str,
+    app: Flask,
+    client: ViewerClient,
+    store: Store,
+    people: People,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    lock(app)
     # Nobody is there to make true what is waited for.
     monkeypatch.setattr(viewer.opensandbox.api, "CREATE_WAIT_SECONDS", 0.0)
     monkeypatch.setattr(viewer.waiting, "TERMINATION_WAIT_SECONDS", 0.0)
@@ -210,7 +247,9 @@ def test_route_answers_each_principal_as_the_table_says(
         if method == "GET":
             with client.head(path, headers={**headers, **stream}) as answer:
                 assert answer.status_code == got[who]
-    assert got == dict(zip(COLUMNS, map(int, TABLE[route].split()), strict=True))
+    first, _, rest = TABLE[route].partition(" ")
+    expected = f"{WORDS.get(first, first)} {rest}".split()
+    assert got == dict(zip(COLUMNS, map(int, expected), strict=True))
 
 
 BESIDE = {

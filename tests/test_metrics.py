@@ -15,7 +15,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from tests.viewer_fixtures import People, ViewerClient, kasmvnc_desktop, new_session, running_session, sign_in
 from viewer import metrics
 from viewer.accounts import AccountStore
-from viewer.model import HostStatus, Role, Status
+from viewer.model import HostStatus, Role, Scope, Status
 from viewer.store import Store
 
 Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
@@ -186,7 +186,11 @@ def test_two_programs_are_one_answer_and_one_that_starts_again_leaves_nothing_ol
     assert {path.stem.rpartition("_")[2] for path in directory.iterdir()} == {"viewer", "worker"}
 
 
-def test_an_admin_of_any_tenant_may_ask(client: ViewerClient, store: Store) -> None:
+def test_a_key_of_any_tenant_with_the_scope_may_ask(client: ViewerClient, store: Store) -> None:
     accounts: AccountStore = store.accounts
-    key = accounts.add_key("bolt", Role.ADMIN).text
-    assert client.get("/metrics", headers={"Authorization": f"Bearer {key}"}).status_code == 200
+    key = accounts.add_key("bolt", Role.WATCHER, scopes=[Scope.FLEET]).text
+    headers = {"Authorization": f"Bearer {key}"}
+    assert client.get("/metrics", headers=headers).status_code == 200
+    assert client.get("/api/v1/sessions", headers=headers).status_code == 403
+    drain = client.put("/api/v1/hosts/here/draining", json={"draining": True}, headers=headers)
+    assert drain.status_code == 403

@@ -18,7 +18,7 @@ from tests.event_clients import EventClients
 from tests.process_figures import rss_mib, threads_of
 from tests.viewer_fixtures import ORIGIN, UNKNOWN_ID, settings_values, waiting, write_settings
 from tests.viewer_process import ViewerProcess, start
-from viewer.model import Role, Status
+from viewer.model import Role, Scope, Status
 from viewer.serve import THREADS
 from viewer.store import Store
 
@@ -96,8 +96,8 @@ def test_one_scrape_has_what_viewer_and_worker_recorded_and_no_secret_is_left_an
     server, canaries = ViewerProcess(tmp_path), new_canaries()
     worker = start(server.settings_file, "viewer.worker")
     store = Store(server.database)
-    admin = store.accounts.add_key("main", Role.ADMIN).text
-    own = {"admin's key": admin, "operator's key": server.key}
+    admin = store.accounts.add_key("main", Role.WATCHER, scopes=[Scope.FLEET]).text
+    own = {"scraper's key": admin, "operator's key": server.key}
     own |= {name: (tmp_path / name).read_text().strip() for name in ("viewer.key", "relay.key")}
 
     def scrape() -> dict[str, float]:

@@ -29,7 +29,7 @@ from viewer.credentials import hash_of, key_id_of, new_key
 from viewer.database_address import PostgresAddress
 from viewer.fleet_store import DeclaredDesktop
 from viewer.migrations import upgrade
-from viewer.model import Display, Role, Session, Status
+from viewer.model import Display, Role, Scope, Session, Status
 from viewer.passwords import Passwords
 from viewer.settings import Settings
 from viewer.store import NewSession, Store
@@ -207,6 +207,8 @@ def people(store: Store) -> People:
             role=role,
             sha256=hash_of(person.key),
             label="",
+            # As the site's own admin key.
+            scopes=tuple(Scope) if role is Role.ADMIN else None,
         )
         for person, role in roles.items()
     ]

@@ -13,9 +13,17 @@ from flask import Flask, current_app, g, request
 
 from viewer import audit
 from viewer.accounts import Credential
+from viewer.attempts import network_of
 from viewer.model import Principal, Role, Scope
 from viewer.places import Place, PlaceKind, place_of, service_for
-from viewer.problems import Problem, not_found, role_too_small, scope_missing
+from viewer.problems import (
+    Problem,
+    not_found,
+    role_too_small,
+    scope_missing,
+    too_many_requests,
+    too_many_wrong_keys,
+)
 from viewer.services import services
 from viewer.settings import ServiceSettings
 
@@ -34,9 +42,11 @@ Door = Callable[[Role], Principal]
 """Finds who makes this request, of at least that role, or raises the problem that says why not."""
 
 
-def needs(role: Role, *, scope: Scope = Scope.SESSIONS, door: Door | None = None) -> Callable[[_View], _View]:
-    """The view is for principals of at least this role that may use that scope: signed in, or let in by a
-    door of the view's own."""
+def needs(
+    role: Role, *, scope: Scope | None = Scope.SESSIONS, door: Door | None = None
+) -> Callable[[_View], _View]:
+    """The view is for principals of at least this role that may use that scope (None: whatever theirs are):
+    signed in, or let in by a door of the view's own."""
 
     def attach(view: _View) -> _View:
         setattr(view, _DOOR, door)
@@ -66,6 +76,11 @@ def needed_role(view: Callable[..., Any]) -> Role | None:
     return role
 
 
+def needed_scope(view: Callable[..., Any]) -> Scope | None:
+    scope: Scope | None = getattr(view, _SCOPE, None)
+    return scope
+
+
 def places_on(app: Flask) -> None:
     """Let every view answer only where it says, from now on; before anything else looks at the request."""
     app.before_request(_enforce_place)
@@ -89,20 +104,21 @@ def principal() -> Principal:
 
 
 def allowed_service(name: str, who: Principal | None = None) -> ServiceSettings:
-    """That service, for `who` (default: whoever made this request). Raise 404, or 403 where the role is too
-    small."""
+    """That service, for `who` (default: whoever made this request). Raise 404, or 403 where the role or the
+    scopes are too small."""
     who = who or principal()
     service = service_for(who, name, services().settings)
     if service is None:
         raise not_found()
     if not who.role.covers(service.role):
         raise role_too_small(service.role, who.role)
+    check_scope(who, Scope.STREAMS)
     return service
 
 
-def check_scope(who: Principal, scope: Scope) -> None:
+def check_scope(who: Principal, scope: Scope | None) -> None:
     """Raise 403 unless the key may be used for this."""
-    if not who.may(scope):
+    if scope is not None and not who.may(scope):
         raise scope_missing(scope)
 
 
@@ -146,10 +162,24 @@ def authenticate() -> Principal:
     if found is not None:
         return found
     if shown.authorization is not None:
+        count_wrong_key()
         raise _unauthorized(
             "The key is not valid here: it is wrong, revoked, over, or not sent as `Bearer <key>`."
         )
     raise _unauthorized("Send `Authorization: Bearer <key>`, or sign in with a browser.")
+
+
+def count_wrong_key() -> None:
+    """For each refused key, before it is refused as such: raise 429 where its sender has shown too many.
+
+    Only wrong ones come here. A right key is let in whatever else comes from its address: all of an office's
+    or a host's agents may share one. Nobody guesses 256 bits, so this only saves work, and is this process's.
+    """
+    source, limit = network_of(client_address()), services().wrong_keys
+    seconds = limit.seconds_to_wait(source)
+    if seconds:
+        raise too_many_wrong_keys(seconds)
+    limit.failed(source)
 
 
 def check_same_origin() -> None:
@@ -252,6 +282,9 @@ def _enforce() -> None:
     g.principal = door(role)
     audit.by(g.principal.id)
     check_scope(g.principal, getattr(view, _SCOPE))
+    seconds = services().requests.take(g.principal)
+    if seconds:
+        raise too_many_requests(seconds)
 
 
 def _main_door(role: Role) -> Principal:

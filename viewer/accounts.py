@@ -117,14 +117,32 @@ class AccountStore:
             orm.add(TenantRow(id=name, created_at=utcnow()))
             audit.note(orm, name, "tenant.create", f"tenant:{name}")
 
-    def add_key(self, tenant: str, role: Role, label: str = "", *, life: timedelta | None = None) -> NewKey:
-        """Make a key; its text exists only in the answer. `life`: after it the key is good no more."""
+    def add_key(
+        self,
+        tenant: str,
+        role: Role,
+        label: str = "",
+        *,
+        life: timedelta | None = None,
+        scopes: Collection[Scope] | None = None,
+        by: str | None = None,
+    ) -> NewKey:
+        """Make a key; its text exists only in the answer. `life`: after it the key is good no more. `scopes`
+        None: all but `fleet`."""
         key = new_key()
         with self._database.writing() as orm:
             _tenant_row(orm, tenant)
-            declared = DeclaredKey(id=key.id, tenant=tenant, role=role, sha256=hash_of(key.text), label=label)
+            declared = DeclaredKey(
+                id=key.id,
+                tenant=tenant,
+                role=role,
+                sha256=hash_of(key.text),
+                label=label,
+                scopes=None if scopes is None else tuple(scopes),
+                ends_at=None if life is None else utcnow() + life,
+            )
             row = _key_row(declared, from_settings=False)
-            row.ends_at = None if life is None else row.created_at + life
+            row.created_by = by
             orm.add(row)
             _note_key(orm, row, "key.create")
         return key
@@ -225,7 +243,11 @@ class AccountStore:
                 return None
             orm.delete(link)
             principal = Principal(
-                id=f"link:{link.sha256[:8]}", tenant=link.tenant_id, role=Role(link.role), via="cookie"
+                id=f"link:{link.sha256[:8]}",
+                tenant=link.tenant_id,
+                role=Role(link.role),
+                via="cookie",
+                scopes=_with_fleet(link.is_fleet_admin),
             )
             return _new_sign_in(orm, principal, browser)
 
@@ -359,8 +381,8 @@ class AccountStore:
                 orm.delete(row)
                 audit.note(orm, row.tenant_id, "sign_out", None, principal=row.principal_id)
 
-    def new_link(self, tenant: str, role: Role) -> SecretToken:
-        """The token of a one-time sign-in link, good for 24 hours."""
+    def new_link(self, tenant: str, role: Role, *, is_fleet_admin: bool = False) -> SecretToken:
+        """The token of a one-time sign-in link that is nobody's in particular, good for 24 hours."""
         token = new_token()
         now = utcnow()
         with self._database.writing() as orm:
@@ -369,6 +391,7 @@ class AccountStore:
                 sha256=hash_of(token),
                 tenant_id=tenant,
                 role=role.value,
+                is_fleet_admin=is_fleet_admin,
                 created_at=now,
                 ends_at=now + LINK_LIFE,
             )
@@ -448,7 +471,17 @@ def _principal_of_sign_in(orm: OrmSession, row: SignInRow) -> Principal | None:
             return None
         return _principal_of_row(key).model_copy(update={"via": "cookie", "sign_in": sign_in})
     # A link makes one sign-in, and is its name.
-    return Principal(id=row.principal_id, tenant=row.tenant_id, role=Role(row.role), via="cookie")
+    return Principal(
+        id=row.principal_id,
+        tenant=row.tenant_id,
+        role=Role(row.role),
+        via="cookie",
+        scopes=_with_fleet(row.is_fleet_admin),
+    )
+
+
+def _with_fleet(is_fleet_admin: bool) -> frozenset[Scope] | None:
+    return frozenset(Scope) if is_fleet_admin else None
 
 
 def _as_principal(person: PersonRow, sign_in: str | None) -> Principal:
@@ -457,7 +490,7 @@ def _as_principal(person: PersonRow, sign_in: str | None) -> Principal:
         tenant=person.tenant_id,
         role=Role(person.role),
         via="cookie",
-        scopes=frozenset(Scope) if person.is_fleet_admin else None,
+        scopes=_with_fleet(person.is_fleet_admin),
         sign_in=sign_in,
     )
 
@@ -589,6 +622,7 @@ def _new_sign_in(
             principal_id=principal.id,
             key_id=key.id if key is not None else None,
             person_id=person_id,
+            is_fleet_admin=key is None and principal.may(Scope.FLEET),
             address=browser.address,
             user_agent=(browser.user_agent or "")[:_MOST_USER_AGENT] or None,
             created_at=now,

@@ -14,12 +14,14 @@ from pathlib import Path
 from viewer import audit
 from viewer.accounts import TenantExists, UnknownKey, UnknownTenant
 from viewer.migrations import upgrade
-from viewer.model import Role
+from viewer.model import Role, Scope
 from viewer.postgres import DumpFailed
 from viewer.settings import Settings, SettingsError, load_settings
 from viewer.store import Store
 
 MOST_DAYS = 3650
+BY = "host"
+"""Who does what is done here: whoever is root on the control host."""
 _NAME = re.compile(r"[a-z][a-z0-9-]{0,30}", re.ASCII)
 
 
@@ -65,12 +67,20 @@ def _parser() -> argparse.ArgumentParser:
     add.add_argument("--tenant", required=True)
     add.add_argument("--role", choices=list(Role), type=Role, required=True)
     add.add_argument("--label", default="")
+    add.add_argument(
+        "--scope",
+        choices=list(Scope),
+        type=Scope,
+        action="append",
+        help="what it may be used for, once for each; without, all but fleet",
+    )
     add.add_argument("--days", type=_days, help="after so many days it is good no more; without, never")
     key.add_parser("revoke", help="end a key and every sign-in made with it").add_argument("id")
 
     link = nouns.add_parser("signin-link", help="print a one-time sign-in link, good for 24 hours")
     link.add_argument("--tenant", required=True)
     link.add_argument("--role", choices=list(Role), type=Role, default=Role.OPERATOR)
+    link.add_argument("--fleet", action="store_true", help="also for what is every tenant's")
 
     backup = nouns.add_parser("backup", help="copy the live database into one consistent file")
     backup.add_argument("file", type=Path)
@@ -84,12 +94,14 @@ def _do(asked: argparse.Namespace, store: Store, settings: Settings) -> str:
                 return _add_tenant(store, asked.name)
             case ("key", "add"):
                 life = timedelta(days=asked.days) if asked.days else None
-                return store.accounts.add_key(asked.tenant, asked.role, asked.label, life=life).text
+                return store.accounts.add_key(
+                    asked.tenant, asked.role, asked.label, life=life, scopes=asked.scope, by=BY
+                ).text
             case ("key", "revoke"):
                 store.accounts.revoke_key(asked.id)
                 return f"key {asked.id} is revoked"
             case ("signin-link", _):
-                token = store.accounts.new_link(asked.tenant, asked.role)
+                token = store.accounts.new_link(asked.tenant, asked.role, is_fleet_admin=asked.fleet)
                 return f"{settings.canonical_origin}/signin#token={token}"
             case _:
                 return _back_up(store, asked.file)

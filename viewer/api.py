@@ -9,7 +9,7 @@ from viewer.access import anyone, needs, principal
 from viewer.answers import json_answer
 from viewer.hosts import host_list
 from viewer.incoming import DrainHost, json_body
-from viewer.model import Role, utcnow
+from viewer.model import Role, Scope, utcnow
 from viewer.openapi import Answer, Operation, describes
 from viewer.problems import not_found
 from viewer.public import Catalogue, HostList, Me, PublicHost, catalogue
@@ -39,7 +39,7 @@ def list_hosts() -> Response:
 
 
 @api.put("/hosts/<name>/draining")
-@needs(Role.ADMIN)
+@needs(Role.ADMIN, scope=Scope.FLEET)
 @describes(
     Operation(
         summary="Give a host no new sandboxes, or give it some again",
@@ -69,10 +69,11 @@ def _hosts() -> HostList:
 
 
 @api.get("/me")
-@needs(Role.WATCHER)
+@needs(Role.WATCHER, scope=None)
 @describes(Operation(summary="Who this credential belongs to", answers={200: Answer("You.", Me)}))
 def get_me() -> Response:
-    return json_answer(Me.of(principal()))
+    who = principal()
+    return json_answer(Me.of(who, name=services().store.accounts.name_of(who)))
 
 
 @api.get("/openapi.json")

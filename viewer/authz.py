@@ -23,6 +23,8 @@ from viewer.access import (
     authenticate,
     check_from_here,
     check_origin,
+    check_scope,
+    count_wrong_key,
     credential,
     is_upgrade,
     place,
@@ -42,7 +44,7 @@ from viewer.grants import (
     Target,
     seal_grant,
 )
-from viewer.model import Display, Kind, Principal, Role, Session, Status, utcnow
+from viewer.model import Display, Kind, Principal, Role, Scope, Session, Status, utcnow
 from viewer.opensandbox.ports import check_ports
 from viewer.opensandbox.refusals import key_holder, sandbox_not_found
 from viewer.places import PlaceKind, way_to_service
@@ -76,6 +78,7 @@ def authorise_stream() -> Response:
     who = authenticate()
     if who.via == "cookie":
         check_origin()
+    check_scope(who, Scope.STREAMS)
     session = services().store.tenant(who.tenant).get(_session_id_asked_for())
     target = _target(session)
     if target is None:
@@ -97,6 +100,7 @@ def authorise_content() -> Response:
     entry = _entry()
     if entry is None or entry.audience.session_id != place().name:
         raise _entry_over()
+    check_scope(entry.who, Scope.STREAMS)
     try:
         session = services().store.tenant(entry.who.tenant).get(place().name)
     except SessionNotFound as error:
@@ -117,6 +121,7 @@ def authorise_content() -> Response:
 def authorise_port() -> Response:
     """For every request to a port of a sandbox, its WebSockets among them."""
     who = key_holder(Role.OPERATOR)
+    check_scope(who, Scope.STREAMS)
     asked = _port_asked_for()
     try:
         session = services().store.tenant(who.tenant).get(asked.session_id)
@@ -188,6 +193,8 @@ def _program() -> Principal:
     shown = credential().model_copy(update={"cookie": None})
     who = shown.principal(services().store.accounts)
     if who is None:
+        if shown.authorization is not None:
+            count_wrong_key()
         raise _entry_over()
     return who
 

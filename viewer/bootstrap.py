@@ -36,7 +36,14 @@ def prepare_database(settings: Settings) -> None:
 
 def declared_keys(settings: Settings) -> list[DeclaredKey]:
     return [
-        DeclaredKey(id=key.id, tenant=tenant.name, role=key.role, sha256=key.sha256, label=key.label)
+        DeclaredKey(
+            id=key.id,
+            tenant=tenant.name,
+            role=key.role,
+            sha256=key.sha256,
+            label=key.label,
+            scopes=key.scopes,
+        )
         for tenant in settings.tenants
         for key in tenant.keys
     ]

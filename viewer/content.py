@@ -25,7 +25,7 @@ from viewer.access import (
 )
 from viewer.entries import ENTRY_LIFE, Audience
 from viewer.incoming import EnterForm, form_body
-from viewer.model import Display, Frozen, Role, Session, Status
+from viewer.model import Display, Frozen, Role, Scope, Session, Status
 from viewer.openapi import Answer, Operation, describes
 from viewer.places import PlaceKind, content_origin, service_origin
 from viewer.problems import Problem, too_many_attempts
@@ -48,7 +48,7 @@ class EntryTicket(Frozen):
 
 
 @content.post("/api/v1/sessions/<session_id>/entries")
-@needs(Role.WATCHER)
+@needs(Role.WATCHER, scope=Scope.STREAMS)
 @describes(
     Operation(
         summary="A one-time ticket for a desktop's own page",
@@ -72,7 +72,7 @@ def enter_session(session_id: str) -> Response:
 
 
 @content.post("/api/v1/services/<name>/entries")
-@needs(Role.WATCHER)
+@needs(Role.WATCHER, scope=Scope.STREAMS)
 @describes(
     Operation(
         summary="A one-time ticket for a service",

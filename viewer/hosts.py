@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 
 from viewer.fleet_store import HostRecord
-from viewer.model import DesktopBackend, HostStatus, Principal, Role, Session, WantedBackend
+from viewer.model import DesktopBackend, HostStatus, Principal, Role, Scope, Session, WantedBackend
 from viewer.nodes import CERTIFICATE_WARNING
 from viewer.placement import Reserved
 from viewer.public import HostDesktop, HostList, PublicHost
@@ -63,10 +63,10 @@ def host_list(
                 max_memory=f"{host.memory_mib}Mi" if host.memory_mib is not None else None,
                 draining=record.is_draining,
                 labels=host.labels,
-                report=record.report if who.role.covers(Role.ADMIN) else None,
+                report=record.report if _sees_the_fleet(who) else None,
                 desktops=shown,
                 warnings=tuple(_warnings(host, record, held.desktops, shown, now)),
-                address=host.address if who.role.covers(Role.ADMIN) else None,
+                address=host.address if _sees_the_fleet(who) else None,
             )
         )
     return HostList(items=tuple(hosts))
@@ -109,9 +109,14 @@ def _warnings(
             yield f"desktop {desktop.name} runs {desktop.backend}, not {wanted}; run the deploy"
 
 
+def _sees_the_fleet(who: Principal) -> bool:
+    """Addresses and load are of every tenant's hosts, and so for the fleet's admins."""
+    return who.role.covers(Role.ADMIN) and who.may(Scope.FLEET)
+
+
 def _for_eyes_of(who: Principal, detail: str | None, host: HostSettings) -> str | None:
-    """Sentences of the worker name addresses, which only admins are shown."""
-    if detail is None or who.role.covers(Role.ADMIN):
+    """Sentences of the worker name addresses, which only the fleet's admins are shown."""
+    if detail is None or _sees_the_fleet(who):
         return detail
     for url in (host.opensandbox_url, host.relay_url, host.hostwatch_url):
         if url is not None:

@@ -11,7 +11,7 @@ from flask import Flask
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
-from viewer.access import needed_role
+from viewer.access import needed_role, needed_scope
 from viewer.problems import MEDIA_TYPE, ProblemDocument
 
 PREFIX = "/api/v1/"
@@ -92,7 +92,7 @@ def _described(view: Callable[..., Any]) -> Operation:
 def _operation(view: Callable[..., Any], path: str) -> dict[str, object]:
     operation = _described(view)
     role = needed_role(view)
-    problems = {*operation.problems, *((401, 403) if role else ())}
+    problems = {*operation.problems, *((401, 403, 429) if role else ())}
     described: dict[str, object] = {
         "operationId": view.__name__,
         "summary": operation.summary,
@@ -108,7 +108,9 @@ def _operation(view: Callable[..., Any], path: str) -> dict[str, object]:
         "security": [{"key": []}] if role else [],
     }
     if role:
-        described["description"] = f"Needs the role {role} or a stronger one."
+        scope = needed_scope(view)
+        named = f", and the scope `{scope}`" if scope else ""
+        described["description"] = f"Needs the role {role} or a stronger one{named}."
     if operation.body:
         described["requestBody"] = {
             "required": False,
@@ -131,13 +133,14 @@ def _problem(status: int) -> dict[str, object]:
 _MEANINGS = {
     400: "The body or the cursor cannot be read.",
     401: "No valid credential.",
-    403: "The role does not cover it, or a cookie was used from a foreign page.",
+    403: "The role or the scopes do not cover it, or a cookie was used from a foreign page.",
     404: "Unknown, or another tenant's.",
     409: "Not possible for this session.",
     413: "The body is over 64 KiB.",
     415: "The body is not JSON.",
     422: "Fields cannot be used; `errors` names each one and what mends it.",
-    429: "Your tenant has as many desktops as it may, or too many in the making; try again later.",
+    429: "Your tenant has as many desktops as it may, or too many in the making; or too much was asked in a"
+    " short time, or with wrong keys. Try again later.",
     502: "The sandbox host could not make the desktop.",
     503: "The sandbox host does not answer, or too many are waiting; try again later.",
 }

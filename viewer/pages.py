@@ -20,7 +20,7 @@ from viewer.access import (
     request_origin,
     wants_page,
 )
-from viewer.model import Frozen, Principal, Role
+from viewer.model import Frozen, Principal, Role, Scope
 from viewer.places import (
     PlaceKind,
     content_source,
@@ -125,7 +125,7 @@ def hosts_page() -> Response:
 
 
 @pages.get("/open/<session_id>")
-@needs(Role.WATCHER)
+@needs(Role.WATCHER, scope=Scope.STREAMS)
 def open_page(session_id: str) -> Response:
     """Leads on to the session's own page. The page's script asks for the ticket: a GET has no effects."""
     session = services().store.tenant(principal().tenant).get(session_id)
@@ -133,7 +133,7 @@ def open_page(session_id: str) -> Response:
 
 
 @pages.get("/services/<name>")
-@needs(Role.WATCHER)
+@needs(Role.WATCHER, scope=Scope.STREAMS)
 def service_page(name: str) -> Response:
     """Leads on to the service, in the same way."""
     service = allowed_service(name)
@@ -141,7 +141,7 @@ def service_page(name: str) -> Response:
 
 
 @pages.get("/view/<session_id>")
-@needs(Role.WATCHER)
+@needs(Role.WATCHER, scope=Scope.STREAMS)
 def view_page(session_id: str) -> Response:
     _own(session_id)
     return _page("view.html", principal(), session_id=session_id)

@@ -116,6 +116,26 @@ def too_many_attempts(seconds: int) -> Problem:
     )
 
 
+def too_many_wrong_keys(seconds: int) -> Problem:
+    return Problem(
+        429,
+        "too-many-wrong-keys",
+        "Too many wrong keys",
+        f"Too many keys from your address were refused; mend the key, and try again in {seconds} s.",
+        headers={"Retry-After": str(seconds)},
+    )
+
+
+def too_many_requests(seconds: int) -> Problem:
+    return Problem(
+        429,
+        "too-many-requests",
+        "Too many requests",
+        f"You ask more often than this fleet lets one key or person; go on in {seconds} s.",
+        headers={"Retry-After": str(seconds)},
+    )
+
+
 def unknown_name(field: str, value: str, known: Iterable[str]) -> Problem:
     """`value` is not one of the `known` names; the nearest one is offered."""
     names = list(known)

@@ -17,6 +17,7 @@ from viewer.model import (
     Kind,
     Principal,
     Role,
+    Scope,
     Session,
     Status,
     Via,
@@ -171,10 +172,13 @@ class Me(Frozen):
     tenant: str
     role: Role
     via: Literal["key", "cookie"]
+    name: str = Field(description="A person's name, a key's label, or else an id.")
+    scopes: tuple[Scope, ...] = Field(description="What it may be used for, within its role.")
 
     @classmethod
-    def of(cls, principal: Principal) -> Me:
-        return cls.model_validate(principal, from_attributes=True)
+    def of(cls, who: Principal, *, name: str) -> Me:
+        scopes = tuple(scope for scope in Scope if who.may(scope))
+        return cls(id=who.id, tenant=who.tenant, role=who.role, via=who.via, name=name, scopes=scopes)
 
 
 class ImageChoice(Frozen):

@@ -1,6 +1,6 @@
 """`GET /metrics`: what viewer and worker have recorded, and what the table says at this moment.
 
-It shows figures over all tenants, so it wants an admin's key.
+It shows figures over all tenants, so it wants a key with the scope `fleet`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from prometheus_client.registry import Collector
 
 from viewer import metrics
 from viewer.access import needs, principal
-from viewer.model import HostStatus, Role
+from viewer.model import HostStatus, Role, Scope
 from viewer.problems import Problem
 from viewer.services import Services, services
 
@@ -29,10 +29,10 @@ _TRIES = 5
 
 
 @scrape.get("/metrics")
-@needs(Role.ADMIN)
+@needs(Role.WATCHER, scope=Scope.FLEET)
 def give_metrics() -> Response:
     if principal().via != "key":
-        raise Problem(403, "key-wanted", "Send a key", "Send an admin key as `Authorization: Bearer <key>`.")
+        raise Problem(403, "key-wanted", "Send a key", "Send your key as `Authorization: Bearer <key>`.")
     registry = CollectorRegistry()
     registry.register(_Recorded())
     registry.register(_OfTheTable(services()))

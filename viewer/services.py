@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
-from collections import Counter, deque
+from collections import Counter, OrderedDict, deque
 from dataclasses import dataclass, field
 
 from flask import current_app
@@ -25,7 +26,9 @@ WAITS_AT_ONCE = 24
 WAITS_PER_TENANT = 12
 _FAILURES_ALLOWED = 10
 _FAILURE_WINDOW_SECONDS = 60.0
+_WRONG_KEYS_ALLOWED = 60
 _ADDRESSES_REMEMBERED = 10_000
+_PRINCIPALS_REMEMBERED = 10_000
 
 
 class Slots:
@@ -61,11 +64,35 @@ class Slots:
             self._by_principal -= Counter([(who.tenant, who.id)])
 
 
-class FailureLimit:
-    """Failed sign-ins per address (or what else names their source) in the last minute. Ten are allowed; a
-    right key costs nothing."""
+class RequestLimit:
+    """How often one principal may ask: `per_minute` in a minute, spread as he likes. Of this process alone;
+    several viewers let him ask so often each."""
 
-    def __init__(self) -> None:
+    def __init__(self, per_minute: int) -> None:
+        self._most = float(per_minute)
+        self._per_second = per_minute / 60.0
+        self._lock = threading.Lock()
+        self._left: OrderedDict[tuple[str, str], tuple[float, float]] = OrderedDict()
+
+    def take(self, who: Principal) -> int:
+        """0 when he may go on; else for how many seconds he is to wait."""
+        now, name = time.monotonic(), (who.tenant, who.id)
+        with self._lock:
+            left, at = self._left.get(name, (self._most, now))
+            left = min(self._most, left + (now - at) * self._per_second)
+            is_over = left < 1.0
+            self._left[name] = (left if is_over else left - 1.0, now)
+            self._left.move_to_end(name)
+            while len(self._left) > _PRINCIPALS_REMEMBERED:
+                self._left.popitem(last=False)
+        return math.ceil((1.0 - left) / self._per_second) if is_over else 0
+
+
+class FailureLimit:
+    """Failures per address (or what else names their source) in the last minute; `allowed` of them are."""
+
+    def __init__(self, allowed: int = _FAILURES_ALLOWED) -> None:
+        self._allowed = allowed
         self._lock = threading.Lock()
         self._failures: dict[str, deque[float]] = {}
 
@@ -74,7 +101,7 @@ class FailureLimit:
         now = time.monotonic()
         with self._lock:
             times = self._recent(address, now)
-            if len(times) < _FAILURES_ALLOWED:
+            if len(times) < self._allowed:
                 return 0
             return int(times[0] + _FAILURE_WINDOW_SECONDS - now) + 1
 
@@ -90,7 +117,7 @@ class FailureLimit:
             self._failures[address] = times
 
     def _recent(self, address: str, now: float) -> deque[float]:
-        times = self._failures.get(address, deque(maxlen=_FAILURES_ALLOWED))
+        times = self._failures.get(address, deque(maxlen=self._allowed))
         while times and times[0] + _FAILURE_WINDOW_SECONDS <= now:
             times.popleft()
         return times
@@ -111,6 +138,7 @@ class Services:
         )
     )
     passwords: Passwords = field(default_factory=Passwords)
+    wrong_keys: FailureLimit = field(default_factory=lambda: FailureLimit(_WRONG_KEYS_ALLOWED))
     entry_failures: FailureLimit = field(default_factory=FailureLimit)
     """Apart, and per origin too: a desktop's own page can send wrong tickets, and must not keep people from
     signing in."""
@@ -119,8 +147,10 @@ class Services:
     events: EventHub = field(init=False)
     oidc: Provider | None = field(init=False)
     """None: nobody signs in through a provider."""
+    requests: RequestLimit = field(init=False)
 
     def __post_init__(self) -> None:
+        self.requests = RequestLimit(self.settings.requests_per_minute)
         self.events = EventHub(self.store)
         wanted, origin = self.settings.oidc, self.settings.canonical_origin
         self.oidc = None if wanted is None else Provider(wanted, f"{origin}/oidc/callback")

@@ -21,7 +21,7 @@ from pydantic_core import ErrorDetails
 
 from viewer import logs
 from viewer.database_address import DatabaseAddress, PostgresAddress
-from viewer.model import Display, Frozen, Resolution, Role, WantedBackend
+from viewer.model import Display, Frozen, Resolution, Role, Scope, WantedBackend
 from viewer.nodes import Credentials, Node, NodeFilesUnusable
 from viewer.resources import Cpu, Memory, Quota
 
@@ -56,6 +56,8 @@ class KeySettings(Frozen):
     role: Role
     sha256: Sha256Hex
     label: str = ""
+    scopes: tuple[Scope, ...] | None = None
+    """None: all but `fleet`."""
 
 
 class TenantSettings(Frozen):
@@ -312,6 +314,8 @@ class Settings(Frozen):
     """How long a session waits for a place before it is given up."""
     idle_seconds: int | None = Field(default=None, ge=60)
     """A session that says nothing else ends when nobody has used it for this long; None: never."""
+    requests_per_minute: int = Field(default=6000, ge=60)
+    """Of one key or person, to one viewer; a few too many wait a moment, more are refused."""
     keep_sessions_days: int = Field(default=30, ge=1)
     keep_events_days: int = Field(default=1, ge=1)
     any_image: bool = True

@@ -262,6 +262,7 @@ class ApiKeyRow(Base):
     """`sha256` is of the whole key text, 256 random bits inside, so a slow hash would add nothing."""
 
     __tablename__ = "api_keys"
+    __table_args__ = (Index("ix_api_keys_tenant", "tenant_id", "created_at", "id"),)
 
     id: Mapped[str] = mapped_column(primary_key=True)
     tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"))
@@ -491,6 +492,8 @@ class SignInRow(Base):
     person_id: Mapped[str | None] = mapped_column(index=True)
     """Who signed in, if it was by name: his role is the one that he has now, not `role`. No foreign key:
     SQLite would have to make the table anew, and the entries that hang on it would go."""
+    is_fleet_admin: Mapped[bool] = mapped_column(server_default=false())
+    """Of one by a link that is nobody's: what the link let in for."""
     address: Mapped[str | None]
     user_agent: Mapped[str | None]
     created_at: Mapped[datetime]
@@ -508,6 +511,7 @@ class SignInLinkRow(Base):
     role: Mapped[str]
     person_id: Mapped[str | None] = mapped_column(index=True)
     """Whose it is, and whose password it lets be set; None: it lets a browser in under no name."""
+    is_fleet_admin: Mapped[bool] = mapped_column(server_default=false())
     created_at: Mapped[datetime]
     ends_at: Mapped[datetime]
 

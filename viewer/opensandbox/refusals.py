@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from flask import Response, request
 
-from viewer.access import place
+from viewer.access import count_wrong_key, place
 from viewer.model import Principal, Role
 from viewer.places import PlaceKind
 from viewer.problems import Problem
@@ -87,6 +87,8 @@ def key_holder(needed: Role) -> Principal:
     shown = _key_shown()
     who = services().store.accounts.principal_of_key(shown)
     if who is None:
+        if shown:
+            count_wrong_key()
         raise SandboxRefusal(
             401,
             "INVALID_API_KEY" if shown else "MISSING_API_KEY",

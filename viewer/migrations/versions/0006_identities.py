@@ -29,7 +29,11 @@ def upgrade() -> None:
         op.add_column("sign_ins", sa.Column(name, sa.String(), nullable=True))
     op.add_column("signin_links", sa.Column("person_id", sa.String(), nullable=True))
     for table in ("sign_ins", "signin_links"):
+        op.add_column(
+            table, sa.Column("is_fleet_admin", sa.Boolean(), server_default=sa.false(), nullable=False)
+        )
         op.create_index(f"ix_{table}_person_id", table, ["person_id"])
+    op.create_index("ix_api_keys_tenant", "api_keys", ["tenant_id", "created_at", "id"])
 
 
 def downgrade() -> None:
