@@ -8,6 +8,7 @@ import base64
 import json
 import os
 import re
+import shlex
 import threading
 import time
 import tomllib
@@ -26,7 +27,17 @@ from mcp.types import CallToolResult, TextContent
 from pydantic import SecretStr
 
 from tests.execd_stand_in import Execd as ExecdStandIn
-from tests.viewer_fixtures import ORIGIN, UNKNOWN_ID, People, Person, running_session, waiting
+from tests.viewer_fixtures import (
+    ORIGIN,
+    UNKNOWN_ID,
+    People,
+    Person,
+    running_session,
+    settings_values,
+    waiting,
+    write_settings,
+)
+from viewer.admin import main as admin
 from viewer.cli.api import Api
 from viewer.cli.connection import Connection
 from viewer.mcp import execd as execd_module
@@ -38,6 +49,7 @@ from viewer.mcp.skill import skill
 from viewer.mcp.tools import TOOLS, Desk
 from viewer.model import Status
 from viewer.rows import QUEUED
+from viewer.settings import Settings
 from viewer.store import Store
 
 SKILL = Path(__file__).parent.parent / "docs" / "skills" / "code-sandbox" / "SKILL.md"
@@ -644,6 +656,25 @@ def test_page_names_every_tool_and_its_client_gets_no_key() -> None:
     assert scripts[started["command"]] == "viewer.mcp.main:main"
     assert set(started) == {"command", "env"}
     assert set(started["env"]) == {"DESKFLEET_URL", "DESKFLEET_KEY_FILE"}
+
+
+def test_key_of_the_page_is_enough(
+    app: Flask, store: Store, settings: Settings, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    settings_file = write_settings(settings_values(tmp_path), tmp_path / "viewer.toml")
+    monkeypatch.setenv("DESKFLEET_SETTINGS", str(settings_file))
+    [command] = [line for line in PAGE.read_text().splitlines() if line.startswith("sudo deskfleet-admin")]
+    store.accounts.add_tenant("main")
+    admin(shlex.split(command)[2:])
+    key = capsys.readouterr().out.strip()
+
+    async def use(agent: Agent) -> None:
+        assert (await agent.get("list_sandboxes"))["sandboxes"] == []
+        ended = await agent.refusal("terminate_sandbox", sandbox_id=UNKNOWN_ID)
+        assert ended.startswith("There is nothing here for you")
+
+    converse(use, api=httpx.WSGITransport(app), key=key)
 
 
 # --- the program ------------------------------------------------------------------------------------------

@@ -19,16 +19,19 @@ SHOWN = {"OPEN-SANDBOX-API-KEY": KEY.text}
 
 
 @contextmanager
-def serving_in(edge: Edge, row: Session, port: int = PORT) -> Iterator[None]:
-    """`tests.port_service` in the sandbox's network, where a program of its image would be."""
+def serving_in(
+    edge: Edge, row: Session, port: int = PORT, *, module: str = "tests.port_service", ready: str = "/seen"
+) -> Iterator[None]:
+    """That module as a program in the sandbox's network, where one of its image would be. It serves when
+    `ready` is there."""
     daemon, container = edge.fleet.server.daemon, edge.fleet.server.container_of(row.sandbox_id or "")
     pid = daemon.docker("inspect", "--format", "{{.State.Pid}}", container).stdout.strip()
     process = subprocess.Popen(
-        ["nsenter", f"--net=/proc/{pid}/ns/net", "--", sys.executable, "-m", "tests.port_service", str(port)]
+        ["nsenter", f"--net=/proc/{pid}/ns/net", "--", sys.executable, "-m", module, str(port)]
     )
     try:
         deadline = time.monotonic() + 20
-        while asked(edge, row, "/seen", port=port).status_code != 200:
+        while asked(edge, row, ready, port=port).status_code != 200:
             assert time.monotonic() < deadline
             time.sleep(0.1)
         yield
