@@ -110,12 +110,13 @@ def converse(
     api: httpx.BaseTransport | None = None,
     key: str = "df_a_b",
     execd_url: str = "http://127.0.0.1:9",
+    mode: str = "auto",
 ) -> None:
     async def scenario() -> None:
         execd = Execd(connection(execd_url, key))
         try:
             with Api(connection(ORIGIN, key), api or httpx.MockTransport(nobody)) as through:
-                async with Client(server_for(Desk(through, execd))) as client:
+                async with Client(server_for(Desk(through, execd)), mode=mode) as client:
                     await do(Agent(client))
         finally:
             await execd.close()
@@ -179,6 +180,18 @@ def test_client_lists_every_tool_with_schemas_of_both_sides() -> None:
         assert shell["properties"]["background"]["default"] is False
 
     converse(look)
+
+
+def test_client_of_an_older_protocol_is_served_as_well() -> None:
+    async def look(agent: Agent) -> None:
+        assert len((await agent.client.list_tools()).tools) == len(TOOLS)
+        assert (
+            await agent.refusal("create_desktop")
+            == f"{ORIGIN} does not answer: [Errno 111] Connection refused"
+        )
+        assert agent.client.instructions
+
+    converse(look, mode="legacy")
 
 
 def test_skill_in_the_docs_is_that_of_the_code(capsys: pytest.CaptureFixture[str]) -> None:
@@ -423,6 +436,23 @@ def test_no_sandbox_named_and_none_made_here_is_refused_although_another_runs(
     running_session(store, people.alice)
 
     async def use(agent: Agent) -> None:
+        refusal = await agent.refusal("execute_shell", command="true")
+        assert refusal.startswith("sandbox_id: is not given, and no desktop that was made here runs; call")
+
+    converse(use, **as_person(app, people.alice))
+
+
+def test_no_sandbox_named_means_the_one_that_was_made_here_last(
+    app: Flask, store: Store, people: People, worker: Any
+) -> None:
+    async def use(agent: Agent) -> None:
+        worker(lambda name: store.fleet.transition(name, Status.RUNNING, host="here", sandbox_id="b"))
+        made = await agent.get("create_desktop")
+        running_session(store, people.alice)
+        # It is sent on its way to execd, which is not there.
+        away = await agent.refusal("execute_shell", command="true")
+        assert away.startswith("http://127.0.0.1:9 does not answer: ")
+        store.fleet.transition(made["sandbox_id"], Status.TERMINATED)
         refusal = await agent.refusal("execute_shell", command="true")
         assert refusal.startswith("sandbox_id: is not given, and no desktop that was made here runs; call")
 

@@ -39,7 +39,7 @@ from tests.real_opensandbox import (
     real_opensandbox,
 )
 from tests.relay_process import RelayProcess, running_relay
-from tests.worker.edge import KEY, Edge, running_edge
+from tests.worker.edge import KEY, OTHER_KEY, Edge, running_edge
 from tests.worker.ports import serving_in
 from viewer.frontend.hatch_build import build_pages
 from viewer.mcp.execd import NOT_HERE
@@ -244,6 +244,28 @@ def test_revoked_key_is_one_sentence_and_no_key_stands_in_any_log(edge: Edge, ho
     for log in (said, (edge.fleet.folder / "edge.log").read_text(), edge.fleet.log.read_text()):
         assert key.text not in log
         assert KEY.text not in log
+
+
+def test_another_tenants_sandbox_is_reached_by_no_tool(edge: Edge, home: Path) -> None:
+    name = edge.fleet.wait_for(edge.fleet.create("desktop"), Status.RUNNING).id
+    (home / "agent.key").write_text(OTHER_KEY.text)
+
+    async def use(client: Client) -> None:
+        assert (await get(client, "list_sandboxes"))["sandboxes"] == []
+        for tool, arguments in (
+            ("get_preview_url", {}),
+            ("terminate_sandbox", {}),
+            ("execute_shell", {"command": "true"}),
+            ("execute_code", {"language": "python", "code": "1"}),
+            ("upload_file", {"path": "/tmp/a", "content": "a"}),
+            ("download_file", {"path": "/tmp/a"}),
+        ):
+            theirs = await refusal(client, tool, sandbox_id=name, **arguments)
+            assert theirs == await refusal(client, tool, sandbox_id=str(uuid.uuid4()), **arguments)
+
+    converse(edge, home, use)
+    edge.fleet.main.request_termination(name)
+    edge.fleet.wait_for(row_of(edge, name), Status.TERMINATED)
 
 
 @contextmanager

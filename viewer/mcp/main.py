@@ -1,7 +1,7 @@
 """`deskfleet-mcp`: serves the tools over stdin and stdout, for the program that started it.
 
 Nothing but MCP is ever written to stdout. Exit codes: 0 when the client has gone, 2 when the environment or
-the configuration cannot be used; stderr says why in one sentence.
+the configuration cannot be used (stderr says why in one sentence), 130 when it was interrupted.
 """
 
 from __future__ import annotations
@@ -29,6 +29,9 @@ DESKFLEET_KEY; DESKFLEET_CA_FILE for an authority of your own. Or url, key_file,
 ~/.config/deskfleet/config.toml, with mode 600."""
 
 
+_INTERRUPTED = 130
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     sys.exit(run(arguments))
 
@@ -46,6 +49,8 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except CliError as error:
         print(f"deskfleet-mcp: {error}", file=sys.stderr)
         return error.code
+    except KeyboardInterrupt:
+        return _INTERRUPTED
     return 0
 
 
