@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from sqlalchemy import Connection, event
 
-from viewer.audit_store import AuditFilter
+from viewer.audit_store import AuditFilter, _cursor_of
 from viewer.listing import Position, SessionFilter
 from viewer.model import Status, utcnow
 from viewer.resources import Quota
@@ -134,7 +134,7 @@ AUDIT = {
 def test_audit_log_is_read_where_its_page_begins_and_in_its_order(store: Store, name: str) -> None:
     wanted, index = AUDIT[name]
     with explained(store) as plans:
-        store.audit.page("acme", wanted, 9, 50)
+        store.audit.page("acme", wanted, _cursor_of(9), 50)
         list(store.audit.entries("acme", wanted))
     assert len(plans) == 2
     assert all(re.match(rf"SEARCH audit_log USING INDEX {index} \(.*number[<>]", plan) for plan in plans)

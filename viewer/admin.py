@@ -8,10 +8,10 @@ import pwd
 import re
 import sys
 from collections.abc import Sequence
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from viewer import audit
+from viewer import admin_audit, audit
 from viewer.accounts import TenantExists, UnknownKey, UnknownTenant
 from viewer.migrations import upgrade
 from viewer.model import Role, Scope
@@ -82,14 +82,36 @@ def _parser() -> argparse.ArgumentParser:
     link.add_argument("--role", choices=list(Role), type=Role, default=Role.OPERATOR)
     link.add_argument("--fleet", action="store_true", help="also for what is every tenant's")
 
+    _add_audit(nouns.add_parser("audit", help="export, verify and prune the audit log"))
+
     backup = nouns.add_parser("backup", help="copy the live database into one consistent file")
     backup.add_argument("file", type=Path)
     return parser
 
 
+def _add_audit(parser: argparse.ArgumentParser) -> None:
+    verbs = parser.add_subparsers(dest="verb", required=True)
+    export = verbs.add_parser("export", help="write it into a new file that only you can read")
+    export.add_argument("--to", type=Path, metavar="FILE", required=True)
+    export.add_argument("--format", choices=("ndjson", "csv"), default="ndjson")
+    export.add_argument("--tenant", help="only this one's; without, everybody's")
+    verbs.add_parser("heads", help="print how far each log goes; kept elsewhere, it proves more than the log")
+    verify = verbs.add_parser("verify", help="say which entries were changed, taken out or put in by hand")
+    verify.add_argument("--file", type=Path, help="an export (NDJSON), instead of the database")
+    verify.add_argument("--kept", type=Path, metavar="FILE", help="what `audit heads` printed on another day")
+    prune = verbs.add_parser("prune", help="export old entries into a new file and take them out")
+    prune.add_argument(
+        "--before", type=_day, metavar="DATE", required=True, help="such as 2026-01-31, in UTC"
+    )
+    prune.add_argument("--to", type=Path, metavar="FILE", required=True)
+    prune.add_argument("--tenant", help="only this one's; without, everybody's")
+
+
 def _do(asked: argparse.Namespace, store: Store, settings: Settings) -> str:
     try:
         match (asked.noun, getattr(asked, "verb", None)):
+            case ("audit", _):
+                return admin_audit.do(asked, store.audit)
             case ("tenant", "add"):
                 return _add_tenant(store, asked.name)
             case ("key", "add"):
@@ -108,6 +130,8 @@ def _do(asked: argparse.Namespace, store: Store, settings: Settings) -> str:
     except UnknownTenant as error:
         known = ", ".join(store.accounts.tenants()) or "none yet"
         raise AdminError(f"there is no tenant {error}; known: {known}") from error
+    except admin_audit.AuditError as error:
+        raise AdminError(str(error)) from error
     except UnknownKey as error:
         raise AdminError(f"there is no key {error}; give the 8 letters after df_") from error
 
@@ -116,6 +140,13 @@ def _days(text: str) -> int:
     if not (text.isascii() and text.isdigit() and 1 <= int(text) <= MOST_DAYS):
         raise argparse.ArgumentTypeError(f"{text!r} is no number of days; give 1 to {MOST_DAYS}")
     return int(text)
+
+
+def _day(text: str) -> datetime:
+    try:
+        return datetime.strptime(text, "%Y-%m-%d").replace(tzinfo=UTC)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is no day; give one such as 2026-01-31") from error
 
 
 def _add_tenant(store: Store, name: str) -> str:

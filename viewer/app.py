@@ -11,6 +11,7 @@ from werkzeug.wrappers import Response as BaseResponse
 from viewer.access import anyone, enforce_on, is_answered_here, place, places_on, public_origin
 from viewer.api import api
 from viewer.assets import assets, read_manifest
+from viewer.audit_api import audit_api
 from viewer.authz import authz
 from viewer.content import content
 from viewer.database import DatabaseAway, DatabaseBusy
@@ -62,7 +63,8 @@ def create_app(settings: Settings, store: Store | None = None) -> Flask:
     app.extensions["deskfleet"] = Services(settings, store or Store(settings.database))
     app.add_url_rule("/healthz", view_func=healthz)
     for blueprint in (
-        api, session_api, work_api, sandbox_api, events, content, authz, sign_in, oidc, pages, assets, scrape,
+        api, session_api, work_api, audit_api, sandbox_api, events, content, authz, sign_in, oidc, pages,
+        assets, scrape,
     ):  # fmt: skip
         app.register_blueprint(blueprint)
     files = read_manifest().files

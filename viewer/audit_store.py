@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import re
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator
@@ -13,6 +15,7 @@ from sqlalchemy.orm import Session as OrmSession
 from viewer import audit
 from viewer.audit import Action, Detail, Entry, broken, entry_of
 from viewer.database import Database
+from viewer.listing import BadCursor
 from viewer.model import Frozen, utcnow
 from viewer.tables import AuditChainRow, AuditRow
 
@@ -35,10 +38,10 @@ class AuditFilter(Frozen):
 
 
 class AuditPage(Frozen):
-    """Newest first. next_number: where the next page begins; None on the last."""
+    """Newest first. `next_cursor` is None on the last page."""
 
     items: tuple[Entry, ...]
-    next_number: int | None
+    next_cursor: str | None
 
 
 class Head(Frozen):
@@ -77,18 +80,23 @@ class AuditStore:
                     noted = now
         self._openings.remember(key, noted + OPENING_NOTED_EVERY)
 
+    def note_export(self, tenant_id: str, conditions: Detail) -> None:
+        with self._database.writing() as orm:
+            audit.note(orm, tenant_id, "audit.export", None, detail=conditions or None)
+
     # --- reading -----------------------------------------------------------------------------------
 
-    def page(self, tenant_id: str, wanted: AuditFilter, before: int | None, limit: int) -> AuditPage:
-        """The newest `limit` entries with a number below `before`."""
+    def page(self, tenant_id: str, wanted: AuditFilter, cursor: str | None, limit: int) -> AuditPage:
+        """The newest `limit` entries from the cursor on. Raises viewer.listing.BadCursor."""
         query = select(AuditRow).where(*_conditions(tenant_id, wanted))
-        if before is not None:
-            query = query.where(AuditRow.number < before)
+        if cursor is not None:
+            query = query.where(AuditRow.number < _number_of(cursor))
         query = query.order_by(AuditRow.number.desc()).limit(limit + 1)
         with self._database.reading() as orm:
             found = [entry_of(row) for row in orm.scalars(query)]
         items = tuple(found[:limit])
-        return AuditPage(items=items, next_number=items[-1].number if len(found) > limit else None)
+        more = len(found) > limit
+        return AuditPage(items=items, next_cursor=_cursor_of(items[-1].number) if more else None)
 
     def entries(self, tenant_id: str, wanted: AuditFilter | None = None) -> Iterator[Entry]:
         """All that match, oldest first, read a few at a time: no transaction stays open between."""
@@ -116,19 +124,26 @@ class AuditStore:
     def problems(self, head: Head) -> Iterator[str]:
         """What is wrong with that log, a sentence each; none: it is as it was written. head: as it was read
         before this, here or on another day."""
-        tenant, number, pruning_is_told, last_chain = head.tenant_id, head.pruned_number, False, ""
+        tenant = head.tenant_id
+        now = next((one for one in self.heads() if one.tenant_id == tenant), head)
+        start = now if now.pruned_number > head.pruned_number else head
+        if start.pruned_number > head.number:
+            yield f"{tenant}: entry {head.number} has been pruned since; verify the file that it is in"
+            return
+        number, last_chain, pruning_is_told = start.pruned_number, start.pruned_chain, False
 
         def watched() -> Iterator[Entry]:
             nonlocal number, pruning_is_told, last_chain
             for entry in self.entries(tenant):
                 number = entry.number
                 last_chain = entry.chain if number == head.number else last_chain
-                pruning_is_told = pruning_is_told or _tells_of_pruning(entry, head)
+                pruning_is_told = pruning_is_told or _tells_of_pruning(entry, start)
                 yield entry
 
-        yield from broken(watched(), number=head.pruned_number, chain=head.pruned_chain)
-        if head.pruned_number and not pruning_is_told:
-            yield f"{tenant}: all up to entry {head.pruned_number} is gone, and no entry tells of its pruning"
+        yield from broken(watched(), number=start.pruned_number, chain=start.pruned_chain)
+        if start.pruned_number and not pruning_is_told:
+            gone = f"all up to entry {start.pruned_number} is gone"
+            yield f"{tenant}: {gone}, and no entry tells of its pruning"
         if number < head.number:
             yield f"{tenant}: all after entry {number} is missing, up to entry {head.number}"
         elif last_chain != head.chain:
@@ -159,6 +174,21 @@ class AuditStore:
             detail = {"up_to": last.number, "before": last.at.isoformat(), "chain": last.chain, "file": file}
             audit.note(orm, tenant_id, "audit.prune", None, detail=detail)
             return len(gone)
+
+
+def _cursor_of(number: int) -> str:
+    return base64.urlsafe_b64encode(str(number).encode()).decode().rstrip("=")
+
+
+def _number_of(cursor: str) -> int:
+    """Raises BadCursor."""
+    try:
+        text = base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True).decode()
+    except ValueError as error:
+        raise BadCursor from error
+    if not re.fullmatch(r"[1-9]\d{0,17}", text, re.ASCII):
+        raise BadCursor
+    return int(text)
 
 
 _Opening = tuple[str, Action, str, str, str | None, str]

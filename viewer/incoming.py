@@ -5,10 +5,19 @@ from __future__ import annotations
 import contextlib
 import re
 from collections.abc import Mapping
-from typing import Annotated, TypeVar
+from typing import Annotated, Literal, TypeVar
 
 from flask import request
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic import (
+    AfterValidator,
+    AwareDatetime,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationError,
+)
 from pydantic_core import from_json
 from werkzeug.datastructures import MultiDict
 
@@ -213,6 +222,39 @@ class DrainHost(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
     draining: bool = Field(description="true to give it no new sandboxes, false to give it some again")
+
+
+def _whole_day(text: object) -> object:
+    """A day alone is its beginning in UTC."""
+    is_day = isinstance(text, str) and re.fullmatch(r"\d{4}-\d\d-\d\d", text, re.ASCII)
+    return f"{text}T00:00:00Z" if is_day else text
+
+
+_Moment = Annotated[AwareDatetime, BeforeValidator(_whole_day)]
+_MOMENT = "a time such as 2026-11-30T06:00:00Z, or a day, which begins in UTC"
+
+
+class AuditConditions(BaseModel):
+    """All given conditions hold."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    action: Label | None = Field(None, description="an action such as `key.create`, or a kind such as `key`")
+    principal: Label | None = Field(None, description="who did it, such as `key:…` or `person:…`")
+    target: Label | None = Field(None, description="what it was done to, such as `session:…`")
+    since: _Moment | None = Field(None, description=f"not before {_MOMENT}")
+    until: _Moment | None = Field(None, description=f"before {_MOMENT}")
+
+
+class AuditQuery(AuditConditions):
+    cursor: Label | None = Field(None, description="a `next_cursor` as it was given out")
+    limit: int = Field(50, ge=1, le=200, description="a whole number from 1 to 200")
+
+
+class ExportQuery(AuditConditions):
+    format: Literal["ndjson", "csv"] = Field(
+        "ndjson", description="`ndjson`, which can be verified, or `csv` for a spreadsheet"
+    )
 
 
 class ListQuery(BaseModel):

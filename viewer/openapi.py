@@ -27,6 +27,8 @@ class Answer:
     meaning: str
     body: type[BaseModel] | None = None
     media_type: str = "application/json"
+    also: tuple[str, ...] = ()
+    """Further media types that the same answer may have."""
 
 
 @dataclass(frozen=True)
@@ -123,7 +125,8 @@ def _answer(answer: Answer) -> dict[str, object]:
     if answer.body is None and answer.media_type == "application/json":
         return {"description": answer.meaning}
     schema: dict[str, object] = _ref(answer.body) if answer.body else {"type": "string"}
-    return {"description": answer.meaning, "content": {answer.media_type: {"schema": schema}}}
+    content = {media_type: {"schema": schema} for media_type in (answer.media_type, *answer.also)}
+    return {"description": answer.meaning, "content": content}
 
 
 def _problem(status: int) -> dict[str, object]:

@@ -104,6 +104,28 @@ class PublicTask(Frozen):
     updated_at: datetime
 
 
+class PublicEntry(Frozen):
+    """One entry of the audit log. chain: SHA-256 over the entry before and this one."""
+
+    number: int
+    at: datetime
+    tenant_id: str
+    principal: str
+    principal_name: str = Field(description="As he was called then.")
+    address: str | None = Field(description="The client's, as the edge saw it.")
+    action: str
+    target: str | None
+    outcome: str
+    detail: dict[str, object] | None
+    request_id: str | None
+    chain: str
+
+
+class AuditList(Frozen):
+    items: tuple[PublicEntry, ...]
+    next_cursor: str | None
+
+
 class TaskList(Frozen):
     items: tuple[PublicTask, ...]
     next_cursor: str | None

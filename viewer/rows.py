@@ -174,8 +174,11 @@ def note_created(orm: OrmSession, session: Session) -> None:
 
 
 def note_ended(orm: OrmSession, row: SessionRow) -> None:
-    """Its line in the audit log, for one whose end nobody has asked for: each session has one such line."""
-    detail = {"status": row.status, "reason": row.error_message or row.status_reason}
+    """Its line in the audit log, for one whose end nobody has asked for: each session has one such line.
+
+    Without its error message, which may have the last words of the sandbox: they are kept as long as it is.
+    """
+    detail = {"status": row.status, "reason": row.status_reason}
     audit.note(orm, row.tenant_id, "session.terminate", f"session:{row.id}", detail=detail)
 
 

@@ -15,8 +15,10 @@ from viewer import __version__
 from viewer.cli.connection import Connection
 from viewer.cli.problems import Refused
 from viewer.incoming import (
+    AuditQuery,
     CreateSession,
     DrainHost,
+    ExportQuery,
     ListQuery,
     PageQuery,
     PutAgent,
@@ -30,6 +32,7 @@ from viewer.incoming import (
 from viewer.problems import ProblemDocument
 from viewer.public import (
     AgentList,
+    AuditList,
     Catalogue,
     History,
     HostList,
@@ -162,6 +165,24 @@ class Api:
 
     def me(self) -> Me:
         return self._ask("GET", "/me", Me)
+
+    # --- the audit log -------------------------------------------------------------------------------
+
+    def audit(self, asked: AuditQuery) -> AuditList:
+        return self._ask("GET", "/audit", AuditList, query=asked)
+
+    @contextlib.contextmanager
+    def audit_file(self, asked: ExportQuery) -> Iterator[Iterator[bytes]]:
+        """The file in parts, as they come. Raises also while it is read: one that is cut off is no file."""
+        params = asked.model_dump(mode="json", exclude_defaults=True)
+        try:
+            with self._http.stream("GET", f"{_PREFIX}/audit/export", params=params) as answer:
+                if not answer.is_success:
+                    answer.read()
+                self._check(answer)
+                yield answer.iter_bytes()
+        except httpx.TransportError as error:
+            raise self._no_answer(error) from error
 
     @contextlib.contextmanager
     def event_lines(self, last_id: int | None) -> Iterator[Iterator[str]]:
