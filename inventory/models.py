@@ -135,7 +135,8 @@ class Host(Section):
     of `connect`, where that is one.
 
     Of a host in `sandboxes`: max_desktops, cpu, memory: what its sandboxes may take together (None: as
-    many as `max_desktops`); max_creates: how many are made at once; labels: for sessions that ask for one.
+    many as `max_desktops`); max_creates: how many are made at once; labels: for sessions that ask for one;
+    adopt: the tenant that gets its sandboxes which nobody of the fleet made, once an event names them.
     """
 
     groups: Annotated[tuple[Group, ...], Field(min_length=1)]
@@ -148,11 +149,12 @@ class Host(Section):
     memory: Memory | None = None
     max_creates: int = Field(default=3, ge=1, le=100)
     labels: Labels = {}
+    adopt: Name | None = None
 
     @model_validator(mode="after")
     def room_belongs_to_sandboxes(self) -> Host:
         if Group.SANDBOXES not in self.groups:
-            for key in ("cpu", "memory", "max_creates", "labels"):
+            for key in ("cpu", "memory", "max_creates", "labels", "adopt"):
                 if getattr(self, key) != type(self).model_fields[key].default:
                     raise wrong(
                         key, "is for hosts with the group 'sandboxes'; remove it, or give the host that group"
@@ -198,6 +200,7 @@ class External(Section):
     memory: Memory | None = None
     max_creates: int = Field(default=3, ge=1, le=100)
     labels: Labels = {}
+    adopt: Name | None = None
 
 
 class OwnCertificate(Section):
@@ -665,6 +668,17 @@ class Site(Section):
                     f"settings.quotas.{name}",
                     f"there is no tenant {name!r}; add it to tenants, or remove its quota",
                 )
+        return self
+
+    @model_validator(mode="after")
+    def sandboxes_are_given_to_tenants(self) -> Site:
+        for kind, servers in (("hosts", self.hosts), ("external", self.external)):
+            for name, server in servers.items():
+                if server.adopt is not None and server.adopt not in self.tenants:
+                    raise wrong(
+                        f"{kind}.{name}.adopt",
+                        f"there is no tenant {server.adopt!r}; add it to tenants, or remove adopt",
+                    )
         return self
 
     @model_validator(mode="after")

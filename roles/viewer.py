@@ -273,6 +273,7 @@ def _room(wanted: Host | External) -> Mapping[str, Any]:
         **_sizes(wanted.cpu, wanted.memory),
         "max_creates": wanted.max_creates,
         "labels": wanted.labels,
+        "adopt": wanted.adopt,
     }
 
 

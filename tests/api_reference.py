@@ -97,7 +97,8 @@ def _models(described: Node) -> Iterator[str]:
 
 
 def _answered(described: Node) -> list[str]:
-    """What answers hold, with all that is in it; what is only sent stands with its route."""
+    """What answers hold, with all that is in it; what is only sent stands with its route, unless it may be
+    null."""
     schemas, found = described["components"]["schemas"], set[str]()
     waiting = [
         _name(content["schema"])
@@ -105,6 +106,10 @@ def _answered(described: Node) -> list[str]:
         for answer in operation["responses"].values()
         for content in answer.get("content", {}).values()
     ]
+    for _, _, operation in _operations(described):
+        for content in operation.get("requestBody", {}).get("content", {}).values():
+            for _, field, _ in _fields(schemas[_name(content["schema"])]):
+                waiting += _references(field.get("anyOf", []))
     while waiting:
         name = waiting.pop()
         if name and name not in found:

@@ -92,6 +92,12 @@ TABLE = {
     "GET /api/v1/agents/<agent_id>": "OUT 403 200 200 200 200 404 200 200 200 403",
     "POST /api/v1/sessions/<session_id>/entries": "OUT 403 201 201 201 201 404 201 201 403 403",
     "POST /api/v1/services/<name>/entries": "OUT 403 403 201 201 201 404 201 201 403 403",
+    "POST /webhooks/openclaw": "OUT 200 403 200 200 200 200 401 401 401 401",
+    "POST /openclaw/event": "OUT 200 403 200 200 200 200 401 401 401 401",
+    "GET /api/v1/webhook-secrets": "OUT 403 403 403 200 200 403 403 403 403 403",
+    "POST /api/v1/webhook-secrets": "OUT 403 403 403 201 201 403 403 403 403 403",
+    "POST /api/v1/webhook-secrets/<secret_id>/rotate": "OUT 403 403 403 404 404 403 403 403 403 403",
+    "DELETE /api/v1/webhook-secrets/<secret_id>": "OUT 403 403 403 404 404 403 403 403 403 403",
     "GET /v1/sandboxes": "OUT 403 200 200 200 200 200 401 401 401 401",
     "POST /v1/sandboxes": "OUT 403 403 202 202 202 202 401 401 401 401",
     "GET /v1/sandboxes/<sandbox_id>": "OUT 403 200 200 200 200 404 401 401 401 401",
@@ -128,6 +134,9 @@ BODIES: dict[str, object] = {
     "POST /api/v1/sessions": {"wait": False},
     "PUT /api/v1/sessions/<session_id>/labels": {"labels": {}},
     "PUT /api/v1/hosts/<name>/draining": {"draining": True},
+    "POST /webhooks/openclaw": {"runId": "r", "action": "start"},
+    "POST /openclaw/event": {"runId": "r", "action": "start"},
+    "POST /api/v1/webhook-secrets": {"label": "openclaw"},
     "POST /v1/sandboxes": {"image": {"uri": "shell"}},
     "POST /v1/sandboxes/<sandbox_id>/renew-expiration": {
         "expiresAt": (utcnow() + timedelta(hours=1)).isoformat()

@@ -12,8 +12,8 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
 
+import viewer.new_sessions
 import viewer.session_api
-import viewer.store
 import viewer.waiting
 from tests.viewer_fixtures import (
     ORIGIN,
@@ -172,7 +172,7 @@ def test_one_tenant_cannot_have_every_place_to_wait(
 def test_one_tenant_cannot_fill_the_line_of_what_is_to_be_made(
     client: ViewerClient, store: Store, people: People, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(viewer.store, "MOST_CREATING", 2)
+    monkeypatch.setattr(viewer.new_sessions, "MOST_CREATING", 2)
 
     def create(person: Person) -> Any:
         return client.post("/api/v1/sessions", json={"wait": False}, headers=person.headers)

@@ -265,6 +265,15 @@ def test_site_of_the_tutorial_loads(tmp_path: Path) -> None:
             " that group",
         ),
         (
+            FLEET.replace("{address: 10.0.0.5}}", "{address: 10.0.0.5}, adopt: main}"),
+            "acme.yml:hosts.here.adopt: is for hosts with the group 'sandboxes'; remove it, or give the host"
+            " that group",
+        ),
+        (
+            GOOD.replace('"@local"}', '"@local", adopt: acme}'),
+            "acme.yml:hosts.here.adopt: there is no tenant 'acme'; add it to tenants, or remove adopt",
+        ),
+        (
             GOOD.replace("localhost}", "localhost, quotas: {acme: {desktops: 20}}}"),
             "acme.yml:settings.quotas.acme: there is no tenant 'acme'; add it to tenants, or remove its"
             " quota",

@@ -102,7 +102,7 @@ PLACEMENT: dict[str, Any] = {
 }  # fmt: skip
 K8S = {
     "url": "https://k8s.example.com/opensandbox/", "key": "K8S_KEY", "max_desktops": 50, "cpu": 64,
-    "labels": {"example.com/zone": "a"},
+    "labels": {"example.com/zone": "a"}, "adopt": "acme",
 }  # fmt: skip
 
 
@@ -118,6 +118,7 @@ def placed(
         "memory": "16Gi",
         "max_creates": 2,
         "labels": {"disk": "fast"},
+        "adopt": "main",
     }
     values = {"CRM_PASSWORD": "password-of-crm", "K8S_KEY": "key-of-k8s", **(given or {})}
     secrets = config.secrets.model_copy(
@@ -142,6 +143,11 @@ def test_what_the_site_file_says_of_placement_reaches_the_control_plane(tmp_path
         "box2": (None, None, 3, {}),
         "studio1": (None, None, 3, {}),
         "k8s": (64_000, None, 3, {"example.com/zone": "a"}),
+    }
+    assert {tenant: settings.hosts_giving_to(tenant) for tenant in ("main", "acme", "bolt")} == {
+        "main": ("box1",),
+        "acme": ("k8s",),
+        "bolt": (),
     }
     crm, jobs = settings.image("crm"), settings.image("jobs")
     assert crm is not None

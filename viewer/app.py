@@ -47,6 +47,8 @@ from viewer.session_api import session_api
 from viewer.settings import Settings
 from viewer.sign_in import sign_in
 from viewer.store import Store
+from viewer.webhook_secrets_api import webhook_secrets_api
+from viewer.webhooks_in import webhooks_in
 from viewer.work_api import work_api
 
 _log = logging.getLogger("deskfleet.viewer")
@@ -65,6 +67,7 @@ def create_app(settings: Settings, store: Store | None = None) -> Flask:
     for blueprint in (
         api, session_api, work_api, audit_api, sandbox_api, events, content, authz, sign_in, oidc, pages,
         assets, scrape,
+        webhook_secrets_api, webhooks_in,
     ):  # fmt: skip
         app.register_blueprint(blueprint)
     files = read_manifest().files

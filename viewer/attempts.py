@@ -74,6 +74,13 @@ def of_address(address: str) -> Bucket:
     return Bucket(name=f"ip:{network_of(address)}", allowed=ADDRESS_ALLOWED, first_wait=FIRST_WAIT["ip"])
 
 
+def of_signatures(address: str) -> Bucket:
+    """Wrong signatures of events, apart from sign-ins: both may come from an office's one address."""
+    return Bucket(
+        name=f"event-ip:{network_of(address)}", allowed=ADDRESS_ALLOWED, first_wait=FIRST_WAIT["ip"]
+    )
+
+
 def network_of(address: str) -> str:
     try:
         found = ipaddress.ip_address(address)

@@ -20,7 +20,7 @@ from sqlalchemy import insert
 from sqlalchemy.orm import Session as OrmSession
 
 from viewer.model import Frozen, utcnow
-from viewer.tables import ApiKeyRow, AuditChainRow, AuditRow, PersonRow
+from viewer.tables import ApiKeyRow, AuditChainRow, AuditRow, PersonRow, WebhookSecretRow
 
 NO_TENANT = "-"
 """Whose log it is when something is done for no tenant, or nobody knows for which: a failed sign-in under an
@@ -136,8 +136,9 @@ Detail: TypeAlias = Mapping[str, object]
 
 
 class Actor(Frozen):
-    """Who acts. principal: `key:…`, `person:…`, `link:…`; `worker`, `deploy` (the settings, when the viewer
-    starts), `host:<user>` (the command line there), or `nobody`: no credential, or none that is good."""
+    """Who acts. principal: `key:…`, `person:…`, `link:…`, `webhook_secret:…` (who signed an event); `worker`,
+    `deploy` (the settings, when the viewer starts), `host:<user>` (the command line there), or `nobody`: no
+    credential, or none that is good."""
 
     principal: str
     address: str | None = None
@@ -296,6 +297,9 @@ def _name_of(orm: OrmSession, principal: str) -> str:
     if kind == "person":
         person = orm.get(PersonRow, ident)
         return person.name if person is not None else ident
+    if kind == "webhook_secret":
+        secret = orm.get(WebhookSecretRow, ident)
+        return secret.label if secret is not None else ident
     return {"worker": "the worker", "deploy": "the deploy", "link": "sign-in link"}.get(kind, principal)
 
 

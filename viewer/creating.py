@@ -41,9 +41,9 @@ def create(new: NewSession, once: Once | None, *, may_be_warm: bool) -> Created:
             new, quota=here.settings.quota(tenant), once=once, may_be_warm=may_be_warm
         )
     except TooManyCreating as error:
-        raise _too_many_creating() from error
+        raise too_many_creating() from error
     except QuotaExceeded as error:
-        raise _quota_exceeded(error) from error
+        raise quota_exceeded(error) from error
     except KeyReused as error:
         wrong = FieldError(
             field="Idempotency-Key",
@@ -175,7 +175,7 @@ def _host(name: str) -> str:
     return name
 
 
-def _too_many_creating() -> Problem:
+def too_many_creating() -> Problem:
     return Problem(
         429,
         "too-many-creating",
@@ -185,7 +185,7 @@ def _too_many_creating() -> Problem:
     )
 
 
-def _quota_exceeded(error: QuotaExceeded) -> Problem:
+def quota_exceeded(error: QuotaExceeded) -> Problem:
     return Problem(
         429,
         "quota-exceeded",

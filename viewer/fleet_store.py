@@ -12,6 +12,7 @@ from sqlalchemy.orm import Session as OrmSession
 
 from viewer import audit
 from viewer.database import Database
+from viewer.event_intake import BODY_LIFE
 from viewer.hostwatch.answers import HostReport
 from viewer.model import (
     POOL_TENANT,
@@ -47,7 +48,7 @@ from viewer.rows import (
     sessions_of,
     tell,
 )
-from viewer.tables import EventRow, HostRow, IdempotencyRow, SessionRow, TenantRow
+from viewer.tables import EventRow, HostRow, IdempotencyRow, ReceiptRow, SessionRow, TenantRow
 from viewer.transitions import check_transition
 
 STARTING = "starting"
@@ -234,6 +235,45 @@ class FleetStore:
             change(orm, row, changes)
             return session_of(row)
 
+    def claim(self, session_id: str, host: str, *, ends_at: datetime | None) -> Session:
+        """That host has the sandbox which the session claims, and nobody else's session is it.
+
+        ends_at: when it ends on its host, None: never. It keeps that time, up to the longest life of a
+        session. Raises IllegalTransition for a session that has ended, SandboxTaken.
+        """
+        now = utcnow()
+        with self._database.writing() as orm, sandbox_is_free():
+            row = find(orm, session_id)
+            check_transition(Status(row.status), Status(row.status))
+            known = [end for end in (ends_at or row.lifetime_ends_at, row.expires_at) if end is not None]
+            ends = max(known, default=None)
+            if ends is not None and row.lifetime_ends_at is not None:
+                ends = min(ends, row.lifetime_ends_at)
+            changes: SessionChanges = {"host": host, "status_reason": STARTING, "expires_at": ends}
+            change(orm, row, {**changes, "placed_at": now, "made_at": now})
+            return session_of(row)
+
+    def hand_over(self, claim_id: str, request_id: str) -> Session | None:
+        """A session that an event claimed for a sandbox turns out to be that of another create of the same
+        tenant: what was said of it is that one's, and the claim ends. None, and nothing happens, when it is
+        another tenant's or nobody's."""
+        with self._database.writing() as orm, audit.acting(find(orm, claim_id).created_by):
+            claim = find(orm, claim_id)
+            owner = orm.scalar(select(SessionRow).where(SessionRow.request_id == request_id))
+            if owner is None or owner.tenant_id != claim.tenant_id:
+                return None
+            if not Status(owner.status).is_terminal:
+                owner.task_id = owner.task_id or claim.task_id
+                owner.agent_id = owner.agent_id or claim.agent_id
+                owner.error_message = owner.error_message or claim.error_message
+                if claim.terminate_requested_at is not None:
+                    ask_for_the_end(orm, owner, claim.created_by)
+                change(orm, owner, {}, by=claim.created_by)
+            if not Status(claim.status).is_terminal:
+                message = f"its sandbox is that of session {owner.id}"
+                move(orm, claim, Status.ERROR, {}, reason=None, error_message=message)
+            return session_of(owner)
+
     def request_termination(self, session_id: str) -> Session:
         """The fleet's own wish (expiry, a desktop taken out of the inventory); see TenantStore."""
         with self._database.writing() as orm:
@@ -336,6 +376,9 @@ class FleetStore:
         old_session = delete(SessionRow).where(SessionRow.id.in_(ended.limit(PURGE_AT_ONCE)))
         with self._database.writing() as orm:
             orm.execute(delete(IdempotencyRow).where(IdempotencyRow.created_at < utcnow() - IDEMPOTENCY_LIFE))
+            # Of an event that came in long ago nobody asks again; a signature as old is refused anyway.
+            kept_from = min(events_before, utcnow() - BODY_LIFE)
+            orm.execute(delete(ReceiptRow).where(ReceiptRow.received_at < kept_from))
             events = orm.scalars(old_event.returning(EventRow.id)).all()
             sessions = orm.scalars(old_session.returning(SessionRow.id)).all()
             return PURGE_AT_ONCE in (len(events), len(sessions))
@@ -355,6 +398,9 @@ def _waiting(orm: OrmSession) -> list[Session]:
     query = live_rows(
         SessionRow.status == Status.CREATING,
         SessionRow.host.is_(None),
+        # One that an event named is somewhere already. Not the bare column: with the host it has an index,
+        # which would lead through all that ever ended without a place.
+        SessionRow.sandbox_id.concat("").is_(None),
         SessionRow.kind == Kind.SANDBOX,
         SessionRow.terminate_requested_at.is_(None),
     )

@@ -207,6 +207,26 @@ class PutAgent(BaseModel):
     name: Label | None = Field(None, description="1 to 200 printable characters")
 
 
+class SourceQuery(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    source: Label | None = Field(None, description="the id of one of your tenant's webhook secrets")
+
+
+class CreateWebhookSecret(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    label: Label = Field(description="1 to 200 printable characters, such as the name of what sends")
+
+
+class RotateWebhookSecret(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    overlap_seconds: int = Field(
+        86_400, ge=0, le=604_800, description="a whole number from 0 to 604800, for which the old one is good"
+    )
+
+
 class PageQuery(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -324,7 +344,8 @@ def drain_body() -> None:
             left -= len(chunk)
 
 
-def _read_body() -> bytes:
+def read_body() -> bytes:
+    """All of it. Raises 413 for more than MOST_BODY_BYTES."""
     try:
         data = request.get_data()
     except OSError as error:
@@ -346,7 +367,7 @@ def json_body(model: type[_Model]) -> _Model:
 
 
 def _json_object() -> dict[str, object]:
-    data = _read_body()
+    data = read_body()
     if not data and not request.mimetype:
         return {}
     if request.mimetype != "application/json":

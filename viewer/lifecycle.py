@@ -22,7 +22,7 @@ from viewer.fleet_store import STARTING, FleetStore
 from viewer.grants import PublishedPort
 from viewer.host_events import last_lines
 from viewer.hostwatch_client import HostwatchClient
-from viewer.model import Display, HostStatus, Session, Status, utcnow
+from viewer.model import Display, HostStatus, Session, Status, Via, utcnow
 from viewer.order import DEFAULT_ENTRYPOINT, ImageAuth, Order
 from viewer.placement import UNREACHABLE, Capacity, lacks
 from viewer.relay.answers import ProbeOutcome, ProbeResult
@@ -57,6 +57,8 @@ UNREACHABLE_PATIENCE_SECONDS = 10.0
 """An OpenSandbox server that restarts is back in 2-4 s; a create waits this long before it gives up."""
 PROBE_PAUSE_SECONDS = 0.5
 STUCK_PENDING_SECONDS = 5.0
+FRAME_OF_ADOPTED_SECONDS = 30.0
+"""A sandbox that others made, and that shows us no frame for so long, runs without a display."""
 
 
 class GiveUp(Exception):
@@ -141,11 +143,76 @@ class Lifecycle:
         _stop_if_ended(row)
         if row.sandbox_id is None:
             return self._create(row, image=self._image(row))
+        if row.via is Via.WEBHOOK and row.display is not Display.NONE:
+            return self._show_adopted(row, row.sandbox_id)
         if row.display is Display.NONE:
             return self._wait_until_started(row, row.sandbox_id)
         if row.vnc_port is None:
             return self._find_port(row, row.sandbox_id)
         return self._wait_for_a_frame(row, row.sandbox_id, PublishedPort(port=row.vnc_port))
+
+    # --- sandboxes that others made ----------------------------------------------------------------
+
+    def seek(self, session_id: str) -> None:
+        """Find the sandbox that an event named on a host that gives its sandboxes to the session's tenant,
+        and make it the session's. One that bears our mark is not given away: somebody of this fleet made it.
+        """
+        row, is_absent = self._fleet.get(session_id), True
+        for host in self._settings.hosts_giving_to(row.tenant_id) if row.is_sought else ():
+            try:
+                found = self._named_by(row, host)
+            except (HostUnreachable, HostRefused) as problem:
+                log.warning("session %s: %s; it will be asked again", row.id, problem)
+                is_absent = False
+                continue
+            if found is not None and self._adopt_from(host, row, found):
+                return
+        if row.is_sought and row.terminate_requested_at is not None and is_absent:
+            self.terminate(row, reconcile.reason_of_end(row))
+
+    def _named_by(self, row: Session, host: str) -> Sandbox | None:
+        link = self._links.get(host)
+        return None if link is None or row.sandbox_id is None else link.sandboxes.get(row.sandbox_id)
+
+    def _adopt_from(self, host: str, row: Session, found: Sandbox) -> bool:
+        """False where it is not given away."""
+        if found.fleet is not None or found.request_id is not None:
+            return self._hand_over(row, found)
+        try:
+            self._fleet.claim(row.id, host, ends_at=found.expires_at)
+        except (IllegalTransition, SandboxTaken) as problem:
+            log.warning("session %s: sandbox %s on %s is not adopted: %s",
+                        row.id, found.id, host, problem or "it is another's")  # fmt: skip
+            return False
+        log.info("session %s: adopted sandbox %s on %s", row.id, found.id, host)
+        return True
+
+    def _hand_over(self, row: Session, found: Sandbox) -> bool:
+        if found.fleet != self._settings.fleet_id or found.request_id is None:
+            return False
+        owner = self._fleet.hand_over(row.id, found.request_id)
+        if owner is not None:
+            log.info("session %s: its sandbox is that of session %s", row.id, owner.id)
+        return owner is not None
+
+    def _show_adopted(self, row: Session, sandbox_id: str) -> Session:
+        """One that we did not make may show its screen in a way that we do not know, or none. It runs all the
+        same, without a display: what is another's work must not end because we cannot see it."""
+        try:
+            if row.vnc_port is None:
+                return self._find_port(row, sandbox_id)
+            return self._wait_for_a_frame(
+                row, sandbox_id, PublishedPort(port=row.vnc_port), until=self._patience_for_adopted()
+            )
+        except HostGivenUp:
+            return self._fleet.get(row.id)  # its host is silent; until the session is over time, ask again
+        except GiveUp as problem:
+            log.warning("session %s: its desktop is not shown: %s", row.id, problem)
+            return self._fleet.update(row.id, display=Display.NONE, resolution=None, status_reason=STARTING)
+
+    def _patience_for_adopted(self) -> float:
+        """On the monotonic clock: well before the session itself is given up."""
+        return time.monotonic() + min(FRAME_OF_ADOPTED_SECONDS, self._settings.create_deadline_seconds / 2)
 
     def _image(self, row: Session) -> ImageSettings:
         image = self._settings.image_for(row.image)
@@ -330,8 +397,13 @@ class Lifecycle:
             else:
                 return self._fleet.update(row.id, vnc_port=port, status_reason=FIRST_FRAME)
 
-    def _wait_for_a_frame(self, row: Session, sandbox_id: str, target: PublishedPort) -> Session:
-        """Return the row as `running` once the relay has seen a frame; a blank screen counts, and says so."""
+    def _wait_for_a_frame(
+        self, row: Session, sandbox_id: str, target: PublishedPort, *, until: float | None = None
+    ) -> Session:
+        """Return the row as `running` once the relay has seen a frame; a blank screen counts, and says so.
+
+        until: give up then, on the monotonic clock, although the session has time left.
+        """
         link, password = self._link(row), self._vnc_password(row)
         while True:
             seen = self._probe(row, link, target, password)
@@ -344,6 +416,8 @@ class Lifecycle:
                 raise GiveUp(ended)
             if seen is not None and seen.result is ProbeOutcome.REFUSED:
                 raise GiveUp(f"the desktop turned the relay away: {seen.detail}")
+            if until is not None and time.monotonic() > until:
+                raise GiveUp("no frame was seen")
             self._stop_or_give_up(row)
             time.sleep(PROBE_PAUSE_SECONDS)
 
@@ -372,7 +446,7 @@ class Lifecycle:
             except (HostUnreachable, HostRefused) as problem:
                 self._fleet.update(row.id, status_reason=str(problem))
             else:
-                if sandbox is not None and sandbox.state is SandboxState.RUNNING:
+                if sandbox is not None and sandbox.state in (SandboxState.RUNNING, SandboxState.PAUSED):
                     log.info("session %s: running, without a display", row.id)
                     return self._running(row, None)
             time.sleep(PROBE_PAUSE_SECONDS)

@@ -106,7 +106,7 @@ class Principal(Frozen):
     id: str
     tenant: str
     role: Role
-    via: Literal["key", "cookie"]
+    via: Literal["key", "cookie", "signature"]
     scopes: frozenset[Scope] | None = None
     """None: all but `fleet`."""
     sign_in: str | None = None
@@ -184,6 +184,11 @@ class Session(Frozen):
     terminated_at: datetime | None = None
     terminate_requested_at: datetime | None = None
     """Set when somebody asked for the end; the worker makes it true, also after a restart."""
+
+    @property
+    def is_sought(self) -> bool:
+        """An event named its sandbox, and no host has shown it yet."""
+        return self.status is Status.CREATING and self.host is None and self.sandbox_id is not None
 
     @property
     def idle_ends_at(self) -> datetime | None:

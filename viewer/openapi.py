@@ -42,7 +42,7 @@ class Operation:
 
 
 def describes(operation: Operation) -> Callable[[_View], _View]:
-    """Attach the view's description; every route below /api/v1/ must have one."""
+    """Attach the view's description; every route below /api/v1/ must have one, others may."""
 
     def attach(view: _View) -> _View:
         setattr(view, _DESCRIPTION, operation)
@@ -77,10 +77,11 @@ def document(app: Flask, version: str) -> dict[str, object]:
 def _routes(app: Flask) -> list[tuple[str, str, Callable[..., Any]]]:
     found = []
     for rule in app.url_map.iter_rules():
-        if rule.rule.startswith(PREFIX):
+        view = app.view_functions[rule.endpoint]
+        if rule.rule.startswith(PREFIX) or hasattr(view, _DESCRIPTION):
             path = re.sub(r"<(?:[^:>]+:)?([^>]+)>", r"{\1}", rule.rule)
             for method in (rule.methods or set()) - {"HEAD", "OPTIONS"}:
-                found.append((path, method.lower(), app.view_functions[rule.endpoint]))
+                found.append((path, method.lower(), view))
     return found
 
 
@@ -138,12 +139,12 @@ _MEANINGS = {
     401: "No valid credential.",
     403: "The role or the scopes do not cover it, or a cookie was used from a foreign page.",
     404: "Unknown, or another tenant's.",
-    409: "Not possible for this session.",
+    409: "Not possible for what is there.",
     413: "The body is over 64 KiB.",
     415: "The body is not JSON.",
     422: "Fields cannot be used; `errors` names each one and what mends it.",
     429: "Your tenant has as many desktops as it may, or too many in the making; or too much was asked in a"
-    " short time, or with wrong keys. Try again later.",
+    " short time, or with wrong keys or signatures. Try again later.",
     502: "The sandbox host could not make the desktop.",
     503: "The sandbox host does not answer, or too many are waiting; try again later.",
 }

@@ -71,4 +71,5 @@ class Placing:
 
 
 def _waits(row: Session) -> bool:
-    return row.status is Status.CREATING and row.host is None and row.kind is Kind.SANDBOX
+    is_placed = row.host is not None or row.is_sought
+    return row.status is Status.CREATING and not is_placed and row.kind is Kind.SANDBOX

@@ -203,6 +203,51 @@ class Me(Frozen):
         return cls(id=who.id, tenant=who.tenant, role=who.role, via=who.via, name=name, scopes=scopes)
 
 
+Did = Literal[
+    "task-created",
+    "run-linked",
+    "agent-created",
+    "session-linked",
+    "session-claimed",
+    "end-requested",
+    "nothing",
+]
+
+
+class EventTaken(Frozen):
+    """What came of an event of an outside system."""
+
+    ok: Literal[True] = True
+    did: tuple[Did, ...] = Field(
+        description="What is different now. `session-claimed`: a session for a sandbox that is now looked for"
+        " on the hosts whose sandboxes are given to your tenant."
+    )
+    task_id: str = Field(description="The task of the event's run.")
+    agent_id: str | None
+    session_id: str | None = Field(description="The session that the event is about.")
+
+
+class PublicWebhookSecret(Frozen):
+    """What an outside system signs its events with, without the secret itself."""
+
+    id: str = Field(description="Name it as `?source=…` where events are sent to.")
+    label: str
+    created_by: str
+    created_at: datetime
+    last_used_at: datetime | None = Field(description="To within five minutes.")
+    ends_at: datetime | None = Field(description="Another one took its place; it is good until then.")
+    revoked_at: datetime | None
+
+
+class NewWebhookSecret(PublicWebhookSecret):
+    secret: str = Field(repr=False, description="`whsec_…`: shown this once.")
+    url: str = Field(description="Where events that are signed with it go.")
+
+
+class WebhookSecretList(Frozen):
+    items: tuple[PublicWebhookSecret, ...]
+
+
 class ImageChoice(Frozen):
     name: str
     aliases: tuple[str, ...]

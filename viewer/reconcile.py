@@ -53,6 +53,12 @@ class BringUp(Action):
     row: Session
 
 
+class Seek(Action):
+    """Look for the sandbox that an event named, on the hosts that give theirs to its tenant."""
+
+    row: Session
+
+
 class Terminate(Action):
     """Stop the container, then say so."""
 
@@ -167,6 +173,9 @@ def due(rows: Iterable[Session], *, hosts: Collection[str], now: datetime, polic
 def _due(row: Session, hosts: Collection[str], now: datetime, policy: Policy) -> Action | None:
     if row.host is not None and row.host not in hosts:
         return Fail(row=row, message=f"sandbox host {row.host} is no longer part of this fleet")
+    if row.is_sought:
+        # Also when its end is asked for: what is to end must be found first.
+        return _not_found_in_time(row, now, policy) or Seek(row=row)
     if row.terminate_requested_at is not None:
         return Terminate(row=row, reason=reason_of_end(row))
     if row.expires_at is not None and row.expires_at <= now:
@@ -176,6 +185,19 @@ def _due(row: Session, hosts: Collection[str], now: datetime, policy: Policy) ->
     if row.status is not Status.CREATING:
         return FollowWish(row=row) if row.wanted_status not in (None, row.status) else None
     return _over_time(row, now, policy) or (BringUp(row=row) if row.host is not None else None)
+
+
+def _not_found_in_time(row: Session, now: datetime, policy: Policy) -> Action | None:
+    if now < row.created_at + policy.create_deadline:
+        return None
+    if row.terminate_requested_at is not None:
+        return Terminate(row=row, reason=reason_of_end(row))
+    seconds = int(policy.create_deadline.total_seconds())
+    return Fail(
+        row=row,
+        message=f"no host that gives its sandboxes to your tenant had sandbox {row.sandbox_id}"
+        f" within {seconds} s",
+    )
 
 
 def _over_time(row: Session, now: datetime, policy: Policy) -> Fail | None:

@@ -77,6 +77,7 @@ class HostSettings(Frozen):
     max_creates: creates under way at once; more only make each of them slower.
     external: an OpenSandbox server of somebody else's, such as one on Kubernetes, reached by URL and key
     alone. It has no relay of ours, so only sandboxes without a display are placed there.
+    adopt: the tenant that gets its sandboxes which nobody of this fleet made, once an event names them.
     """
 
     name: Name
@@ -95,6 +96,7 @@ class HostSettings(Frozen):
     memory_mib: int | None = Field(default=None, ge=1)
     max_creates: int = Field(default=3, ge=1)
     labels: dict[str, str] = Field(default_factory=dict)
+    adopt: Name | None = None
 
     @property
     def holds_sandboxes(self) -> bool:
@@ -133,6 +135,8 @@ class HostSettings(Frozen):
                 f"host {self.name} is not in sandboxes; remove opensandbox_url, opensandbox_key_file and"
                 " max_desktops, or add the group"
             )
+        if not self.holds_sandboxes and self.adopt is not None:
+            raise ValueError(f"host {self.name} is not in sandboxes; remove adopt, or add the group")
         if not self.holds_sandboxes and self.hostwatch_url is not None:
             raise ValueError(f"host {self.name} is not in sandboxes; remove hostwatch_url, or add the group")
         return self
@@ -376,6 +380,10 @@ class Settings(Frozen):
     def sandbox_hosts(self) -> tuple[HostSettings, ...]:
         return tuple(host for host in self.hosts if host.holds_sandboxes)
 
+    def hosts_giving_to(self, tenant: str) -> tuple[str, ...]:
+        """The hosts whose sandboxes, where nobody of this fleet made them, are that tenant's."""
+        return tuple(host.name for host in self.sandbox_hosts if host.adopt == tenant)
+
     @property
     def credentials(self) -> Credentials | None:
         """How this machine proves to other hosts who it is; None on a fleet of one host."""
@@ -423,6 +431,9 @@ class Settings(Frozen):
                 )
             if desktop.host not in hosts:
                 raise ValueError(f"desktops.{desktop.name}.host: no host {desktop.host!r}; add it to hosts")
+        for host in self.hosts:
+            if host.adopt is not None and host.adopt not in tenants:
+                raise ValueError(f"hosts.{host.name}.adopt: no tenant {host.adopt!r}; add it to tenants")
         for pool in self.pools:
             if self.image(pool.image) is None:
                 raise ValueError(f"pools: no image {pool.image!r}; add it to images")

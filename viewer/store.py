@@ -13,7 +13,6 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 
-from pydantic import Field
 from sqlalchemy import delete, func, select
 from sqlalchemy.orm import Session as OrmSession
 
@@ -24,22 +23,28 @@ from viewer.audit_store import AuditStore
 from viewer.database import Database
 from viewer.database_address import PostgresAddress
 from viewer.entries import EntryStore
+from viewer.event_intake import EventIntake, Refusals
 from viewer.figures import FigureStore
 from viewer.fleet_store import IDEMPOTENCY_LIFE, FleetStore
 from viewer.listing import SessionFilter, SessionPage, looks_for, matching, numbered_page, page_of
 from viewer.listing import conditions as conditions_of
 from viewer.model import (
     POOL_TENANT,
-    Display,
     Frozen,
     HostStatus,
     Kind,
-    Resolution,
     Session,
     Status,
     Via,
     utcnow,
 )
+
+# The names of what `create` takes and raises are the store's own, too.
+from viewer.new_sessions import MOST_CREATING as MOST_CREATING
+from viewer.new_sessions import NO_QUOTA, check_quota, session_of_new
+from viewer.new_sessions import NewSession as NewSession
+from viewer.new_sessions import QuotaExceeded as QuotaExceeded
+from viewer.new_sessions import TooManyCreating as TooManyCreating
 from viewer.oidc.people import OidcPeople
 from viewer.people import PeopleStore
 from viewer.phases import Phase
@@ -54,7 +59,6 @@ from viewer.rows import (
     count,
     event_of,
     live_rows,
-    new_id,
     newest_event_id,
     note_created,
     note_names,
@@ -66,48 +70,15 @@ from viewer.rows import (
 )
 from viewer.tables import EventRow, HistoryRow, HostRow, IdempotencyRow, SessionLabelRow, SessionRow
 from viewer.transitions import IllegalTransition, check_transition
+from viewer.webhook_secrets import WebhookSecretStore
 from viewer.work import WorkStore
 
-MOST_CREATING = 200
-"""Sandboxes that one tenant may have in the making, those that wait for a place included."""
 CLAIM_MARGIN = timedelta(seconds=30)
 """A warm desktop with less time left is not handed over: its host might end it before we renew it."""
-_NO_QUOTA = Quota()
-
-
-class TooManyCreating(Exception):
-    """The tenant has MOST_CREATING sandboxes in the making."""
-
-
-class QuotaExceeded(Exception):
-    """The tenant has as much as it may; the text is one sentence."""
 
 
 class KeyReused(Exception):
     """The idempotency key belongs to a create that asked for something else."""
-
-
-class NewSession(Frozen):
-    """What a new sandbox session starts with; the store adds id, request id and times."""
-
-    image: str
-    display: Display = Display.RFB
-    resolution: Resolution | None = None
-    task_id: str | None = None
-    agent_id: str | None = None
-    wanted_host: str | None = None
-    wanted_labels: dict[str, str] = Field(default_factory=dict)
-    may_queue: bool = True
-    via: Via = Via.API
-    cpu_millis: int = 0
-    memory_mib: int = 0
-    labels: dict[str, str] = Field(default_factory=dict)
-    order_sealed: str | None = Field(default=None, repr=False)
-    ttl_seconds: int
-    idle_seconds: int | None = None
-    lifetime_seconds: int | None = None
-    created_by: str
-    vnc_password_sealed: str | None = Field(default=None, repr=False)
 
 
 class Once(Frozen):
@@ -136,6 +107,8 @@ class Store:
         self.entries = EntryStore(self._database, self.accounts)
         self.figures = FigureStore(self._database)
         self.audit = AuditStore(self._database)
+        self.webhook_secrets = WebhookSecretStore(self._database)
+        self.refused_events = Refusals(self._database)
 
     def tenant(self, tenant_id: str) -> TenantStore:
         return TenantStore(self._database, tenant_id)
@@ -145,6 +118,9 @@ class Store:
 
     def work(self, tenant_id: str) -> WorkStore:
         return WorkStore(self._database, tenant_id)
+
+    def intake(self, tenant_id: str) -> EventIntake:
+        return EventIntake(self._database, tenant_id)
 
     def mark(self) -> int:
         """The database as it is now: read after taking it, then `wait_for_change(…, since=mark)`."""
@@ -180,7 +156,7 @@ class TenantStore:
         self,
         new: NewSession,
         *,
-        quota: Quota = _NO_QUOTA,
+        quota: Quota = NO_QUOTA,
         once: Once | None = None,
         may_be_warm: bool = False,
     ) -> Created:
@@ -192,10 +168,10 @@ class TenantStore:
         with self._database.writing() as orm:
             if once is not None and (earlier := self._made_by(orm, once)) is not None:
                 return Created(session=session_of(earlier), is_replay=True)
-            self._check_quota(orm, new, quota)
+            check_quota(orm, self._tenant_id, new, quota)
             session = self._claim(orm, new) if may_be_warm else None
             if session is None:
-                session = self._session(new)
+                session = session_of_new(self._tenant_id, new)
                 add(orm, session, new.created_by)
             if once is not None:
                 orm.add(
@@ -386,19 +362,6 @@ class TenantStore:
         detail = {"labels": sorted(labels)}
         audit.note(orm, self._tenant_id, "session.labels", f"session:{row.id}", detail=detail)
 
-    def _session(self, new: NewSession) -> Session:
-        now = utcnow()
-        return Session(
-            id=new_id(),
-            request_id=new_id(),
-            tenant_id=self._tenant_id,
-            created_at=now,
-            updated_at=now,
-            expires_at=now + timedelta(seconds=new.ttl_seconds),
-            lifetime_ends_at=_lifetime_end(new, now),
-            **{name: value for name, value in new if name != "lifetime_seconds"},
-        )
-
     def _made_by(self, orm: OrmSession, once: Once) -> SessionRow | None:
         row = orm.get(IdempotencyRow, (self._tenant_id, once.key))
         if row is None or row.created_at < utcnow() - IDEMPOTENCY_LIFE:
@@ -409,30 +372,6 @@ class TenantStore:
         if row.body_sha256 != once.body_sha256:
             raise KeyReused
         return self._own_row(orm, row.session_id)
-
-    def _check_quota(self, orm: OrmSession, new: NewSession, quota: Quota) -> None:
-        """Inside the write transaction, so that of two requests at once only one gets the last place."""
-        mine = (SessionRow.tenant_id == self._tenant_id, SessionRow.kind == Kind.SANDBOX)
-        if count(orm, *mine, SessionRow.status == Status.CREATING) >= MOST_CREATING:
-            raise TooManyCreating
-        if quota == _NO_QUOTA:
-            return
-        used = orm.execute(
-            select(
-                func.count(),
-                func.coalesce(func.sum(SessionRow.cpu_millis), 0),
-                func.coalesce(func.sum(SessionRow.memory_mib), 0),
-            ).where(*mine, SessionRow.terminated_at.is_(None))
-        ).one()
-        for what, unit, limit, now, more in (
-            ("desktops", "", quota.desktops, used[0], 1),
-            ("CPU", "m", quota.cpu_millis, used[1], new.cpu_millis),
-            ("memory", "Mi", quota.memory_mib, used[2], new.memory_mib),
-        ):
-            if limit is not None and now + more > limit:
-                raise QuotaExceeded(
-                    f"your tenant may have {limit}{unit} {what} at once; {now}{unit} are in use"
-                )
 
     def _claim(self, orm: OrmSession, new: NewSession) -> Session | None:
         """A warm desktop just like the wanted one, made this tenant's; None if the pool has none."""
@@ -462,7 +401,7 @@ class TenantStore:
             return None
         # Its life in the pool is nobody's business but ours.
         orm.execute(delete(HistoryRow).where(HistoryRow.session_id == row.id))
-        claimed = self._session(new)
+        claimed = session_of_new(self._tenant_id, new)
         for name in _HANDED_OVER:
             value = getattr(claimed, name)
             setattr(row, name, str(value) if isinstance(value, Via) else value)
@@ -484,7 +423,3 @@ _HANDED_OVER = (
     "lifetime_ends_at", "created_by", "created_at", "updated_at", "expires_at", "may_queue",
 )  # fmt: skip
 """What a claimed desktop takes from the create that claimed it; all else is what it was made with."""
-
-
-def _lifetime_end(new: NewSession, now: datetime) -> datetime | None:
-    return None if new.lifetime_seconds is None else now + timedelta(seconds=new.lifetime_seconds)

@@ -69,6 +69,7 @@ END = "session end "
 SANDBOX = "sandbox "
 DESKTOP = "desktop "
 WISH = "session wish "
+SEEK = "session seek "
 REPORT = "report of "
 
 
@@ -480,6 +481,8 @@ class Worker:
             case reconcile.Fail(row=row, message=message, reason=why):
                 if not self._is_being_created(row):
                     self._chores.start(END + row.id, lambda: self._fail(row, message, why))
+            case reconcile.Seek(row=row):
+                self._chores.start(SEEK + row.id, lambda: self._seek(row))
             case reconcile.FollowWish(row=row):
                 self._chores.start(WISH + row.id, lambda: self._lifecycle.follow_wish(row))
 
@@ -491,6 +494,10 @@ class Worker:
         with _about(row):
             self._lifecycle.bring_up(row.id)
         self._look_at(self._fleet.get(row.id).host)
+
+    def _seek(self, row: Session) -> None:
+        with _about(row):
+            self._lifecycle.seek(row.id)
 
     def _fail(self, row: Session, message: str, reason: str | None) -> None:
         with _about(row):
