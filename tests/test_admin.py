@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 import sqlite3
 import stat
 import subprocess
@@ -11,7 +12,7 @@ import pytest
 
 from tests import postgres
 from tests.viewer_fixtures import settings_values, write_settings
-from viewer.admin import main
+from viewer.admin import BY, main
 from viewer.credentials import hash_of
 from viewer.model import Role, utcnow
 from viewer.store import Store
@@ -84,6 +85,21 @@ def test_link_leads_to_the_canonical_page_with_the_token_in_the_fragment(admin: 
     assert store.accounts.sign_in_with_link(token) is not None
 
 
+def test_webhook_secret_is_made_rotated_and_revoked(admin: Any, store: Store) -> None:
+    admin("tenant", "add", "acme")
+    secret, address = admin("webhook-secret", "add", "--tenant", "acme", "--label", "box7").splitlines()
+    [made] = store.webhook_secrets.list("acme")
+    assert re.fullmatch(r"whsec_[A-Za-z0-9+/]{43}=", secret)
+    assert address == f"http://deskfleet.localhost:8088/webhooks/openclaw?source={made.id}"
+    assert (made.label, made.created_by) == ("box7", BY)
+    assert admin("webhook-secret", "list", "--tenant", "acme") == f"{made.id}  good  box7"
+    successor, _ = admin("webhook-secret", "rotate", made.id).splitlines()
+    assert successor != secret
+    assert "  ends 2" in admin("webhook-secret", "list", "--tenant", "acme")
+    admin("webhook-secret", "revoke", made.id)
+    assert f"{made.id}  revoked  box7" in admin("webhook-secret", "list", "--tenant", "acme")
+
+
 def test_backup_is_private_and_holds_the_keys_hash(admin: Any, tmp_path: Path) -> None:
     key = admin("tenant", "add", "acme")
     admin("backup", str(tmp_path / "copy.db"))
@@ -106,6 +122,13 @@ def test_backup_is_private_and_holds_the_keys_hash(admin: Any, tmp_path: Path) -
         (("key", "add", "--tenant", "nobody", "--role", "admin"), "there is no tenant nobody; known: acme"),
         (("signin-link", "--tenant", "nobody"), "there is no tenant nobody; known: acme"),
         (("key", "revoke", "zzzzzzzz"), "there is no key zzzzzzzz"),
+        (
+            ("webhook-secret", "add", "--tenant", "nobody", "--label", "x"),
+            "there is no tenant nobody; known: acme",
+        ),
+        (("webhook-secret", "list", "--tenant", "nobody"), "there is no tenant nobody; known: acme"),
+        (("webhook-secret", "rotate", "zzz"), "there is no webhook secret zzz"),
+        (("webhook-secret", "revoke", "zzz"), "there is no webhook secret zzz"),
         (("backup", "/nowhere/at/all.db"), "cannot be written (No such file or directory)"),
         (("backup", "/etc/hostname"), "exists already"),
         (("key", "add", "--tenant", "acme", "--role", "boss"), "invalid"),

@@ -107,6 +107,22 @@ def test_list_is_a_table_for_people_and_a_document_for_programs(
     assert item["id"] == session.id
 
 
+def test_webhook_secrets_are_made_listed_rotated_and_revoked(shell: Shell, people: People) -> None:
+    made = shell.document(people.ada, "webhook-secrets create box7")
+    assert (made["label"], made["secret"][:6]) == ("box7", "whsec_")
+    assert shell(people.ada, f"webhook-secrets rotate {made['id']} --overlap 2h") == 0
+    assert "whsec_" in shell.out
+    assert made["secret"] not in shell.out
+    assert shell(people.ada, "webhook-secrets list") == 0
+    assert "ends in 2 h" in shell.out
+    assert "whsec_" not in shell.out
+    assert shell(people.ada, f"webhook-secrets revoke {made['id']}") == 0
+    assert shell(people.ada, "webhook-secrets list") == 0
+    assert "revoked" in shell.out
+    assert shell(people.alice, "webhook-secrets list") == 1
+    assert "role admin" in shell.err
+
+
 def test_another_tenant_sees_nothing(shell: Shell, store: Store, people: People) -> None:
     session = running_session(store, people.alice)
     assert shell(people.bob, "sessions list") == 0

@@ -13,11 +13,22 @@ from pathlib import Path
 
 from viewer import admin_audit, audit
 from viewer.accounts import TenantExists, UnknownKey, UnknownTenant
+from viewer.credentials import seal_secret
 from viewer.migrations import upgrade
 from viewer.model import Role, Scope
 from viewer.postgres import DumpFailed
 from viewer.settings import Settings, SettingsError, load_settings
+from viewer.signatures import new_webhook_secret
 from viewer.store import Store
+from viewer.webhook_secrets import (
+    MOST_SECRETS,
+    NoSuchTenant,
+    SecretNotFound,
+    SecretOver,
+    TooManySecrets,
+    WebhookSecret,
+    events_address,
+)
 
 MOST_DAYS = 3650
 BY = "host"
@@ -83,6 +94,9 @@ def _parser() -> argparse.ArgumentParser:
     link.add_argument("--fleet", action="store_true", help="also for what is every tenant's")
 
     _add_audit(nouns.add_parser("audit", help="export, verify and prune the audit log"))
+    _add_webhook_secret(
+        nouns.add_parser("webhook-secret", help="what outside systems sign their events with")
+    )
 
     backup = nouns.add_parser("backup", help="copy the live database into one consistent file")
     backup.add_argument("file", type=Path)
@@ -107,6 +121,18 @@ def _add_audit(parser: argparse.ArgumentParser) -> None:
     prune.add_argument("--tenant", help="only this one's; without, everybody's")
 
 
+def _add_webhook_secret(parser: argparse.ArgumentParser) -> None:
+    verbs = parser.add_subparsers(dest="verb", required=True)
+    made = verbs.add_parser("add", help="print a new one and where its events go, once")
+    made.add_argument("--tenant", required=True)
+    made.add_argument("--label", required=True, help="such as the name of what sends")
+    listed = verbs.add_parser("list", help="list a tenant's; none is shown itself")
+    listed.add_argument("--tenant", required=True)
+    rotated = verbs.add_parser("rotate", help="print a successor; the old one is good for a day still")
+    rotated.add_argument("id")
+    verbs.add_parser("revoke", help="end one at once").add_argument("id")
+
+
 def _do(asked: argparse.Namespace, store: Store, settings: Settings) -> str:
     try:
         match (asked.noun, getattr(asked, "verb", None)):
@@ -125,6 +151,8 @@ def _do(asked: argparse.Namespace, store: Store, settings: Settings) -> str:
             case ("signin-link", _):
                 token = store.accounts.new_link(asked.tenant, asked.role, is_fleet_admin=asked.fleet)
                 return f"{settings.canonical_origin}/signin#token={token}"
+            case ("webhook-secret", verb):
+                return _webhook_secret(asked, str(verb), store, settings)
             case _:
                 return _back_up(store, asked.file)
     except UnknownTenant as error:
@@ -134,6 +162,42 @@ def _do(asked: argparse.Namespace, store: Store, settings: Settings) -> str:
         raise AdminError(str(error)) from error
     except UnknownKey as error:
         raise AdminError(f"there is no key {error}; give the 8 letters after df_") from error
+
+
+def _webhook_secret(asked: argparse.Namespace, verb: str, store: Store, settings: Settings) -> str:
+    secrets = store.webhook_secrets
+    if verb == "list":
+        if asked.tenant not in store.accounts.tenants():
+            raise UnknownTenant(asked.tenant)
+        return "\n".join(map(_line_of, secrets.list(asked.tenant))) or "there are none"
+    try:
+        if verb == "revoke":
+            secrets.revoke(secrets.tenant_of(asked.id), asked.id)
+            return f"webhook secret {asked.id} is revoked"
+        text = new_webhook_secret()
+        sealed = seal_secret(text, settings.secret_key)
+        if verb == "add":
+            made = secrets.add(asked.tenant, asked.label, sealed, by=BY)
+        else:
+            made = secrets.rotate(secrets.tenant_of(asked.id), asked.id, sealed, by=BY)
+    except NoSuchTenant as error:
+        raise UnknownTenant(asked.tenant) from error
+    except SecretNotFound as error:
+        raise AdminError(
+            f"there is no webhook secret {asked.id}; `webhook-secret list` shows them"
+        ) from error
+    except SecretOver as error:
+        raise AdminError(f"webhook secret {asked.id} is revoked or was rotated before") from error
+    except TooManySecrets as error:
+        raise AdminError(f"there are {MOST_SECRETS} good ones already; revoke one") from error
+    return f"{text}\n{events_address(settings.canonical_origin, made.id)}"
+
+
+def _line_of(one: WebhookSecret) -> str:
+    over = (
+        "revoked" if one.revoked_at else f"ends {one.ends_at:%Y-%m-%d %H:%M} UTC" if one.ends_at else "good"
+    )
+    return f"{one.id}  {over}  {one.label}"
 
 
 def _days(text: str) -> int:

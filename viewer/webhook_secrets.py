@@ -20,6 +20,7 @@ MOST_SECRETS = 10
 """Good ones of one tenant; a rotation may go beyond, up to MOST_TRIED."""
 MOST_TRIED = 16
 """How many secrets one message is held against, whoever sent it."""
+EVENTS_PATH = "/webhooks/openclaw"
 OLD_ONE_GOOD_FOR = timedelta(hours=24)
 LONGEST_OVERLAP = timedelta(days=7)
 _STAMP_EVERY = timedelta(minutes=5)
@@ -148,6 +149,11 @@ class WebhookSecretStore:
             found = orm.get(WebhookSecretRow, secret_id)
             if found is not None:
                 found.last_used_at = now
+
+
+def events_address(origin: str, secret_id: str) -> str:
+    """Where events go that are signed with that secret."""
+    return f"{origin}{EVENTS_PATH}?source={secret_id}"
 
 
 def _target(row: WebhookSecretRow) -> str:

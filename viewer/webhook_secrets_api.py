@@ -23,11 +23,10 @@ from viewer.webhook_secrets import (
     TooManySecrets,
     WebhookSecret,
     WebhookSecretStore,
+    events_address,
 )
 
 webhook_secrets_api = Blueprint("webhook_secrets", __name__, url_prefix="/api/v1/webhook-secrets")
-
-EVENTS_PATH = "/webhooks/openclaw"
 
 
 @webhook_secrets_api.get("")
@@ -124,13 +123,8 @@ def _public(one: WebhookSecret) -> PublicWebhookSecret:
 
 def _shown_once(made: WebhookSecret, secret: str) -> NewWebhookSecret:
     return NewWebhookSecret(
-        **made.model_dump(exclude={"tenant_id"}), secret=secret, url=address_for(public_origin(), made.id)
+        **made.model_dump(exclude={"tenant_id"}), secret=secret, url=events_address(public_origin(), made.id)
     )
-
-
-def address_for(origin: str, secret_id: str) -> str:
-    """Where events go that are signed with that secret."""
-    return f"{origin}{EVENTS_PATH}?source={secret_id}"
 
 
 def _too_many() -> Problem:

@@ -17,6 +17,7 @@ from viewer.cli.problems import Refused
 from viewer.incoming import (
     AuditQuery,
     CreateSession,
+    CreateWebhookSecret,
     DrainHost,
     ExportQuery,
     ListQuery,
@@ -24,6 +25,7 @@ from viewer.incoming import (
     PutAgent,
     PutTask,
     RenewSession,
+    RotateWebhookSecret,
     SetLabels,
     TaskQuery,
     TerminateSessions,
@@ -37,6 +39,7 @@ from viewer.public import (
     History,
     HostList,
     Me,
+    NewWebhookSecret,
     PublicAgent,
     PublicHost,
     PublicSession,
@@ -44,6 +47,7 @@ from viewer.public import (
     SessionList,
     TaskList,
     Terminated,
+    WebhookSecretList,
 )
 
 _PREFIX = "/api/v1"
@@ -183,6 +187,20 @@ class Api:
                 yield answer.iter_bytes()
         except httpx.TransportError as error:
             raise self._no_answer(error) from error
+
+    # --- events of outside systems -------------------------------------------------------------------
+
+    def webhook_secrets(self) -> WebhookSecretList:
+        return self._ask("GET", "/webhook-secrets", WebhookSecretList)
+
+    def create_webhook_secret(self, wanted: CreateWebhookSecret) -> NewWebhookSecret:
+        return self._ask("POST", "/webhook-secrets", NewWebhookSecret, body=wanted)
+
+    def rotate_webhook_secret(self, secret_id: str, wanted: RotateWebhookSecret) -> NewWebhookSecret:
+        return self._ask("POST", _path("webhook-secrets", secret_id, "rotate"), NewWebhookSecret, body=wanted)
+
+    def revoke_webhook_secret(self, secret_id: str) -> None:
+        self._send("DELETE", _path("webhook-secrets", secret_id))
 
     @contextlib.contextmanager
     def event_lines(self, last_id: int | None) -> Iterator[Iterator[str]]:
