@@ -47,7 +47,7 @@ from viewer.mcp.models import MOST_FILE_BYTES, MOST_OUTPUT_BYTES
 from viewer.mcp.server import server_for
 from viewer.mcp.skill import skill
 from viewer.mcp.tools import TOOLS, Desk
-from viewer.model import Status
+from viewer.model import Role, Scope, Status
 from viewer.rows import QUEUED
 from viewer.settings import Settings
 from viewer.store import Store
@@ -390,6 +390,43 @@ def test_crash_tells_the_client_nothing_but_that(
     converse(use, api=httpx.MockTransport(crash))
 
 
+def test_call_that_is_cancelled_while_a_desktop_comes_out_of_a_pool_ends_it(
+    app: Flask, store: Store, people: People, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("viewer.session_api.wait_until", lambda session, _reached, _seconds: session)
+    is_asked, may_answer = threading.Event(), threading.Event()
+
+    class FromThePool(httpx.WSGITransport):
+        def handle_request(self, request: httpx.Request) -> httpx.Response:
+            answer = super().handle_request(request)
+            if request.method != "POST":
+                return answer
+            made = {**json.loads(answer.read()), "status": "running"}
+            is_asked.set()
+            assert may_answer.wait(10)
+            return httpx.Response(201, json=made)
+
+    async def use(agent: Agent) -> None:
+        call = asyncio.ensure_future(agent.ask("create_desktop"))
+        assert await asyncio.to_thread(is_asked.wait, 10)
+        call.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await call
+        # Answered behind the word that the call is cancelled.
+        await agent.client.list_tools()
+        may_answer.set()
+        await asyncio.to_thread(until, lambda: store.tenant("acme").list().items[0].terminate_requested_at)
+
+    converse(use, api=FromThePool(app), key=people.alice.key, mode="legacy")
+
+
+def until(is_so: Callable[[], object]) -> None:
+    deadline = time.monotonic() + 10
+    while not is_so():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
 def test_another_tenants_sandbox_is_not_there(app: Flask, store: Store, people: People) -> None:
     session = running_session(store, people.alice)
 
@@ -418,6 +455,59 @@ def test_watchers_key_makes_nothing_and_a_wrong_one_gets_nothing(app: Flask, peo
             assert "df_aaaaaaaa_wrong" not in refusal
 
     converse(guess, api=httpx.WSGITransport(app), key="df_aaaaaaaa_wrong")
+
+
+def test_key_of_another_scope_is_told_which_it_needs(app: Flask, store: Store, people: People) -> None:
+    key = store.accounts.add_key("acme", Role.OPERATOR, scopes=[Scope.EVENTS]).text
+
+    async def use(agent: Agent) -> None:
+        for tool in ("create_desktop", "list_sandboxes"):
+            assert await agent.refusal(tool) == (
+                "This needs a key with the scope sessions; ask your tenant's admin for one."
+            )
+
+    converse(use, api=httpx.WSGITransport(app), key=key)
+
+
+class Interrupted(httpx.WSGITransport):
+    """Lets creates pass, and answers the next looks at the session as a proxy whose viewer is away."""
+
+    def __init__(self, app: Flask, looks: int) -> None:
+        super().__init__(app)
+        self.looks = looks
+
+    def handle_request(self, request: httpx.Request) -> httpx.Response:
+        if request.method == "GET" and self.looks:
+            self.looks -= 1
+            return httpx.Response(503, text="the viewer is away")
+        return super().handle_request(request)
+
+
+def test_create_outlasts_a_viewer_that_is_away_for_a_moment(
+    app: Flask, store: Store, people: People, worker: Any
+) -> None:
+    through = Interrupted(app, looks=3)
+
+    async def use(agent: Agent) -> None:
+        worker(lambda name: store.fleet.transition(name, Status.RUNNING, host="here", sandbox_id="b"))
+        assert (await agent.get("create_desktop"))["status"] == "running"
+        assert through.looks == 0
+
+    converse(use, api=through, key=people.alice.key)
+
+
+def test_create_that_loses_the_viewer_for_good_names_the_desktop(
+    app: Flask, store: Store, people: People, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("viewer.mcp.tools._PATIENCE_SECONDS", 0.05)
+
+    async def use(agent: Agent) -> None:
+        refusal = await agent.refusal("create_desktop")
+        [row] = store.tenant("acme").list().items
+        assert "answers 503 and says no more; the desktop may be made all the same" in refusal
+        assert refusal.endswith(f"its sandbox_id is {row.id}")
+
+    converse(use, api=Interrupted(app, looks=1000), key=people.alice.key)
 
 
 def test_fleet_that_is_away_is_one_sentence() -> None:
@@ -696,6 +786,7 @@ def test_key_of_the_page_is_enough(
     monkeypatch.setenv("DESKFLEET_SETTINGS", str(settings_file))
     [command] = [line for line in PAGE.read_text().splitlines() if line.startswith("sudo deskfleet-admin")]
     store.accounts.add_tenant("main")
+    assert "--scope sessions --scope streams" in command
     admin(shlex.split(command)[2:])
     key = capsys.readouterr().out.strip()
 

@@ -43,7 +43,7 @@ from tests.worker.edge import KEY, OTHER_KEY, Edge, running_edge
 from tests.worker.ports import serving_in
 from viewer.frontend.hatch_build import build_pages
 from viewer.mcp.execd import NOT_HERE
-from viewer.model import Role, Session, Status
+from viewer.model import Role, Scope, Session, Status
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs" / "mcp.md"
@@ -92,7 +92,7 @@ def edge(
 
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A machine of an agent's: the programs on its PATH, the key in a file."""
+    """A machine of an agent's: the programs on its PATH, an operator's key in a file."""
     programs = tmp_path / "bin"
     programs.mkdir()
     for name, run in (
@@ -155,6 +155,9 @@ def row_of(edge: Edge, name: str) -> Session:
 
 
 def test_client_lists_and_calls_every_tool(edge: Edge, home: Path) -> None:
+    key = edge.fleet.store.accounts.add_key("main", Role.OPERATOR, scopes=[Scope.SESSIONS, Scope.STREAMS])
+    (home / "agent.key").write_text(key.text)
+
     async def use(client: Client) -> None:
         listed = [tool.name for tool in (await client.list_tools()).tools]
         steps: list[str | None] = []
@@ -223,6 +226,20 @@ def test_sandbox_without_the_real_execd_says_so_to_each_of_the_four(edge: Edge, 
         assert await refusal(client, "execute_code", language="python", code="1") == NOT_HERE
         assert await refusal(client, "upload_file", **path, content="a") == NOT_HERE
         assert await refusal(client, "download_file", **path) == NOT_HERE
+        await get(client, "terminate_sandbox", sandbox_id=name)
+
+    converse(edge, home, use)
+
+
+def test_key_without_the_scope_streams_runs_nothing(edge: Edge, home: Path) -> None:
+    key = edge.fleet.store.accounts.add_key("main", Role.OPERATOR, scopes=[Scope.SESSIONS])
+    (home / "agent.key").write_text(key.text)
+    name = edge.fleet.wait_for(edge.fleet.create("desktop"), Status.RUNNING).id
+
+    async def use(client: Client) -> None:
+        assert await refusal(client, "execute_shell", sandbox_id=name, command="true") == (
+            "This needs a key with the scope streams; ask your tenant's admin for one."
+        )
         await get(client, "terminate_sandbox", sandbox_id=name)
 
     converse(edge, home, use)

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import math
 import uuid
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Generic, TypeVar
 
 import anyio
+import anyio.lowlevel
 import anyio.to_thread
 
-from viewer.cli.api import Api
+from viewer.cli.api import Api, NoAnswer, TryAgain
 from viewer.cli.output import reason_of
 from viewer.cli.paging import collect
 from viewer.cli.problems import Refused
@@ -47,6 +50,7 @@ _WAIT_PIECE_SECONDS = 2
 # A viewer with too many who wait answers at once.
 _SHORTEST_PIECE_SECONDS = 0.5
 _TERMINATE_SECONDS = 60
+_PATIENCE_SECONDS = 60
 _LIVE = tuple(status for status in Status if not status.is_terminal)
 
 _In = TypeVar("_In", bound=Frozen)
@@ -68,13 +72,19 @@ class Desk:
         create = CreateSession(**wanted, wait=False)
         session = await _in_thread(self._api.create, create, key)
         try:
+            # One from a pool runs at once; whether the call was cancelled meanwhile is noticed here.
+            await anyio.lowlevel.checkpoint()
             session = await self._until(session, lambda now: now.status is not Status.CREATING, say)
         except anyio.get_cancelled_exc_class():
             # Nobody has its id. Whoever gave a key comes back with it, and finds it.
             if asked.idempotency_key is None:
-                with anyio.CancelScope(shield=True):
+                with anyio.CancelScope(shield=True), suppress(Refused):
                     await _in_thread(self._api.terminate, session.id)
             raise
+        except Refused as error:
+            raise Refused(
+                f"{error}; the desktop may be made all the same, its sandbox_id is {session.id}"
+            ) from error
         if session.status.is_terminal:
             raise Refused(f"the desktop could not be made: {reason_of(session) or session.status}")
         self._last_made = session.id
@@ -140,8 +150,9 @@ class Desk:
     async def _until(
         self, session: PublicSession, is_reached: Callable[[PublicSession], bool], say: Say
     ) -> PublicSession:
-        """The session then; what it waits for is said whenever that changes."""
-        said = ""
+        """The session then; what it waits for is said whenever that changes. A viewer that is away for less
+        than a minute is waited for."""
+        said, away_since = "", math.inf
         while not is_reached(session):
             reason = reason_of(session)
             if reason and reason != said:
@@ -149,7 +160,13 @@ class Desk:
                 said = reason
             began = anyio.current_time()
             wait = partial(self._api.session, session.id, wait_seconds=_WAIT_PIECE_SECONDS)
-            session = await anyio.to_thread.run_sync(wait, abandon_on_cancel=True)
+            try:
+                session = await anyio.to_thread.run_sync(wait, abandon_on_cancel=True)
+                away_since = math.inf
+            except (NoAnswer, TryAgain):
+                away_since = min(away_since, began)
+                if anyio.current_time() - away_since > _PATIENCE_SECONDS:
+                    raise
             if not is_reached(session):
                 await anyio.sleep(max(0.0, _SHORTEST_PIECE_SECONDS - (anyio.current_time() - began)))
         return session
