@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from roles.wheel import wheel
+from tests.built import built_wheel
 from tests.test_mcp import PAGE
 from viewer.mcp.skill import skill
 
@@ -25,7 +25,7 @@ def test_command_of_the_page_installs_the_program(tmp_path: Path) -> None:
     pip = tmp_path / "venv" / "bin" / "pip"
     pip.write_text(f'#!/bin/sh\nexec {pip.parent}/python -m pip "$@"\n')
     pip.chmod(0o755)
-    shutil.copy(wheel(), tmp_path)
+    shutil.copy(built_wheel(), tmp_path)
     [command] = [line for line in PAGE.read_text().splitlines() if line.startswith("pip install")]
     assert command.endswith('[mcp]"')
     environment = {"PATH": f"{pip.parent}:{os.environ['PATH']}", "PIP_NO_INDEX": "1", "HOME": str(tmp_path)}

@@ -8,14 +8,14 @@ import pytest
 from playwright.sync_api import Browser, Page
 
 from tests.browser import Complaints, chromium, new_context, sign_in
+from tests.built import built_pages
 from tests.pages.site import PagesSite
 from tests.painted_desktop import PaintedDesktop
-from viewer.frontend.hatch_build import build_pages
 
 
-@pytest.fixture(scope="session")
-def built_pages() -> None:
-    build_pages(say=lambda _line: None)
+@pytest.fixture(scope="session", name="built_pages")
+def _built_pages() -> None:
+    built_pages()
 
 
 # Not for the whole run: while Playwright is open the main thread counts as inside an event loop, and tests

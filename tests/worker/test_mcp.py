@@ -29,6 +29,7 @@ from mcp.types import CallToolResult, TextContent
 from playwright.sync_api import Page, expect
 
 from tests.browser import chromium, new_context, sign_in, wait_for_picture
+from tests.built import built_pages
 from tests.hosts.own_docker import own_dockerd
 from tests.real_opensandbox import (
     CANNED_DESKTOP,
@@ -41,7 +42,6 @@ from tests.real_opensandbox import (
 from tests.relay_process import RelayProcess, running_relay
 from tests.worker.edge import KEY, OTHER_KEY, Edge, running_edge
 from tests.worker.ports import serving_in
-from viewer.frontend.hatch_build import build_pages
 from viewer.mcp.execd import NOT_HERE
 from viewer.model import Role, Scope, Session, Status
 
@@ -363,7 +363,7 @@ def test_commands_of_the_page_do_what_it_says(edge: Edge, home: Path) -> None:
 
 @pytest.mark.browser
 def test_desktop_that_an_agent_makes_shows_up_where_somebody_watches(edge: Edge, home: Path) -> None:
-    build_pages(say=lambda _line: None)
+    built_pages()
     origin = f"http://deskfleet.localhost:{edge.port}"
     made, seen = threading.Event(), threading.Event()
     names: list[str] = []
