@@ -68,6 +68,22 @@ TABLE = {
     "GET /authz/service": "404 404 404 404 404 404 404 404 404 404 404 404 404 404 404 404",
     "GET /api/v1/openapi.json": "200 200 200 200 200 200 200 200 200 200 200 200 200 200 200 200",
     "GET /api/v1/me": "OUT 200 200 200 200 200 200 200 200 200 403",
+    "GET /api/v1/people": "OUT 403 403 403 200 200 403 403 403 403 403",
+    "POST /api/v1/people": "OUT 403 403 403 409 409 403 403 403 403 403",
+    "GET /api/v1/people/<person_id>": "OUT 403 403 403 200 200 403 403 403 403 403",
+    "PATCH /api/v1/people/<person_id>": "OUT 403 403 403 200 200 403 403 403 403 403",
+    "DELETE /api/v1/people/<person_id>": "OUT 403 403 403 204 404 403 403 403 403 403",
+    "POST /api/v1/people/<person_id>/links": "OUT 403 403 403 201 201 403 403 403 403 403",
+    "GET /api/v1/people/<person_id>/sign-ins": "OUT 403 403 403 200 200 403 403 403 403 403",
+    "DELETE /api/v1/people/<person_id>/sign-ins/<sign_in>": "OUT 403 403 403 404 404 403 403 403 403 403",
+    "GET /api/v1/keys": "OUT 403 403 403 200 200 403 403 403 403 403",
+    "POST /api/v1/keys": "OUT 403 403 403 201 201 403 403 403 403 403",
+    "DELETE /api/v1/keys/<key_id>": "OUT 403 403 403 204 204 403 403 403 403 403",
+    "GET /api/v1/me/sign-ins": "OUT 200 200 200 200 200 200 200 200 200 403",
+    # The operator's key has ended his browsers by the time they ask.
+    "DELETE /api/v1/me/sign-ins": "OUT 204 204 204 204 204 204 204 401 401 401",
+    "DELETE /api/v1/me/sign-ins/<sign_in>": "OUT 404 404 404 404 404 404 404 404 403 403",
+    "POST /api/v1/me/password": "OUT 409 409 409 409 409 409 409 409 403 403",
     "GET /api/v1/hosts": "OUT 403 200 200 200 200 200 200 200 200 403",
     "GET /api/v1/images": "OUT 403 200 200 200 200 200 200 200 200 403",
     "GET /api/v1/events": "OUT 403 200 200 200 200 200 200 200 200 403",
@@ -131,6 +147,10 @@ TABLE = {
 
 
 BODIES: dict[str, object] = {
+    "POST /api/v1/people": {"login": "somebody", "role": "watcher"},
+    "PATCH /api/v1/people/<person_id>": {"name": "Somebody"},
+    "POST /api/v1/keys": {"role": "watcher"},
+    "POST /api/v1/me/password": {"password": "a", "new_password": "b"},
     "POST /api/v1/sessions": {"wait": False},
     "PUT /api/v1/sessions/<session_id>/labels": {"labels": {}},
     "PUT /api/v1/hosts/<name>/draining": {"draining": True},
@@ -227,6 +247,8 @@ def test_route_answers_each_principal_as_the_table_says(
     monkeypatch.setattr(viewer.opensandbox.api, "CREATE_WAIT_SECONDS", 0.0)
     monkeypatch.setattr(viewer.waiting, "TERMINATION_WAIT_SECONDS", 0.0)
     method, _, path = route.partition(" ")
+    somebody = store.people("acme").add(NewPerson(login="somebody", role=Role.WATCHER), by="test")
+    spare = store.accounts.add_key("acme", Role.WATCHER)
     if path.endswith("/entries"):
         session = kasmvnc_desktop(store, people.alice)
     else:
@@ -237,6 +259,9 @@ def test_route_answers_each_principal_as_the_table_says(
         .replace("<session_id>", session.id)
         .replace("<sandbox_id>", session.id)
         .replace("<port>", "8000")
+        .replace("<person_id>", somebody.id)
+        .replace("<sign_in>", "0123456789abcdef")
+        .replace("<key_id>", spare.id)
         .replace("<kind>", "logs")
         .replace("<path:name>", "nothing-here.js")
     )

@@ -12,8 +12,9 @@ from typing import Any, TypeVar
 from flask import Flask, current_app, g, request
 
 from viewer import audit
-from viewer.accounts import Credential
+from viewer.accounts import Credential, sign_in_id
 from viewer.attempts import network_of
+from viewer.credentials import hash_of
 from viewer.model import Principal, Role, Scope
 from viewer.places import Place, PlaceKind, place_of, service_for
 from viewer.problems import (
@@ -198,6 +199,12 @@ def check_origin() -> None:
     origin = request.headers.get("Origin")
     if origin is None or origin != request_origin():
         raise foreign_origin()
+
+
+def current_sign_in() -> str | None:
+    """The id of the sign-in that this request came by; None for a key."""
+    cookie = request.cookies.get(COOKIE)
+    return sign_in_id(hash_of(cookie)) if principal().via == "cookie" and cookie else None
 
 
 def check_from_here(*, in_frames: bool) -> None:

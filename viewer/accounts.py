@@ -9,12 +9,13 @@ from collections.abc import Collection, Sequence
 from datetime import datetime, timedelta
 
 from pydantic import Field
-from sqlalchemy import ColumnElement, delete, func, select, update
+from sqlalchemy import ColumnElement, delete, func, select, tuple_, update
 from sqlalchemy.orm import Session as OrmSession
 
 from viewer import audit
 from viewer.credentials import NewKey, SecretToken, hash_of, key_id_of, new_key, new_token, same
 from viewer.database import Database
+from viewer.listing import Position
 from viewer.model import POOL_TENANT, Frozen, Principal, Role, Scope, utcnow
 from viewer.tables import ApiKeyRow, PersonRow, SignInLinkRow, SignInRow, TenantRow
 
@@ -40,10 +41,6 @@ class TenantExists(Exception):
     """There is a tenant of that name already."""
 
 
-class KeyIsDeclared(Exception):
-    """The site file holds this key, so only a roll-out without it ends it for good."""
-
-
 class UnknownSignIn(Exception):
     """He has no sign-in of that id."""
 
@@ -60,6 +57,29 @@ class DeclaredKey(Frozen):
     label: str
     scopes: tuple[Scope, ...] | None = None
     ends_at: datetime | None = None
+
+
+class ApiKey(Frozen):
+    """A key without its text, which nobody has any more. `scopes` None: all but `fleet`."""
+
+    id: str
+    tenant_id: str
+    role: Role
+    label: str
+    scopes: tuple[Scope, ...] | None
+    from_settings: bool
+    created_by: str | None
+    created_at: datetime
+    last_used_at: datetime | None
+    ends_at: datetime | None
+    revoked_at: datetime | None
+
+
+class KeyPage(Frozen):
+    """Newest first. `next_cursor` is None on the last page."""
+
+    items: tuple[ApiKey, ...]
+    next_cursor: str | None
 
 
 class Browser(Frozen):
@@ -154,6 +174,28 @@ class AccountStore:
             if row is None:
                 raise UnknownKey(key_id)
             _revoke(orm, row)
+
+    def keys(self, tenant: str, cursor: str | None, limit: int) -> KeyPage:
+        """Those that are over, too. Raises viewer.listing.BadCursor."""
+        query = select(ApiKeyRow).where(ApiKeyRow.tenant_id == tenant)
+        if cursor is not None:
+            after = Position.from_cursor(cursor)
+            query = query.where(tuple_(ApiKeyRow.created_at, ApiKeyRow.id) < (after.created_at, after.id))
+        query = query.order_by(ApiKeyRow.created_at.desc(), ApiKeyRow.id.desc()).limit(limit + 1)
+        with self._database.reading() as orm:
+            found = [ApiKey.model_validate(row, from_attributes=True) for row in orm.scalars(query)]
+        items = tuple(found[:limit])
+        last = items[-1] if len(found) > limit else None
+        following = Position(created_at=last.created_at, id=last.id).to_cursor() if last else None
+        return KeyPage(items=items, next_cursor=following)
+
+    def key(self, tenant: str, key_id: str) -> ApiKey:
+        """Raises UnknownKey, for another tenant's too."""
+        with self._database.reading() as orm:
+            row = orm.get(ApiKeyRow, key_id)
+            if row is None or row.tenant_id != tenant:
+                raise UnknownKey(key_id)
+            return ApiKey.model_validate(row, from_attributes=True)
 
     def sync_declared(self, tenants: Sequence[str], keys: Sequence[DeclaredKey]) -> None:
         """Make the settings true: add and change tenants and keys, revoke declared keys that went away."""
@@ -284,6 +326,16 @@ class AccountStore:
             browser = Browser(address=address, user_agent=user_agent)
             return _sign_in_person(orm, row, browser)
 
+    def note_failed_sign_in(self, person_id: str | None, *, is_locked: bool) -> None:
+        """For the audit log: of the person's tenant where there is one, whom the answer does not tell."""
+        with self._database.writing() as orm:
+            person = None if person_id is None else orm.get(PersonRow, person_id)
+            tenant = audit.NO_TENANT if person is None else person.tenant_id
+            target = None if person is None else f"person:{person.id}"
+            audit.note(orm, tenant, "sign_in.failed", target, outcome="refused")
+            if is_locked:
+                audit.note(orm, tenant, "sign_in.locked", target, outcome="refused")
+
     def person_of_link(self, text: str) -> LinkOf | None:
         """Whose password this unused link lets be set; None for any other text."""
         with self._database.reading() as orm:
@@ -346,6 +398,7 @@ class AccountStore:
             if row is None:
                 raise UnknownSignIn(sign_in_id)
             orm.delete(row)
+            _note_ended(orm, row)
 
     def end_sign_ins(self, principal_id: str, *, but: str | None = None) -> int:
         """All of his but the one with that id; how many they were."""
@@ -356,6 +409,7 @@ class AccountStore:
             rows = list(orm.scalars(gone))
             for row in rows:
                 orm.delete(row)
+                _note_ended(orm, row)
             return len(rows)
 
     def principal_of_cookie(self, value: str) -> Principal | None:
@@ -406,6 +460,11 @@ class AccountStore:
     def _stamp_key(self, key_id: str, now: datetime) -> None:
         with self._database.writing() as orm:
             orm.execute(update(ApiKeyRow).where(ApiKeyRow.id == key_id).values(last_used_at=now))
+
+
+def sign_in_id(sha256: str) -> str:
+    """What a sign-in is called, by the hash of its cookie."""
+    return sha256[:_SIGN_IN_ID]
 
 
 class Credential(Frozen):
@@ -461,7 +520,7 @@ def _scopes_of(row: ApiKeyRow) -> frozenset[Scope] | None:
 
 def _principal_of_sign_in(orm: OrmSession, row: SignInRow) -> Principal | None:
     """Whose it is, as he is now; None where whoever he was may come in no more."""
-    sign_in = row.sha256[:_SIGN_IN_ID]
+    sign_in = sign_in_id(row.sha256)
     if row.person_id is not None:
         person = orm.get(PersonRow, row.person_id)
         return None if person is None or person.disabled_at is not None else _as_principal(person, sign_in)
@@ -497,7 +556,12 @@ def _as_principal(person: PersonRow, sign_in: str | None) -> Principal:
 
 def _sign_in_of(row: SignInRow) -> SignIn:
     kept = {name: getattr(row, name) for name in SignIn.model_fields if name != "id"}
-    return SignIn(id=row.sha256[:_SIGN_IN_ID], **kept)
+    return SignIn(id=sign_in_id(row.sha256), **kept)
+
+
+def _note_ended(orm: OrmSession, row: SignInRow) -> None:
+    detail = {"of": row.principal_id}
+    audit.note(orm, row.tenant_id, "sign_in.end", f"sign_in:{sign_in_id(row.sha256)}", detail=detail)
 
 
 def _link_and_person(orm: OrmSession, text: str) -> tuple[SignInLinkRow, PersonRow] | None:
@@ -510,6 +574,8 @@ def _link_and_person(orm: OrmSession, text: str) -> tuple[SignInLinkRow, PersonR
 
 def _set_password(orm: OrmSession, person: PersonRow, password_hash: str, *, but: str | None) -> None:
     person.password_hash, person.password_changed_at = password_hash, utcnow()
+    me = f"person:{person.id}"
+    audit.note(orm, person.tenant_id, "person.password", me, principal=me)
     end_everything_of(orm, person.id, but=but)
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from viewer import admin_audit, audit
 from viewer.accounts import TenantExists, UnknownKey, UnknownTenant
 from viewer.credentials import seal_secret
+from viewer.incoming import MOST_DAYS
 from viewer.migrations import upgrade
 from viewer.model import Role, Scope
 from viewer.postgres import DumpFailed
@@ -30,10 +31,10 @@ from viewer.webhook_secrets import (
     events_address,
 )
 
-MOST_DAYS = 3650
-BY = "host"
-"""Who does what is done here: whoever is root on the control host."""
 _NAME = re.compile(r"[a-z][a-z0-9-]{0,30}", re.ASCII)
+
+BY = "host"
+"""Whose doing it is: whoever is root on the control host. The audit log has his name."""
 
 
 class AdminError(Exception):
@@ -143,7 +144,12 @@ def _do(asked: argparse.Namespace, store: Store, settings: Settings) -> str:
             case ("key", "add"):
                 life = timedelta(days=asked.days) if asked.days else None
                 return store.accounts.add_key(
-                    asked.tenant, asked.role, asked.label, life=life, scopes=asked.scope, by=BY
+                    asked.tenant,
+                    asked.role,
+                    asked.label,
+                    life=life,
+                    scopes=asked.scope,
+                    by=BY,
                 ).text
             case ("key", "revoke"):
                 store.accounts.revoke_key(asked.id)

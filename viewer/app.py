@@ -38,6 +38,7 @@ from viewer.pages import (
     pages,
     send_to_canonical_origin,
 )
+from viewer.people_api import people_api
 from viewer.places import PlaceKind
 from viewer.problems import Problem, not_found, respond
 from viewer.rows import SessionNotFound
@@ -65,8 +66,8 @@ def create_app(settings: Settings, store: Store | None = None) -> Flask:
     app.extensions["deskfleet"] = Services(settings, store or Store(settings.database))
     app.add_url_rule("/healthz", view_func=healthz)
     for blueprint in (
-        api, session_api, work_api, audit_api, sandbox_api, events, content, authz, sign_in, oidc, pages,
-        assets, scrape,
+        api, session_api, work_api, people_api, audit_api, sandbox_api, events, content, authz, sign_in, oidc,
+        pages, assets, scrape,
         webhook_secrets_api, webhooks_in,
     ):  # fmt: skip
         app.register_blueprint(blueprint)

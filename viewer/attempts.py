@@ -20,6 +20,7 @@ from pydantic import Field, ValidationError
 from sqlalchemy import delete, select
 from sqlalchemy.orm import Session as OrmSession
 
+from viewer import audit
 from viewer.credentials import hash_of, new_token, same
 from viewer.database import Database
 from viewer.model import Frozen, utcnow
@@ -67,6 +68,11 @@ def of_device(device: Device) -> Bucket:
     return Bucket(
         name=f"device:{hash_of(device.nonce)[:32]}", allowed=LOGIN_ALLOWED, first_wait=FIRST_WAIT["login"]
     )
+
+
+def of_password(person_id: str) -> Bucket:
+    """Of whoever has somebody's open browser, and guesses at his password there to change it."""
+    return Bucket(name=f"password:{person_id}", allowed=LOGIN_ALLOWED, first_wait=FIRST_WAIT["login"])
 
 
 def of_address(address: str) -> Bucket:
@@ -152,9 +158,11 @@ class AttemptStore:
             for bucket in buckets:
                 _take_one_back(orm, bucket)
 
-    def unlock(self, bucket: Bucket) -> bool:
-        """Was anything counted?"""
+    def unlock(self, bucket: Bucket, *, person_id: str | None = None, tenant_id: str | None = None) -> bool:
+        """Was anything counted? The person, where it was his login, is for the audit log."""
         with self._database.writing() as orm:
+            target = None if person_id is None else f"person:{person_id}"
+            audit.note(orm, tenant_id or audit.NO_TENANT, "person.unlock", target)
             row = orm.get(AttemptRow, bucket.name)
             if row is None:
                 return False

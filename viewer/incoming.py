@@ -36,7 +36,7 @@ from viewer.desktop_options import (
     OpenUrl,
     Timezone,
 )
-from viewer.model import Status
+from viewer.model import Role, Scope, Status
 from viewer.problems import FieldError, Problem, from_validation, wrong_fields
 from viewer.resources import Cpu, Memory
 
@@ -45,6 +45,9 @@ _Model = TypeVar("_Model", bound=BaseModel)
 SMALLEST, LARGEST = (640, 480), (3840, 2160)
 SHORTEST_TTL_SECONDS = 60
 MOST_BODY_BYTES = 64 * 1024
+LOGIN_WANTED = "1 to 100 of a-z, 0-9 and . _ @ + -, a letter or a digit first"
+MOST_DAYS = 3650
+"""That a key may be good for."""
 _MOST_DRAINED_BYTES = 1024 * 1024
 
 Label = Annotated[str, StringConstraints(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]+$")]
@@ -305,6 +308,46 @@ class SignIn(BaseModel):
     key: str | None = Field(None, max_length=200, repr=False, description="an API key")
     token: str | None = Field(
         None, max_length=200, repr=False, description="the token of a one-time sign-in link"
+    )
+
+
+class CreatePerson(BaseModel):
+    """Who is to come in, by a one-time link that the answer has."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    login: str = Field(max_length=200, description=LOGIN_WANTED)
+    name: Label | None = Field(None, description="1 to 200 printable characters")
+    role: Annotated[Role, Field(strict=False)] = Field(description=f"one of {', '.join(Role)}")
+
+
+class ChangePerson(BaseModel):
+    """What is left out stays as it is."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    name: Label | None = Field(None, description="1 to 200 printable characters")
+    role: Annotated[Role, Field(strict=False)] | None = Field(None, description=f"one of {', '.join(Role)}")
+    disabled: bool | None = Field(None, description="true to shut him out, false to let him in again")
+
+
+class CreateKey(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    role: Annotated[Role, Field(strict=False)] = Field(description=f"one of {', '.join(Role)}")
+    label: Label | None = Field(None, description="1 to 200 printable characters")
+    scopes: tuple[Annotated[Scope, Field(strict=False)], ...] | None = Field(
+        None, strict=False, min_length=1, description=f"a list of {', '.join(Scope)}, no more than yours"
+    )
+    days: int | None = Field(None, ge=1, le=MOST_DAYS, description=f"a whole number from 1 to {MOST_DAYS}")
+
+
+class ChangePassword(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    password: str = Field(max_length=1024, repr=False, description="your password as it is now")
+    new_password: str = Field(
+        max_length=1024, repr=False, description="a password of 12 characters to 1 KiB that is not your login"
     )
 
 

@@ -15,6 +15,7 @@ from sqlalchemy import delete, select, tuple_
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session as OrmSession
 
+from viewer import audit
 from viewer.accounts import LINK_LIFE, UnknownTenant, end_everything_of
 from viewer.credentials import SecretToken, hash_of, new_token
 from viewer.database import Database
@@ -24,7 +25,6 @@ from viewer.rows import new_id
 from viewer.tables import PersonRow, SignInLinkRow, TenantRow
 
 _LOGIN = re.compile(r"[a-z0-9][a-z0-9._@+-]{0,99}", re.ASCII)
-LOGIN_WANTED = "1 to 100 of a-z, 0-9 and . _ @ + -, a letter or a digit first"
 
 
 class UnknownPerson(Exception):
@@ -78,6 +78,7 @@ class PersonChanges(TypedDict, total=False):
 
     name: str
     role: Role
+    is_fleet_admin: bool
     disabled: bool
 
 
@@ -127,6 +128,8 @@ class PeopleStore:
                 )
                 orm.add(row)
                 orm.flush()
+                detail = {"login": login, "role": row.role, "is_fleet_admin": row.is_fleet_admin}
+                _note(orm, row, "person.create", detail)
                 return person_of(row)
         except IntegrityError as error:
             raise LoginTaken(login) from error
@@ -154,14 +157,20 @@ class PeopleStore:
         """Who is disabled is out at once: his sign-ins and unused links end. Raises UnknownPerson."""
         with self._database.writing() as orm:
             row = self._own_row(orm, person_id)
-            if "name" in changes:
+            if "name" in changes and changes["name"] != row.name:
                 row.name = changes["name"]
-            if "role" in changes:
+                _note(orm, row, "person.change", {"name": row.name})
+            if "role" in changes and changes["role"].value != row.role:
+                _note(orm, row, "person.role", {"role": changes["role"].value, "former_role": row.role})
                 row.role = changes["role"].value
-            if "disabled" in changes:
-                row.disabled_at = (row.disabled_at or utcnow()) if changes["disabled"] else None
-                if row.disabled_at is not None:
-                    end_everything_of(orm, row.id)
+            if "is_fleet_admin" in changes and changes["is_fleet_admin"] != row.is_fleet_admin:
+                row.is_fleet_admin = changes["is_fleet_admin"]
+                _note(orm, row, "person.role", {"is_fleet_admin": row.is_fleet_admin})
+            if "disabled" in changes and changes["disabled"] != (row.disabled_at is not None):
+                _note(orm, row, "person.disable" if changes["disabled"] else "person.enable")
+                row.disabled_at = utcnow() if changes["disabled"] else None
+            if row.disabled_at is not None:
+                end_everything_of(orm, row.id)
             orm.flush()
             return person_of(row)
 
@@ -170,6 +179,7 @@ class PeopleStore:
         with self._database.writing() as orm:
             row = self._own_row(orm, person_id)
             end_everything_of(orm, row.id)
+            _note(orm, row, "person.delete", {"login": row.login})
             orm.delete(row)
 
     def new_link(self, person_id: str) -> SecretToken:
@@ -188,6 +198,7 @@ class PeopleStore:
                 ends_at=now + LINK_LIFE,
             )
             orm.add(link)
+            _note(orm, row, "person.link")
         return token
 
     def _own_row(self, orm: OrmSession, person_id: str) -> PersonRow:
@@ -195,6 +206,10 @@ class PeopleStore:
         if row is None or row.tenant_id != self._tenant_id:
             raise UnknownPerson
         return row
+
+
+def _note(orm: OrmSession, row: PersonRow, action: audit.Action, detail: audit.Detail | None = None) -> None:
+    audit.note(orm, row.tenant_id, action, f"person:{row.id}", detail=detail)
 
 
 def person_of(row: PersonRow) -> Person:

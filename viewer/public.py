@@ -248,6 +248,81 @@ class WebhookSecretList(Frozen):
     items: tuple[PublicWebhookSecret, ...]
 
 
+class PublicPerson(Frozen):
+    """Somebody of your tenant who signs in by name."""
+
+    id: str
+    login: str
+    name: str
+    role: Role
+    is_fleet_admin: bool = Field(description="Also for what is every tenant's; given on the control host.")
+    has_password: bool
+    is_disabled: bool
+    created_by: str
+    created_at: datetime
+    last_sign_in_at: datetime | None
+
+
+class PersonList(Frozen):
+    items: tuple[PublicPerson, ...]
+    next_cursor: str | None
+
+
+class OneTimeLink(Frozen):
+    """Give it to whom it is for: he sets his password with it, once."""
+
+    url: str = Field(repr=False)
+    expires_at: datetime
+
+
+class NewPublicPerson(Frozen):
+    person: PublicPerson
+    link: OneTimeLink
+
+
+class PublicSignIn(Frozen):
+    """A browser that is signed in."""
+
+    id: str
+    is_this_one: bool = Field(description="It is the browser that asks.")
+    address: str | None = Field(description="From where it signed in.")
+    user_agent: str | None
+    created_at: datetime
+    used_at: datetime = Field(description="To within five minutes.")
+    ends_at: datetime = Field(description="At the latest; after 12 hours without use before.")
+
+
+class SignInList(Frozen):
+    items: tuple[PublicSignIn, ...]
+
+
+class PublicKey(Frozen):
+    """An API key, without its text."""
+
+    id: str
+    label: str
+    role: Role
+    scopes: tuple[Scope, ...] | None = Field(description="What it may be used for; null for all but `fleet`.")
+    declared: bool = Field(description="It comes from the site's own secrets; a roll-out brings it back.")
+    created_by: str | None
+    created_at: datetime
+    last_used_at: datetime | None = Field(description="To within five minutes.")
+    ends_at: datetime | None
+    revoked_at: datetime | None
+
+
+class KeyList(Frozen):
+    items: tuple[PublicKey, ...]
+    next_cursor: str | None
+
+
+class NewPublicKey(Frozen):
+    """`text` is shown this once."""
+
+    key: PublicKey
+    text: str = Field(repr=False)
+
+
 class ImageChoice(Frozen):
     name: str
     aliases: tuple[str, ...]

@@ -5,11 +5,13 @@ Of its cookie we keep the hash. Whatever is wrong with a login and a password, t
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from flask import Blueprint, Response, request
 
 from viewer.access import COOKIE, anyone, check_same_origin, client_address
 from viewer.accounts import SIGN_IN_MOST, Browser, PersonIsOut
-from viewer.attempts import DEVICE_LIFE, device_of, new_device, of_address, of_device, of_login
+from viewer.attempts import DEVICE_LIFE, Bucket, device_of, new_device, of_address, of_device, of_login
 from viewer.credentials import SecretToken
 from viewer.incoming import SetPassword, SignIn, json_body
 from viewer.passwords import PasswordRefused, TooManyChecks, check_new_password
@@ -47,6 +49,7 @@ def set_password() -> Response:
     link = accounts.person_of_link(shown.token)
     if link is None:
         services().store.attempts.failed(address)
+        _note_failed([address])
         raise _link_is_over()
     token = accounts.set_password_by_link(
         shown.token, new_password_hash(shown.password, login=link.login), browser()
@@ -68,14 +71,14 @@ def close_sign_in() -> Response:
     return response
 
 
-def new_password_hash(password: str, *, login: str) -> str:
+def new_password_hash(password: str, *, login: str, field: str = "password") -> str:
     """Raises the problem that says why it cannot be somebody's password."""
     try:
         check_new_password(password, login=login)
         return services().passwords.hash(password)
     except PasswordRefused as error:
         message, _, mend = str(error).partition("; ")
-        raise wrong_fields([FieldError(field="password", message=message, mend=mend)]) from error
+        raise wrong_fields([FieldError(field=field, message=message, mend=mend)]) from error
     except TooManyChecks as error:
         raise too_many_checks() from error
 
@@ -118,6 +121,7 @@ def _by_password(given: str, password: str) -> Response:
         here.store.attempts.take_back([counted, *also])
         raise too_many_checks() from error
     if not check.is_right or found.person_id is None:
+        _note_failed([counted, *also], found.person_id)
         raise sign_in_failed()
     try:
         token = here.store.accounts.sign_in_person(
@@ -128,6 +132,7 @@ def _by_password(given: str, password: str) -> Response:
             new_hash=check.new_hash,
         )
     except PersonIsOut as error:
+        _note_failed([counted, *also], found.person_id)
         raise sign_in_failed() from error
     here.store.attempts.succeeded(counted, also)
     return _signed_in(token, login=login)
@@ -144,8 +149,15 @@ def _by_key_or_link(shown: SignIn) -> SecretToken:
         token = accounts.sign_in_with_link(shown.token or "", browser())
     if token is None:
         here.store.attempts.failed(address)
+        _note_failed([address])
         raise sign_in_failed()
     return token
+
+
+def _note_failed(counted: Sequence[Bucket], person_id: str | None = None) -> None:
+    here = services().store
+    is_locked = any(here.attempts.seconds_to_wait(bucket) for bucket in counted)
+    here.accounts.note_failed_sign_in(person_id, is_locked=is_locked)
 
 
 def _check_one_credential(shown: SignIn) -> None:
