@@ -418,10 +418,20 @@ class Pool(Section):
 
 
 class Keep(Section):
-    """For how many days the control plane remembers sessions that have ended, and events."""
+    """For how many days the control plane remembers sessions that have ended, events, and what became of
+    webhook deliveries."""
 
     sessions_days: int = Field(default=30, ge=1, le=3650)
     events_days: int = Field(default=1, ge=1, le=365)
+    deliveries_days: int = Field(default=7, ge=1, le=365)
+
+
+class Webhooks(Section):
+    """Where events may be sent, beside https addresses of the public internet. A tenant chooses the address,
+    and the control host sends: what is named here is open to every tenant."""
+
+    http: bool = False
+    networks: tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...] = ()
 
 
 def _seconds_or_none(value: Any) -> Any:
@@ -454,6 +464,7 @@ class Settings(Section):
     requests: int = Field(default=6000, ge=60, le=1_000_000)
     """How often one key or person may ask in a minute."""
     keep: Keep = Keep()
+    webhooks: Webhooks = Webhooks()
     quotas: dict[Name, Quota] = {}
     """By tenant."""
     pools: tuple[Pool, ...] = ()

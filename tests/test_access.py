@@ -22,6 +22,7 @@ from tests.viewer_fixtures import (
 )
 from viewer.access import COOKIE, enforce_on
 from viewer.credentials import new_key
+from viewer.deliveries.store import NewEndpoint
 from viewer.model import Role, Scope, Status, utcnow
 from viewer.people import NewPerson
 from viewer.problems import ProblemDocument
@@ -41,6 +42,7 @@ COLUMNS = [
 # scopes it has `events`). admin: of the tenant; fleet: the site's own admin key. person: an operator who has
 # signed in by name. The last three are the operator's browser: asking from our own page, without an Origin
 # (an old form), and from a sandbox's page. OUT and PAGE: the first six columns of nearly every row.
+RETRY_DELIVERY = "POST /api/v1/webhooks/<endpoint_id>/deliveries/<delivery_id>/retry"
 WORDS = {"OUT": "401 401 401 401 429 401", "PAGE": "303 303 303 303 429 303"}
 TABLE = {
     "GET /": "303 303 303 303 303 303 303 303 303 303 303 303 303 303 303 303",
@@ -114,6 +116,16 @@ TABLE = {
     "POST /api/v1/webhook-secrets": "OUT 403 403 403 201 201 403 403 403 403 403",
     "POST /api/v1/webhook-secrets/<secret_id>/rotate": "OUT 403 403 403 404 404 403 403 403 403 403",
     "DELETE /api/v1/webhook-secrets/<secret_id>": "OUT 403 403 403 404 404 403 403 403 403 403",
+    "GET /api/v1/webhooks": "OUT 403 403 403 200 200 403 403 403 403 403",
+    "POST /api/v1/webhooks": "OUT 403 403 403 201 201 403 403 403 403 403",
+    "GET /api/v1/webhooks/<endpoint_id>": "OUT 403 403 403 200 200 403 403 403 403 403",
+    "PATCH /api/v1/webhooks/<endpoint_id>": "OUT 403 403 403 200 200 403 403 403 403 403",
+    # The first one deletes it.
+    "DELETE /api/v1/webhooks/<endpoint_id>": "OUT 403 403 403 204 404 403 403 403 403 403",
+    "POST /api/v1/webhooks/<endpoint_id>/rotate": "OUT 403 403 403 200 200 403 403 403 403 403",
+    "POST /api/v1/webhooks/<endpoint_id>/test": "OUT 403 403 403 202 202 403 403 403 403 403",
+    "GET /api/v1/webhooks/<endpoint_id>/deliveries": "OUT 403 403 403 200 200 403 403 403 403 403",
+    RETRY_DELIVERY: "OUT 403 403 403 202 202 403 403 403 403 403",
     "GET /v1/sandboxes": "OUT 403 200 200 200 200 200 401 401 401 401",
     "POST /v1/sandboxes": "OUT 403 403 202 202 202 202 401 401 401 401",
     "GET /v1/sandboxes/<sandbox_id>": "OUT 403 200 200 200 200 404 401 401 401 401",
@@ -157,6 +169,7 @@ BODIES: dict[str, object] = {
     "POST /webhooks/openclaw": {"runId": "r", "action": "start"},
     "POST /openclaw/event": {"runId": "r", "action": "start"},
     "POST /api/v1/webhook-secrets": {"label": "openclaw"},
+    "POST /api/v1/webhooks": {"url": "https://example.com/hook"},
     "POST /v1/sandboxes": {"image": {"uri": "shell"}},
     "POST /v1/sandboxes/<sandbox_id>/renew-expiration": {
         "expiresAt": (utcnow() + timedelta(hours=1)).isoformat()
@@ -224,6 +237,13 @@ def lock(app: Flask) -> None:
         app.extensions["deskfleet"].wrong_keys.failed(LOCKED)
 
 
+def endpoint_with_a_delivery(store: Store) -> tuple[str, str]:
+    mine = store.webhooks("acme")
+    new = NewEndpoint(url="https://example.com/", label="", types=(), secret_sealed="x", created_by="test")
+    endpoint = mine.create(new).id
+    return endpoint, mine.try_out(endpoint, lambda _at: "{}").id
+
+
 def test_every_route_of_the_app_has_a_row(app: Flask) -> None:
     routes = {
         f"{method} {rule.rule}"
@@ -266,6 +286,9 @@ def test_route_answers_each_principal_as_the_table_says(
         .replace("<path:name>", "nothing-here.js")
     )
     path = path.replace("<name>", "code")
+    if "<endpoint_id>" in path:
+        endpoint, delivery = endpoint_with_a_delivery(store)
+        path = path.replace("<endpoint_id>", endpoint).replace("<delivery_id>", delivery)
     if method == "DELETE" or (path.startswith("/api/") and path.endswith(OF_ENDED_ONES)):
         store.fleet.transition(session.id, Status.TERMINATED)
     uri = f"/v1/sandboxes/{session.id}/proxy/8000/" if path == "/authz/port" else f"/stream/{session.id}"

@@ -23,6 +23,7 @@ from schemathesis.specs.openapi.checks import ignored_auth, negative_data_reject
 from tests.soaking import examples
 from tests.viewer_fixtures import ORIGIN, UNKNOWN_ID, People, ViewerClient, kasmvnc_desktop, new_session
 from viewer import __version__
+from viewer.deliveries.store import NewEndpoint
 from viewer.model import Status
 from viewer.openapi import document
 from viewer.services import services
@@ -33,7 +34,7 @@ AnyOperation: TypeAlias = schemathesis.APIOperation[Any, Any, Any, Any]
 
 MOST_LIVE = 40
 """Well below what one tenant may have in the making."""
-METHODS_WITH_BODY = ("post", "put")
+METHODS_WITH_BODY = ("post", "put", "patch")
 NOT_CHECKED: list[CheckFunction] = [
     # The document says what form a value has, not which names there are and what may be combined.
     positive_data_acceptance,
@@ -83,7 +84,15 @@ class Sessions:
         """Its id."""
         return self._makers[kind]()
 
+    def endpoint(self, tenant: str) -> str:
+        """Of a webhook: the tenant's first one, made where it has none."""
+        mine = self._store.webhooks(tenant)
+        new = NewEndpoint(url="https://a/", label="", types=(), secret_sealed="x", created_by="test")
+        return next((one.id for one in mine.list()), None) or mine.create(new).id
+
     def make_room(self) -> None:
+        for endpoint in self._store.webhooks("acme").list()[5:]:
+            self._store.webhooks("acme").delete(endpoint.id)
         live = self._store.fleet.live_sessions()
         for session in live if len(live) > MOST_LIVE else ():
             self._store.fleet.transition(session.id, Status.TERMINATED)
@@ -140,6 +149,8 @@ def _name_things_that_are_there(case: AnyCase, data: st.DataObject, sessions: Se
     sessions.make_room()
     if "session_id" in case.path_parameters:
         case.path_parameters["session_id"] = sessions.make(data.draw(st.sampled_from(sessions.kinds)))
+    if "endpoint_id" in case.path_parameters:
+        case.path_parameters["endpoint_id"] = sessions.endpoint(data.draw(st.sampled_from(["acme", "bolt"])))
     if "name" in case.path_parameters:
         case.path_parameters["name"] = data.draw(st.sampled_from(["here", "code", "wiki", "nothing"]))
     if isinstance(case.body, dict) and isinstance(case.body.get("image"), str):
@@ -160,6 +171,7 @@ def test_body_of_any_bytes_gets_an_answer_that_the_document_describes(
     sessions.make_room()
     about = sessions.make(data.draw(st.sampled_from(sessions.kinds)))
     path = operation.path.replace("{session_id}", about).replace("{name}", "here")
+    path = path.replace("{endpoint_id}", sessions.endpoint("acme"))
     kind = data.draw(
         st.sampled_from(["application/json", "application/json; charset=latin-1", "text/plain", ""])
     )

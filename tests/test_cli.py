@@ -612,6 +612,38 @@ def test_what_is_no_deskfleet_is_one_sentence(
     assert sentence in capsys.readouterr().err
 
 
+# --- webhooks -------------------------------------------------------------------------------------------
+
+
+def test_webhooks_from_their_making_to_their_end(shell: Shell, people: People, store: Store) -> None:
+    address = "https://hooks.example.com/x"
+    assert shell(people.ada, f"webhooks create {address} --type session.error --label chat") == 0
+    secret = re.search(r"shown this once: (whsec_\S+)", shell.out)
+    assert secret is not None
+    (endpoint,) = store.webhooks("acme").list()
+    assert (endpoint.types, endpoint.label) == (("session.error",), "chat")
+    assert shell(people.ada, "webhooks list") == 0
+    assert shell.out.splitlines()[1].split()[:5] == [endpoint.id, "ok", address, "session.error", "chat"]
+    assert shell(people.ada, f"webhooks change {endpoint.id} --all-types --address {address}y") == 0
+    assert shell.document(people.ada, f"webhooks show {endpoint.id}")["types"] == []
+    rotated = shell.document(people.ada, f"webhooks rotate {endpoint.id}")["secret"]
+    assert rotated != secret[1]
+    trial = shell.document(people.ada, f"webhooks test {endpoint.id}")
+    assert shell(people.ada, f"webhooks deliveries {endpoint.id} --status pending") == 0
+    assert shell.out.splitlines()[1].split()[:3] == [trial["id"], "webhook.test", "pending"]
+    assert shell(people.ada, f"webhooks retry {endpoint.id} {trial['id']}") == 0
+    assert shell(people.ada, f"webhooks disable {endpoint.id}") == 0
+    assert "disabled by an admin" in shell.out
+    assert shell(people.ada, f"webhooks test {endpoint.id}") == 1
+    assert "enable it first" in shell.err
+    assert shell(people.ada, f"webhooks enable {endpoint.id}") == 0
+    assert shell(people.ada, f"webhooks delete {endpoint.id}") == 0
+    assert shell(people.ada, "webhooks list") == 0
+    assert shell.out == "none\n"
+    assert shell(people.alice, "webhooks list") == 1
+    assert "needs the role admin" in shell.err
+
+
 # --- what is printed ------------------------------------------------------------------------------------
 
 

@@ -38,6 +38,7 @@ from inventory.models import (
     Site,
     Ssh,
     Ttl,
+    Webhooks,
 )  # fmt: skip
 from inventory.secrets import key_hash
 from inventory.site_file import DIRECTORY, SiteRefused, load_site, site_path
@@ -474,7 +475,7 @@ def test_every_key_of_a_site_file_is_described() -> None:
     example = (DIRECTORY / "example.yml").read_text()
     for model in (
         Site, Settings, Host, Ssh, Jump, Desktop, OwnService, Firewall, Acme, Kasmvnc, Ttl, Ports, External,
-        Images, OwnImage, RegistryUser, Quota, Pool, Keep,
+        Images, OwnImage, RegistryUser, Quota, Pool, Keep, Webhooks,
     ):  # fmt: skip
         for key in model.model_fields:
             assert key in described, f"{model.__name__}.{key}"

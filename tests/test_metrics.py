@@ -106,6 +106,7 @@ def test_everything_that_can_be_recorded_is_shown(client: ViewerClient, people: 
     metrics.streams_open("here", ["rfb", "rfb"])
     metrics.reconciled("here", "DeleteSandbox")
     metrics.compared("here")
+    metrics.webhook_attempted("no_answer")
     with (
         pytest.raises(OSError, match="away"),
         metrics.host_call("here", "GET", "/v1/sandboxes/an-id/endpoints/80"),
@@ -123,6 +124,8 @@ def test_everything_that_can_be_recorded_is_shown(client: ViewerClient, people: 
     assert value(now, "streams", host="here", kind="rfb") == 2
     assert value(now, "streams", host="here", kind="content") == 0
     assert value(now, "reconcile_actions_total", host="here", action="delete_sandbox") == 1
+    assert value(now, "webhook_attempts_total", outcome="no_answer") == 1
+    assert value(now, "webhook_oldest_due_seconds") == 0
     lag = value(now, "reconcile_lag_seconds", host="here")
     assert lag is not None
     assert 0 <= lag < 60

@@ -11,6 +11,8 @@ import pytest
 from sqlalchemy import Connection, event
 
 from viewer.audit_store import AuditFilter, _cursor_of
+from viewer.deliveries.model import DeliveryStatus
+from viewer.deliveries.store import NewEndpoint
 from viewer.listing import Position, SessionFilter
 from viewer.model import Status, utcnow
 from viewer.resources import Quota
@@ -159,3 +161,51 @@ def test_opening_is_looked_up_among_those_of_its_target(store: Store) -> None:
     looks = [plan for plan in plans if "ix_audit_log_target" in plan]
     assert len(looks) == 2
     assert all("number>" in plan and "SCAN" not in plan for plan in looks)
+
+
+def _behind(store: Store) -> object:
+    return store.deliveries.behind()
+
+
+def _due(store: Store) -> object:
+    return store.deliveries.due(utcnow(), per_endpoint=4, in_hand=())
+
+
+def _log(status: DeliveryStatus | None) -> Callable[[Store], object]:
+    def ask(store: Store) -> object:
+        (endpoint,) = store.webhooks("acme").list()
+        return store.webhooks("acme").deliveries(endpoint.id, status, CURSOR, 50)
+
+    return ask
+
+
+DELIVERIES: dict[str, tuple[Callable[[Store], object], set[str]]] = {
+    "new events": (_behind, set()),
+    "due": (_due, {"ix_webhook_deliveries_next"}),
+    "the oldest due": (
+        lambda store: store.deliveries.oldest_due_seconds(utcnow()),
+        {"ix_webhook_deliveries_due"},
+    ),
+    "purge": (lambda store: store.deliveries.purge(utcnow()), {"ix_webhook_deliveries_finished"}),
+    "log": (_log(None), {"ix_webhook_deliveries_endpoint"}),
+    "log by status": (_log(DeliveryStatus.FAILED), {"ix_webhook_deliveries_status"}),
+}
+
+
+@pytest.mark.parametrize("name", DELIVERIES)
+@pytest.mark.usefixtures("people")
+def test_deliveries_are_found_by_their_indexes_however_long_the_log_is(store: Store, name: str) -> None:
+    ask, indexes = DELIVERIES[name]
+    new = NewEndpoint(url="https://a/", label="", types=(), secret_sealed="x", created_by="t")
+    endpoint = store.webhooks("acme").create(new)
+    store.webhooks("acme").try_out(endpoint.id, lambda _at: "{}")
+    with explained(store) as plans:
+        ask(store)
+    steps = [
+        step for step in "\n".join(plans).split("\n") if " webhook_deliveries" in step or " events" in step
+    ]
+    used = {found[1] for step in steps if (found := re.search(r"SEARCH webhook_\w+ .*INDEX (\w+) \(", step))}
+    assert used - {"sqlite_autoindex_webhook_deliveries_1"} == indexes
+    assert not [step for step in steps if step.startswith("SCAN")]
+    of_deliveries = [plan for plan in plans if " webhook_deliveries" in plan]
+    assert not [plan for plan in of_deliveries if "TEMP B-TREE FOR ORDER BY" in plan]

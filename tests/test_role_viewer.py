@@ -83,7 +83,8 @@ def test_every_sandbox_and_desktop_host_is_reached_through_its_node(tmp_path: Pa
 PLACEMENT: dict[str, Any] = {
     "queue": 60,
     "idle": 900,
-    "keep": {"sessions_days": 90, "events_days": 2},
+    "keep": {"sessions_days": 90, "events_days": 2, "deliveries_days": 3},
+    "webhooks": {"http": True, "networks": ["10.20.0.0/16", "fd00:1::/64"]},
     "quotas": {"acme": {"desktops": 20, "cpu": 16, "memory": "32Gi"}},
     "images": {
         "any": False,
@@ -133,6 +134,8 @@ def test_what_the_site_file_says_of_placement_reaches_the_control_plane(tmp_path
     settings = read(placed(), tmp_path)
     assert (settings.queue_seconds, settings.idle_seconds, settings.any_image) == (60, 900, False)
     assert (settings.keep_sessions_days, settings.keep_events_days) == (90, 2)
+    assert (settings.keep_deliveries_days, settings.webhooks_allow_http) == (3, True)
+    assert list(map(str, settings.webhooks_allow_networks)) == ["10.20.0.0/16", "fd00:1::/64"]
     assert settings.quota("acme") == Quota(desktops=20, cpu_millis=16_000, memory_mib=32_768)
     assert settings.quota("main") == Quota()
     rooms = {
@@ -180,6 +183,7 @@ def test_site_that_says_nothing_of_placement_leaves_it_to_the_control_plane(tmp_
     settings = read(fleet(), tmp_path)
     assert (settings.queue_seconds, settings.idle_seconds, settings.any_image) == (300, None, True)
     assert (settings.pools, settings.quota("acme")) == ((), Quota())
+    assert (settings.webhooks_allow_http, settings.webhooks_allow_networks) == (False, ())
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,8 @@ from viewer.audit_api import audit_api
 from viewer.authz import authz
 from viewer.content import content
 from viewer.database import DatabaseAway, DatabaseBusy
+from viewer.deliveries.api import webhook_api
+from viewer.deliveries.store import UnknownEndpoint
 from viewer.events import events
 from viewer.incoming import MOST_BODY_BYTES, drain_body, too_large
 from viewer.model import Role
@@ -68,7 +70,7 @@ def create_app(settings: Settings, store: Store | None = None) -> Flask:
     for blueprint in (
         api, session_api, work_api, people_api, audit_api, sandbox_api, events, content, authz, sign_in, oidc,
         pages, assets, scrape,
-        webhook_secrets_api, webhooks_in,
+        webhook_secrets_api, webhooks_in, webhook_api,
     ):  # fmt: skip
         app.register_blueprint(blueprint)
     files = read_manifest().files
@@ -80,6 +82,7 @@ def create_app(settings: Settings, store: Store | None = None) -> Flask:
     enforce_on(app)
     app.register_error_handler(Problem, _answer_problem)
     app.register_error_handler(SessionNotFound, _answer_not_found)
+    app.register_error_handler(UnknownEndpoint, _answer_not_found)
     app.register_error_handler(DatabaseBusy, _answer_busy)
     app.register_error_handler(DatabaseAway, _answer_away)
     app.register_error_handler(HTTPException, _answer_http_error)
@@ -116,7 +119,7 @@ def _answer_problem(problem: Problem) -> BaseResponse:
     return respond(problem)
 
 
-def _answer_not_found(_error: SessionNotFound) -> BaseResponse:
+def _answer_not_found(_error: SessionNotFound | UnknownEndpoint) -> BaseResponse:
     return _answer_problem(sandbox_not_found() if is_asked_for() else not_found())
 
 

@@ -48,7 +48,15 @@ from viewer.rows import (
     sessions_of,
     tell,
 )
-from viewer.tables import EventRow, HostRow, IdempotencyRow, ReceiptRow, SessionRow, TenantRow
+from viewer.tables import (
+    EventRow,
+    HostRow,
+    IdempotencyRow,
+    ReceiptRow,
+    SessionRow,
+    TenantRow,
+    WebhookEndpointRow,
+)
 from viewer.transitions import check_transition
 
 STARTING = "starting"
@@ -368,10 +376,19 @@ class FleetStore:
         # Ids grow with time, so a look at the smallest will do; there is no index on the times of events.
         first = select(EventRow.id).order_by(EventRow.id).limit(PURGE_AT_ONCE)
         ended = select(SessionRow.id).where(SessionRow.terminated_at < sessions_ended_before)
-        # The newest stays, so that everybody knows up to where there have been any.
+        # The newest stays, so that everybody knows up to where there have been any; and so does what an
+        # endpoint still has to get, however old it is.
         newest = select(func.max(EventRow.id)).scalar_subquery()
+        is_wanted = select(WebhookEndpointRow.id).where(
+            WebhookEndpointRow.tenant_id == EventRow.tenant_id,
+            WebhookEndpointRow.disabled_at.is_(None),
+            WebhookEndpointRow.last_event_id < EventRow.id,
+        )
         old_event = delete(EventRow).where(
-            EventRow.id.in_(first), EventRow.id < newest, EventRow.at < events_before
+            EventRow.id.in_(first),
+            EventRow.id < newest,
+            EventRow.at < events_before,
+            ~is_wanted.exists(),
         )
         old_session = delete(SessionRow).where(SessionRow.id.in_(ended.limit(PURGE_AT_ONCE)))
         with self._database.writing() as orm:

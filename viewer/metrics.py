@@ -19,6 +19,7 @@ from collections import Counter as Tally
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Literal
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, values
 from prometheus_client.registry import Collector
@@ -95,6 +96,9 @@ class _Metrics:
             "host",
             "call",
         )
+        self.webhook_attempts = counter(
+            "webhook_attempts_total", "Attempts to deliver an event to a webhook endpoint.", "outcome"
+        )
 
 
 _in_memory = CollectorRegistry()
@@ -165,6 +169,16 @@ def pool_holds(image: str, host: str, by_state: dict[str, int]) -> None:
     """How many warm sandboxes are in each state; give 0 for a state that has none any more."""
     for state, count in by_state.items():
         _metrics.pool.labels(image, host, state).set(count)
+
+
+# --- webhooks out -----------------------------------------------------------------------------------
+
+WebhookOutcome = Literal["delivered", "refused", "no_answer"]
+
+
+def webhook_attempted(outcome: WebhookOutcome) -> None:
+    """`refused`: the endpoint answered, but not with 2xx."""
+    _metrics.webhook_attempts.labels(outcome).inc()
 
 
 # --- hosts ------------------------------------------------------------------------------------------

@@ -91,6 +91,17 @@ POOL_TENANT = "pool.warm"
 give, and it is a label's value all the same."""
 
 
+EventType = Literal[
+    "session.created",
+    "session.running",
+    "session.paused",
+    "session.terminated",
+    "session.error",
+    "session.updated",
+]
+"""What an event tells of: that a session is there, has become something, or anything else about it."""
+
+
 class HostStatus(StrEnum):
     UNKNOWN = "unknown"
     OK = "ok"

@@ -11,7 +11,7 @@ import json
 import uuid
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Literal, TypedDict
+from typing import TypedDict
 
 from sqlalchemy import ColumnElement, Select, func, inspect, select
 from sqlalchemy.exc import IntegrityError
@@ -28,6 +28,7 @@ from viewer.model import (
     Via,
     utcnow,
 )
+from viewer.model import EventType as EventType
 from viewer.tables import AgentRow, EventRow, HistoryRow, SessionLabelRow, SessionRow, TaskRow
 from viewer.transitions import check_transition
 
@@ -40,17 +41,6 @@ WORKER = "worker"
 _NOT_IN_EVENTS = {"vnc_password_sealed", "vnc_port", "order_sealed"}
 _WORDS = Status | Kind | Display | Via
 _IN_HISTORY = ("status", "status_reason", "host", "wanted_status", "error_message", "expires_at")
-
-
-EventType = Literal[
-    "session.created",
-    "session.running",
-    "session.paused",
-    "session.terminated",
-    "session.error",
-    "session.updated",
-]
-"""What an event tells of: that a session is there, has become something, or anything else about it."""
 
 
 class SessionNotFound(Exception):

@@ -19,7 +19,7 @@ from prometheus_client.registry import Collector
 
 from viewer import metrics
 from viewer.access import needs, principal
-from viewer.model import HostStatus, Role, Scope
+from viewer.model import HostStatus, Role, Scope, utcnow
 from viewer.problems import Problem
 from viewer.services import Services, services
 
@@ -98,6 +98,11 @@ class _OfTheTable(Collector):
         yield from (sessions, up, desktops)
         yield GaugeMetricFamily(
             "deskfleet_queue_length", "New desktops that have no host yet.", value=figures.waiting
+        )
+        yield GaugeMetricFamily(
+            "deskfleet_webhook_oldest_due_seconds",
+            "Seconds since the delivery was due that waits longest; 0 when none is.",
+            value=here.store.deliveries.oldest_due_seconds(utcnow()),
         )
         yield GaugeMetricFamily(
             "deskfleet_events_streams", "Open streams of events.", value=here.streams.held()

@@ -12,6 +12,7 @@ import re
 import tomllib
 from collections.abc import Iterable, Sequence
 from functools import cached_property
+from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -322,6 +323,12 @@ class Settings(Frozen):
     """Of one key or person, to one viewer; a few too many wait a moment, more are refused."""
     keep_sessions_days: int = Field(default=30, ge=1)
     keep_events_days: int = Field(default=1, ge=1)
+    keep_deliveries_days: int = Field(default=7, ge=1)
+    """Of webhooks: deliveries that have ended, with the log of their attempts."""
+    webhooks_allow_http: bool = False
+    """May a webhook go out without TLS?"""
+    webhooks_allow_networks: tuple[IPv4Network | IPv6Network, ...] = ()
+    """Where webhooks may go beside the public internet."""
     any_image: bool = True
     """May a caller of the OpenSandbox-compatible API name an image that is not in the catalogue?"""
     content_domain: HostName | None = None

@@ -2,9 +2,10 @@
 
 `store.tenant(id)` sees one tenant only: another tenant's session is the same SessionNotFound as one that
 never was. `store.work(id)` is its tasks and agents. `store.fleet` sees everything and is the worker's.
-`store.people(id)` are its people. `store.accounts` holds keys and sign-ins, `store.attempts` counts failed
-ones, `store.entries` holds the ways to other origins. Every change of a session passes the state machine and
-is written in one transaction with its event.
+`store.people(id)` are its people, `store.webhooks(id)` the addresses that its events go to. `store.accounts`
+holds keys and sign-ins, `store.attempts` counts failed ones, `store.entries` holds the ways to other origins,
+`store.deliveries` the events that go out. Every change of a session passes the state machine and is written
+in one transaction with its event.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from viewer.attempts import AttemptStore
 from viewer.audit_store import AuditStore
 from viewer.database import Database
 from viewer.database_address import PostgresAddress
+from viewer.deliveries.store import DeliveryStore, WebhookStore
 from viewer.entries import EntryStore
 from viewer.event_intake import EventIntake, Refusals
 from viewer.figures import FigureStore
@@ -109,6 +111,7 @@ class Store:
         self.audit = AuditStore(self._database)
         self.webhook_secrets = WebhookSecretStore(self._database)
         self.refused_events = Refusals(self._database)
+        self.deliveries = DeliveryStore(self._database)
 
     def tenant(self, tenant_id: str) -> TenantStore:
         return TenantStore(self._database, tenant_id)
@@ -121,6 +124,9 @@ class Store:
 
     def intake(self, tenant_id: str) -> EventIntake:
         return EventIntake(self._database, tenant_id)
+
+    def webhooks(self, tenant_id: str) -> WebhookStore:
+        return WebhookStore(self._database, tenant_id)
 
     def mark(self) -> int:
         """The database as it is now: read after taking it, then `wait_for_change(…, since=mark)`."""

@@ -440,8 +440,14 @@ class DeliveryRow(Base):
     __tablename__ = "webhook_deliveries"
     __table_args__ = (
         UniqueConstraint("endpoint_id", "message_id"),
+        # The log of an endpoint, whole and by status.
         Index("ix_webhook_deliveries_endpoint", "endpoint_id", "created_at", "id"),
-        Index("ix_webhook_deliveries_due", "status", "next_attempt_at"),
+        Index("ix_webhook_deliveries_status", "endpoint_id", "status", "created_at", "id"),
+        # What has been due for longest, of all and of one endpoint.
+        Index("ix_webhook_deliveries_due", "status", "next_attempt_at", "endpoint_id"),
+        Index("ix_webhook_deliveries_next", "endpoint_id", "status", "next_attempt_at"),
+        # For what is forgotten after its time.
+        Index("ix_webhook_deliveries_finished", "finished_at"),
     )
 
     id: Mapped[str] = mapped_column(primary_key=True)

@@ -25,6 +25,7 @@ from viewer import audit, logs, metrics, reconcile
 from viewer.acting import acting_alone
 from viewer.chores import Chores
 from viewer.database import DatabaseAway, DatabaseBusy, lacks_tables
+from viewer.deliveries.deliverer import Deliverer
 from viewer.fleet_store import DeclaredDesktop, FleetStore
 from viewer.grants import DesktopSocket
 from viewer.host_events import HostEvents, HostReports
@@ -411,6 +412,8 @@ class Worker:
             for name, link in self._links.items()
             if link.hostwatch is not None
         ]
+        self._deliverer = Deliverer(settings, store)
+        self._keep_deliveries = timedelta(days=settings.keep_deliveries_days)
         self._purge_at = 0.0
 
     def run(self, stop: threading.Event) -> None:
@@ -420,7 +423,8 @@ class Worker:
         threads = [
             threading.Thread(target=watch.run, args=(stop,), daemon=True) for watch in self._watches.values()
         ]
-        for thread in threads:
+        delivering = threading.Thread(target=self._deliverer.run, args=(stop,), name="webhooks", daemon=True)
+        for thread in (*threads, delivering):
             thread.start()
         for events in self._events:
             events.start(stop)
@@ -437,6 +441,7 @@ class Worker:
         for watch in self._watches.values():
             watch.poke()
         self._chores.wait(STOP_SECONDS)
+        delivering.join(STOP_SECONDS)
 
     def look(self) -> None:
         """Start whatever the table asks for now."""
@@ -524,6 +529,7 @@ class Worker:
             events_before=now - self._keep_events, sessions_ended_before=now - self._keep_sessions
         )
         is_more = self._attempts.forget() or is_more
+        is_more = self._store.deliveries.purge(now - self._keep_deliveries) or is_more
         self._purge_at = time.monotonic() + (PURGE_NEXT_SECONDS if is_more else PURGE_SECONDS)
 
 

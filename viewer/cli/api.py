@@ -14,6 +14,16 @@ from pydantic import BaseModel, ValidationError
 from viewer import __version__
 from viewer.cli.connection import Connection
 from viewer.cli.problems import Refused
+from viewer.deliveries.public import (
+    CreateWebhook,
+    DeliveryList,
+    DeliveryQuery,
+    PatchWebhook,
+    PublicDelivery,
+    PublicWebhook,
+    WebhookList,
+    WebhookWithSecret,
+)
 from viewer.incoming import (
     AuditQuery,
     CreateSession,
@@ -155,6 +165,37 @@ class Api:
 
     def agent(self, agent_id: str) -> PublicAgent:
         return self._ask("GET", _path("agents", agent_id), PublicAgent)
+
+    # --- webhooks ------------------------------------------------------------------------------------
+
+    def webhooks(self) -> WebhookList:
+        return self._ask("GET", "/webhooks", WebhookList)
+
+    def create_webhook(self, wanted: CreateWebhook) -> WebhookWithSecret:
+        return self._ask("POST", "/webhooks", WebhookWithSecret, body=wanted)
+
+    def webhook(self, webhook_id: str) -> PublicWebhook:
+        return self._ask("GET", _path("webhooks", webhook_id), PublicWebhook)
+
+    def change_webhook(self, webhook_id: str, wanted: PatchWebhook) -> PublicWebhook:
+        return self._ask("PATCH", _path("webhooks", webhook_id), PublicWebhook, body=wanted)
+
+    def delete_webhook(self, webhook_id: str) -> None:
+        self._send("DELETE", _path("webhooks", webhook_id))
+
+    def rotate_webhook(self, webhook_id: str) -> WebhookWithSecret:
+        return self._ask("POST", _path("webhooks", webhook_id, "rotate"), WebhookWithSecret)
+
+    def try_webhook(self, webhook_id: str) -> PublicDelivery:
+        return self._ask("POST", _path("webhooks", webhook_id, "test"), PublicDelivery)
+
+    def deliveries(self, webhook_id: str, asked: DeliveryQuery) -> DeliveryList:
+        return self._ask("GET", _path("webhooks", webhook_id, "deliveries"), DeliveryList, query=asked)
+
+    def retry_delivery(self, webhook_id: str, delivery_id: str) -> PublicDelivery:
+        return self._ask(
+            "POST", _path("webhooks", webhook_id, "deliveries", delivery_id, "retry"), PublicDelivery
+        )
 
     # --- the fleet -----------------------------------------------------------------------------------
 

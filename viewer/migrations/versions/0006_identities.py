@@ -286,10 +286,14 @@ def _add_webhooks_out() -> None:
             "endpoint_id", "message_id", name=op.f("uq_webhook_deliveries_endpoint_id_message_id")
         ),
     )
-    op.create_index("ix_webhook_deliveries_due", "webhook_deliveries", ["status", "next_attempt_at"])
-    op.create_index(
-        "ix_webhook_deliveries_endpoint", "webhook_deliveries", ["endpoint_id", "created_at", "id"]
-    )
+    for name, columns in (
+        ("due", ["status", "next_attempt_at", "endpoint_id"]),
+        ("endpoint", ["endpoint_id", "created_at", "id"]),
+        ("finished", ["finished_at"]),
+        ("next", ["endpoint_id", "status", "next_attempt_at"]),
+        ("status", ["endpoint_id", "status", "created_at", "id"]),
+    ):
+        op.create_index(f"ix_webhook_deliveries_{name}", "webhook_deliveries", columns)
     op.create_table(
         "webhook_attempts",
         sa.Column("id", NUMBER, autoincrement=True, nullable=False),
