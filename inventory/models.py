@@ -434,6 +434,89 @@ class Webhooks(Section):
     networks: tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...] = ()
 
 
+def _issuer(url: str) -> str:
+    if url.startswith("http://") and not _LOOPBACK_URL.match(url):
+        raise ValueError("must begin with https://, as the tokens would cross the network in the clear")
+    return url
+
+
+def _mail_domain(name: str) -> str:
+    if not _DOMAIN.fullmatch(name):
+        raise ValueError(f"{name!r} is no domain such as acme.example (lower case, no @)")
+    return name
+
+
+class OidcRule(Section):
+    """Whoever all of this is true of comes in as this role of this tenant; the first rule that fits counts.
+
+    email_domain: of an address that the provider has verified. claim, value: any claim that is this text, or
+    a list that has it. everybody: whomever the provider lets in.
+    """
+
+    tenant: Name
+    role: Literal["watcher", "operator", "admin"]
+    group: Annotated[str, StringConstraints(min_length=1)] | None = None
+    email_domain: Annotated[str, AfterValidator(_mail_domain)] | None = None
+    claim: Annotated[str, StringConstraints(min_length=1)] | None = None
+    value: Annotated[str, StringConstraints(min_length=1)] | None = None
+    everybody: bool = False
+
+    @model_validator(mode="after")
+    def says_whom_it_is_for(self) -> OidcRule:
+        if (self.claim is None) != (self.value is None):
+            raise wrong("claim", "goes with 'value'; give both or neither")
+        if bool(self.group or self.email_domain or self.claim) == self.everybody:
+            raise wrong(
+                "everybody",
+                "a rule has 'group', 'email_domain', or 'claim' and 'value'; or 'everybody: true' alone",
+            )
+        return self
+
+
+class Oidc(Section):
+    """An OpenID provider through which people sign in; who is whose, as what, is for the rules alone to say.
+
+    issuer: exactly as the provider writes it. client_secret: environment variable that has it. name: what the
+    button calls the provider. login_claim: what somebody is called here; groups_claim: where `group` of a
+    rule is looked for. A claim inside another is named with dots.
+    """
+
+    issuer: Annotated[
+        str,
+        StringConstraints(pattern=r"^https?://[0-9a-zA-Z.\-\[\]:]+(/[0-9a-zA-Z._~%/-]*)?$"),
+        AfterValidator(_issuer),
+    ]
+    client_id: Annotated[str, StringConstraints(min_length=1)]
+    client_secret: Variable
+    name: Annotated[str, StringConstraints(min_length=1, max_length=40)]
+    scopes: tuple[Annotated[str, StringConstraints(pattern=r"^[\x21\x23-\x5b\x5d-\x7e]+$")], ...] = (
+        "openid",
+        "profile",
+        "email",
+    )
+    login_claim: Annotated[str, StringConstraints(min_length=1)] = "preferred_username"
+    groups_claim: Annotated[str, StringConstraints(min_length=1)] = "groups"
+    rules: tuple[OidcRule, ...]
+
+    @model_validator(mode="after")
+    def somebody_comes_in(self) -> Oidc:
+        if not self.rules:
+            raise wrong("rules", "is empty, so nobody would come in; add a rule, or remove 'oidc'")
+        return self
+
+    @model_validator(mode="after")
+    def openid_is_asked_for(self) -> Oidc:
+        if "openid" not in self.scopes:
+            raise wrong("scopes", "lacks 'openid', without which a provider says nothing of anybody; add it")
+        return self
+
+    @model_validator(mode="after")
+    def everybody_comes_last(self) -> Oidc:
+        if any(rule.everybody for rule in self.rules[:-1]):
+            raise wrong("rules", "no rule after 'everybody' ever counts; put that one last")
+        return self
+
+
 def _seconds_or_none(value: Any) -> Any:
     return None if value == "none" else value
 
@@ -468,6 +551,7 @@ class Settings(Section):
     quotas: dict[Name, Quota] = {}
     """By tenant."""
     pools: tuple[Pool, ...] = ()
+    oidc: Oidc | None = None
 
     @field_validator("domain", "content_domain")
     @classmethod
@@ -632,6 +716,7 @@ class Site(Section):
         users = {f"own.{name}.registry": image.registry for name, image in images.own.items()}
         return {
             **({"settings.acme.dns.variables": dns.variables} if dns else {}),
+            **({"settings.oidc.client_secret": (settings.oidc.client_secret,)} if settings.oidc else {}),
             **{
                 f"settings.images.{key}.password": (user.password,)
                 for key, user in {"credentials": images.credentials, **users}.items()
@@ -690,6 +775,16 @@ class Site(Section):
                         f"{kind}.{name}.adopt",
                         f"there is no tenant {server.adopt!r}; add it to tenants, or remove adopt",
                     )
+        return self
+
+    @model_validator(mode="after")
+    def rules_name_tenants(self) -> Site:
+        for number, rule in enumerate(self.settings.oidc.rules if self.settings.oidc else ()):
+            if rule.tenant not in self.tenants:
+                raise wrong(
+                    f"settings.oidc.rules.{number}.tenant",
+                    f"there is no tenant {rule.tenant!r}; add it to tenants",
+                )
         return self
 
     @model_validator(mode="after")

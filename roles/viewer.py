@@ -17,7 +17,7 @@ from pyinfra.context import host
 
 from inventory.catalogue import Image, images_of, stack_of
 from inventory.catalogue.pools import hosts_of
-from inventory.models import ApiKey, External, Group, Host, HostConfig, Pool, Quota, Site, node_name
+from inventory.models import ApiKey, External, Group, Host, HostConfig, Oidc, Pool, Quota, Site, node_name
 from inventory.resources import cpu_millis, memory_mib
 from inventory.secrets import forget_former, has_former, key_hash
 from roles import certificates, wheel
@@ -82,7 +82,7 @@ def viewer_unit(port: int) -> Unit:
 
 
 class HeldKeys(FactBase[list[str]]):
-    """Names of the key files that the control plane has for hosts and registries, former ones included."""
+    """Names of the key files that the control plane has for what it asks, former ones included."""
 
     def command(self) -> str:
         return f"ls {SECRETS} 2>/dev/null || true"
@@ -95,7 +95,7 @@ class HeldKeys(FactBase[list[str]]):
         return [
             name
             for name in output
-            if name.startswith(("relay", "opensandbox", "registry")) and name.endswith(".key")
+            if name.startswith(("relay", "opensandbox", "registry", "oidc")) and name.endswith(".key")
         ]
 
 
@@ -180,6 +180,7 @@ def viewer_toml(config: HostConfig) -> str:
         "webhooks_allow_networks": [str(network) for network in settings.webhooks.networks],
         "any_image": settings.images.any,
         **({"content_domain": settings.content} if settings.content else {}),
+        **({"oidc": _oidc(settings.oidc)} if settings.oidc else {}),
         **(_TLS_FILES if site.spreads else {}),
     }
     lists: dict[str, list[Mapping[str, Any]]] = {
@@ -225,9 +226,12 @@ def _keys_of_hosts(config: HostConfig) -> dict[str, SecretStr]:
 
 
 def _passwords(config: HostConfig) -> dict[str, SecretStr]:
-    """File -> password: the worker hands them to the host that pulls an image."""
-    return {
-        f"registry-{image.name}.key": config.secrets.given[image.registry.password]
+    """File -> password: those that the worker hands to the host that pulls an image, and the viewer's own at
+    the OpenID provider."""
+    given, oidc = config.secrets.given, config.site.settings.oidc
+    own = {"oidc.key": given[oidc.client_secret]} if oidc else {}
+    return own | {
+        f"registry-{image.name}.key": given[image.registry.password]
         for image in images_of(config.site)
         if image.registry is not None
     }
@@ -298,6 +302,14 @@ def _image(image: Image) -> Mapping[str, Any]:
         values["registry_user"] = image.registry.user
         values["registry_password_file"] = f"{SECRETS}/registry-{image.name}.key"
     return values
+
+
+def _oidc(oidc: Oidc) -> Mapping[str, Any]:
+    return {
+        **oidc.model_dump(exclude={"client_secret", "rules"}),
+        "client_secret_file": f"{SECRETS}/oidc.key",
+        "rules": [rule.model_dump(exclude_defaults=True) for rule in oidc.rules],
+    }
 
 
 def _pool(pool: Pool, site: Site) -> Mapping[str, Any]:

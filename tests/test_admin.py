@@ -149,3 +149,8 @@ def test_before_the_first_start_there_is_nothing_to_administer(
     settings.database.unlink()
     assert "start the viewer first" in refusal(admin, capsys, "tenant", "add", "acme")
     assert not settings.database.exists()
+
+
+def test_provider_that_the_settings_lack_is_told(admin: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    for verb in ("check", "rules"):
+        assert "there is no OpenID provider in the settings" in refusal(admin, capsys, "oidc", verb)

@@ -28,6 +28,8 @@ from inventory.models import (
     Jump,
     Kasmvnc,
     Keep,
+    Oidc,
+    OidcRule,
     OwnImage,
     OwnService,
     Pool,
@@ -58,6 +60,14 @@ hosts:
   there: {groups: [sandboxes, desktops], connect: {address: 10.0.0.6}}
 settings: {domain: deskfleet.localhost}
 """
+
+
+EVERYBODY = "{everybody: true, tenant: main, role: watcher}"
+
+
+def with_oidc(rules: str) -> str:
+    known = "issuer: 'https://login.example.com', client_id: x, client_secret: OIDC_SECRET, name: Acme"
+    return GOOD.replace("localhost}", f"localhost, oidc: {{{known}, rules: [{rules}]}}}}")
 
 
 def refused(text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
@@ -285,6 +295,34 @@ def test_site_of_the_tutorial_loads(tmp_path: Path) -> None:
             "acme.yml:settings.quotas.main.desktop: unknown key, did you mean 'desktops'?",
         ),
         (
+            with_oidc("{tenant: main, role: admin}"),
+            "acme.yml:settings.oidc.rules.0.everybody: a rule has 'group', 'email_domain', or 'claim' and"
+            " 'value'; or 'everybody: true' alone",
+        ),
+        (
+            with_oidc("{group: staff, tenant: acme, role: admin}"),
+            "acme.yml:settings.oidc.rules.0.tenant: there is no tenant 'acme'; add it to tenants",
+        ),
+        (
+            with_oidc("{email_domain: '@x', tenant: main, role: admin}").replace("https", "http"),
+            "acme.yml:settings.oidc.issuer: must begin with https://, as the tokens would cross the network"
+            " in the clear\n"
+            "acme.yml:settings.oidc.rules.0.email_domain: '@x' is no domain such as acme.example (lower"
+            " case, no @)",
+        ),
+        (
+            with_oidc(f"{EVERYBODY}, {{claim: x, tenant: main, role: admin}}"),
+            "acme.yml:settings.oidc.rules.1.claim: goes with 'value'; give both or neither",
+        ),
+        (
+            with_oidc(""),
+            "acme.yml:settings.oidc.rules: is empty, so nobody would come in; add a rule, or remove 'oidc'",
+        ),
+        (
+            with_oidc(f"{EVERYBODY}, {{group: x, tenant: main, role: admin}}"),
+            "acme.yml:settings.oidc.rules: no rule after 'everybody' ever counts; put that one last",
+        ),
+        (
             GOOD.replace("localhost}", "localhost, idle: never, queue: -1}"),
             "acme.yml:settings.queue: input should be greater than or equal to 0 (it is -1)\n"
             "acme.yml:settings.idle: input should be a valid integer, unable to parse string as an integer"
@@ -476,6 +514,7 @@ def test_every_key_of_a_site_file_is_described() -> None:
     for model in (
         Site, Settings, Host, Ssh, Jump, Desktop, OwnService, Firewall, Acme, Kasmvnc, Ttl, Ports, External,
         Images, OwnImage, RegistryUser, Quota, Pool, Keep, Webhooks,
+        Images, OwnImage, RegistryUser, Quota, Pool, Keep, Oidc, OidcRule,
     ):  # fmt: skip
         for key in model.model_fields:
             assert key in described, f"{model.__name__}.{key}"

@@ -434,3 +434,55 @@ def test_renewed_certificate_restarts_viewer_and_worker(run_role: RunRole) -> No
 
 def test_a_run_after_the_first_changes_nothing(run_role: RunRole) -> None:
     assert changes(run_role(viewer_role.forget_keys, facts=fresh(), wanted=("relay-box1.key",))) == []
+
+
+OIDC: dict[str, Any] = {
+    "issuer": "https://login.example.com/realms/acme",
+    "client_id": "deskfleet",
+    "client_secret": "OIDC_SECRET",
+    "name": 'Acme "Login"',
+    "rules": [
+        {"group": "it's-admins", "tenant": "main", "role": "admin"},
+        {
+            "claim": "dept",
+            "value": "QA",
+            "email_domain": "acme.example",
+            "tenant": "acme",
+            "role": "operator",
+        },
+        {"everybody": True, "tenant": "acme", "role": "watcher"},
+    ],
+}
+
+
+def with_provider(secret: str = "the-client-secret", **changed: Any) -> HostConfig:
+    return placed(given={"OIDC_SECRET": secret}, oidc={**OIDC, **changed})
+
+
+def test_what_the_site_file_says_of_the_provider_reaches_the_viewer(tmp_path: Path) -> None:
+    oidc = read(with_provider(), tmp_path).oidc
+    assert oidc is not None
+    assert (oidc.issuer, oidc.name) == (OIDC["issuer"], OIDC["name"])
+    assert str(oidc.client_secret_file) == "/etc/deskfleet/secrets/viewer/oidc.key"
+    assert oidc.scopes == ("openid", "profile", "email")
+    assert [rule.model_dump(mode="json", exclude_defaults=True) for rule in oidc.rules] == OIDC["rules"]
+    assert read(placed(), tmp_path).oidc is None
+
+
+def test_secret_at_the_provider_is_a_file_of_the_viewers_group(run_role: RunRole) -> None:
+    steps = dict(run_role(viewer_role.viewer, facts=fresh(), config=with_provider()))
+    path = "/etc/deskfleet/secrets/viewer/oidc.key"
+    assert ("put", f"{path}.new", "the-client-secret\n") in steps["Viewer | Write oidc.key"]
+    assert f"chown root:deskfleet-viewer {path}.new && chmod 640 {path}.new" in str(
+        steps["Viewer | Write oidc.key"]
+    )
+    said = [one for _, commands in steps.items() for one in commands if isinstance(one, str)]
+    assert "the-client-secret" not in str(said) + viewer_role.viewer_toml(with_provider())
+
+
+def test_provider_that_leaves_the_site_file_takes_its_secret_along(run_role: RunRole) -> None:
+    facts = {**fresh(), viewer_role.HeldKeys: ["oidc.key", "registry-crm.key"]}
+    steps = dict(run_role(viewer_role.viewer, facts=facts, config=placed()))
+    forgotten = str(steps["Viewer | Forget keys of former hosts"])
+    assert "oidc.key" in forgotten
+    assert "registry-crm.key" not in forgotten

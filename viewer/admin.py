@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from viewer import admin_audit, audit
+from viewer import admin_audit, admin_oidc, audit
 from viewer.accounts import TenantExists, UnknownKey, UnknownTenant
 from viewer.credentials import seal_secret
 from viewer.incoming import MOST_DAYS
@@ -98,6 +98,10 @@ def _parser() -> argparse.ArgumentParser:
     _add_webhook_secret(
         nouns.add_parser("webhook-secret", help="what outside systems sign their events with")
     )
+    oidc = nouns.add_parser("oidc", help="try the sign-in through the OpenID provider")
+    tries = oidc.add_subparsers(dest="verb", required=True)
+    tries.add_parser("check", help="ask the provider all that a sign-in needs, without one")
+    tries.add_parser("rules", help="read claims as JSON, and say what the rules make of whoever has them")
 
     backup = nouns.add_parser("backup", help="copy the live database into one consistent file")
     backup.add_argument("file", type=Path)
@@ -159,12 +163,14 @@ def _do(asked: argparse.Namespace, store: Store, settings: Settings) -> str:
                 return f"{settings.canonical_origin}/signin#token={token}"
             case ("webhook-secret", verb):
                 return _webhook_secret(asked, str(verb), store, settings)
+            case ("oidc", verb):
+                return admin_oidc.do(verb, settings)
             case _:
                 return _back_up(store, asked.file)
     except UnknownTenant as error:
         known = ", ".join(store.accounts.tenants()) or "none yet"
         raise AdminError(f"there is no tenant {error}; known: {known}") from error
-    except admin_audit.AuditError as error:
+    except (admin_audit.AuditError, admin_oidc.OidcError) as error:
         raise AdminError(str(error)) from error
     except UnknownKey as error:
         raise AdminError(f"there is no key {error}; give the 8 letters after df_") from error

@@ -23,7 +23,7 @@ from pydantic import ValidationError
 
 from viewer.nodes import outside_client
 from viewer.oidc import failures
-from viewer.oidc.attempts import Attempt
+from viewer.oidc.attempts import Attempt, new_attempt
 from viewer.oidc.rules import needed_claims
 from viewer.oidc.tokens import (
     Claims,
@@ -111,6 +111,21 @@ class Provider:
         mark = "&" if "?" in end else "?"
         client_id, back = quote(self._settings.client_id, safe=""), quote(back_to, safe="")
         return f"{end}{mark}client_id={client_id}&post_logout_redirect_uri={back}"
+
+    def try_out(self) -> Iterator[str]:
+        """What works, a sentence each; raises at the first thing that does not. Nobody signs in by it."""
+        found = self._described()
+        yield f"{self._settings.issuer} describes itself"
+        keys = self._known_keys(found)
+        yield f"it signs with {len(keys.keys)} key{'s' if len(keys.keys) > 1 else ''} that we can use"
+        try:
+            self._redeem(found, "made-up", new_attempt(self._settings.issuer, "/"))
+        except failures.SignInFailed as error:
+            # That the code is none is told only to a client that has proved who it is.
+            if error.failure.reason is not failures.Reason.CODE_USED:
+                raise
+        yield f"it knows the client {self._settings.client_id} and takes the secret"
+        yield f"it must know this redirect URI: {self._redirect_uri}"
 
     @contextmanager
     def _turn(self) -> Iterator[None]:
