@@ -162,6 +162,9 @@ def test_provider_that_is_down_is_asked_again_as_soon_as_it_is_back(
     there.start()
     attempt, query = go(provider, there)
     there.stop()
+    clock.now += AGAIN_SECONDS
+    with pytest.raises(SignInFailed, match="provider-down"):
+        provider.authorization_url(attempt)
     with pytest.raises(SignInFailed, match="provider-down"):
         provider.claims_for(query["code"], attempt)
     there.start()

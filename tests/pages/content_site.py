@@ -110,6 +110,8 @@ class ContentSite:
         if relay is not None:
             self._ports["relay"] = int(relay.address.rpartition(":")[2])
         self._service_port = free_port()
+        self.more: dict[str, Any] = {}
+        """Further settings of the viewer."""
         self._stack = ExitStack()
         self._loop = asyncio.new_event_loop()
 
@@ -200,7 +202,7 @@ class ContentSite:
         }
         if self.content_domain is not None:
             values["content_domain"] = self.content_domain
-        return values
+        return values | self.more
 
     def _caddyfile(self) -> Path:
         site = Site.model_validate(

@@ -68,9 +68,10 @@ class Provider:
         self._keys_wait_until = 0.0
 
     def authorization_url(self, attempt: Attempt) -> str:
-        """Where the browser goes to sign in."""
+        """Where the browser goes to sign in: only to a provider that was there a moment ago, because browsers
+        have no words for one that is not."""
         with self._turn():
-            found = self._described()
+            found = self._described(AGAIN_SECONDS)
             url, _ = self._client(found).create_authorization_url(
                 found.authorization_endpoint,
                 state=attempt.state,
@@ -136,9 +137,9 @@ class Provider:
         finally:
             self._turns.release()
 
-    def _described(self) -> Metadata:
+    def _described(self, fresh_seconds: float = FRESH_SECONDS) -> Metadata:
         with self._lock:
-            if self._metadata is not None and self._metadata.read_at + FRESH_SECONDS > self._clock():
+            if self._metadata is not None and self._metadata.read_at + fresh_seconds > self._clock():
                 return self._metadata.what
             url = f"{self._settings.issuer.rstrip('/')}/.well-known/openid-configuration"
             try:

@@ -23,6 +23,15 @@ export function serverNow() {
 
 /** Send one request and return the parsed answer (null without a body), or throw a Problem. */
 export async function call(method, path, body) {
+  return (await ask(method, path, body)).answer;
+}
+
+/** Sign out, and return the address that this leads to: of a page of ours. */
+export async function signOut() {
+  return (await ask("POST", "/signout")).url;
+}
+
+async function ask(method, path, body) {
   let response;
   try {
     response = await fetch(path, {
@@ -38,7 +47,7 @@ export async function call(method, path, body) {
   }
   learnSkew(response.headers.get("Date"));
   const answer = await bodyOf(response);
-  if (response.ok) return answer;
+  if (response.ok) return { answer, url: response.url };
   throw problemFrom(response, answer);
 }
 

@@ -1,6 +1,6 @@
 // The header on every page: its menu, and sign out.
 
-import { call, holdSignIn, leaveForSignIn } from "./api.js";
+import { holdSignIn, leaveForSignIn, signOut } from "./api.js";
 import { icon } from "./dom.js";
 
 const menu = document.querySelector(".top .menu");
@@ -23,14 +23,11 @@ document.querySelector("#sign-out")?.addEventListener("submit", async (event) =>
   button.disabled = true;
   holdSignIn(true);
   try {
-    await call("POST", "/signout");
+    location.assign(await signOut());
   } catch (problem) {
-    if (problem.status !== 401) {
-      holdSignIn(false);
-      button.disabled = false;
-      button.textContent = "Sign out failed, try again";
-      return;
-    }
+    if (problem.status === 401) return leaveForSignIn();
+    holdSignIn(false);
+    button.disabled = false;
+    button.textContent = "Sign out failed, try again";
   }
-  leaveForSignIn();
 });
