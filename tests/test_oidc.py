@@ -16,9 +16,10 @@ from pydantic import ValidationError
 
 from tests.viewer_fixtures import settings_values
 from viewer.model import Role
+from viewer.oidc.arrivals import Place
 from viewer.oidc.attempts import LIFE_SECONDS, Attempt, Failed, new_attempt, seal, unseal
 from viewer.oidc.failures import Reason, SignInFailed, disabled
-from viewer.oidc.rules import Place, needed_claims, place_of
+from viewer.oidc.rules import needed_claims, place_of
 from viewer.oidc.tokens import (
     Claims,
     Expected,

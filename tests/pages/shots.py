@@ -20,6 +20,7 @@ from tests.browser import (
     sign_in,
     wait_for_picture,
 )
+from tests.oidc.provider_process import ProviderProcess
 from tests.pages.content_site import BELOW, ContentSite
 from tests.pages.site import PagesSite
 from tests.painted_desktop import PaintedDesktop
@@ -44,6 +45,8 @@ def main() -> None:
     ):
         (Path(scratch) / "content").mkdir()
         take_frames(browser, Path(scratch) / "content", folder)
+        (Path(scratch) / "provider").mkdir()
+        take_provider(browser, Path(scratch) / "provider", folder)
         for colours in COLOURS:
             for size, name in SIZES:
                 site.begin_test()
@@ -83,6 +86,29 @@ def take_content(
     page.goto(f"{site.content_origin(site.desktop('annex'))}/")
     shoot("closed")
     context.close()
+
+
+def take_provider(browser: Browser, scratch: Path, folder: Path) -> None:
+    """What is ours of a sign-in through an OpenID provider."""
+    site = ContentSite(scratch, BELOW)
+    with ProviderProcess(scratch, site.origin) as provider:
+        site.more = {"oidc": provider.settings(), "tenants": [{"name": "acme"}]}
+        with site:
+            for colours in COLOURS:
+                for size, name in SIZES:
+                    page = new_context(browser, size=size, colours=colours).new_page()
+                    shoot = shooter(page, folder, f"{name}-{colours}")
+                    page.goto(f"{site.origin}/signin")
+                    shoot("signin-provider")
+                    page.get_by_role("link", name="Sign in with Acme Login").click()
+                    page.locator("[name=login]").fill("mallory")
+                    page.locator("[name=password]").fill("any")
+                    page.locator("button[type=submit]").click()
+                    page.wait_for_url(f"{site.origin}/oidc/failed")
+                    shoot("provider-failed")
+                    page.goto(f"{site.origin}/oidc/signed-out")
+                    shoot("provider-signed-out")
+                    page.context.close()
 
 
 def take_all(

@@ -15,11 +15,11 @@ from viewer import audit
 from viewer.accounts import end_everything_of
 from viewer.credentials import hash_of
 from viewer.database import Database
-from viewer.model import Frozen, utcnow
+from viewer.model import utcnow
 from viewer.oidc import failures
+from viewer.oidc.arrivals import Arrival, Place
 from viewer.oidc.attempts import LIFE_SECONDS
 from viewer.oidc.failures import Reason
-from viewer.oidc.rules import Place
 from viewer.people import BadLogin, folded_login
 from viewer.rows import new_id
 from viewer.tables import OidcStateRow, PersonRow, SignInRow
@@ -27,17 +27,6 @@ from viewer.tables import OidcStateRow, PersonRow, SignInRow
 BY = "oidc"
 """Who made or changed a person by the rules, in his row and in the audit log."""
 _LONGEST_NAME = 200
-
-
-class Arrival(Frozen):
-    """Somebody whom the provider has shown to be who he says. provider: what people call it."""
-
-    provider: str
-    issuer: str
-    subject: str
-    login: str | None
-    login_claim: str
-    name: str | None
 
 
 class OidcPeople:

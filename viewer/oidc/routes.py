@@ -18,9 +18,9 @@ from viewer.accounts import PersonIsOut
 from viewer.attempts import of_address
 from viewer.credentials import SecretToken, same
 from viewer.oidc import failures
+from viewer.oidc.arrivals import Arrival
 from viewer.oidc.attempts import LIFE_SECONDS, Attempt, Failed, new_attempt, seal, unseal
 from viewer.oidc.failures import Failure, Reason, SignInFailed
-from viewer.oidc.people import Arrival
 from viewer.oidc.provider import Provider
 from viewer.oidc.rules import place_of
 from viewer.oidc.tokens import Claims

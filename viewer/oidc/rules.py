@@ -5,17 +5,10 @@ A claim is only ever compared with a rule. Its text never names a tenant or a ro
 
 from __future__ import annotations
 
-from viewer.model import Frozen, Role
 from viewer.oidc import failures
+from viewer.oidc.arrivals import Place
 from viewer.oidc.tokens import Claims
 from viewer.settings import OidcRule, OidcSettings
-
-
-class Place(Frozen):
-    """Where the rules put somebody."""
-
-    tenant: str
-    role: Role
 
 
 def place_of(claims: Claims, settings: OidcSettings) -> Place:
