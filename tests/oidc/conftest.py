@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
 from tests.oidc.provider_process import ProviderProcess
-from tests.viewer_fixtures import BESIDE_THE_VIEWER, ORIGIN, settings_values
-from viewer.settings import Settings
+from tests.viewer_fixtures import ORIGIN
+from viewer.settings import OidcSettings, Settings
 
 
 @pytest.fixture(scope="module")
@@ -19,6 +18,5 @@ def there(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ProviderProcess]
 
 
 @pytest.fixture
-def settings(tmp_path: Path, there: ProviderProcess) -> Settings:
-    values = {**settings_values(tmp_path), **BESIDE_THE_VIEWER, "oidc": there.settings()}
-    return Settings.model_validate(values)
+def settings(settings: Settings, there: ProviderProcess) -> Settings:
+    return settings.model_copy(update={"oidc": OidcSettings.model_validate(there.settings())})
