@@ -33,7 +33,7 @@ def _check(provider: Provider) -> str:
             said.append(f"ok: {sentence}")
     except SignInFailed as error:
         so_far = "\n".join([*said, ""])
-        raise OidcError(f"{so_far}{error.failure.title}: {error.failure.detail}") from error
+        raise OidcError(f"{so_far}{error.failure.title}: {error.why or error.failure.detail}") from error
     return "\n".join(said)
 
 

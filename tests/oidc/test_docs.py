@@ -117,6 +117,10 @@ def test_check_says_what_works(control: dict[str, str], there: ProviderProcess, 
     done = run(line, tmp_path, **control)
     assert (done.returncode, "does not let Deskfleet ask" in done.stderr) == (2, True)
     assert "Traceback" not in done.stderr
+    there.stop()
+    done = run(line, tmp_path, **control)
+    there.start()
+    assert done.stderr.strip().endswith("Acme Login does not answer: [Errno 111] Connection refused")
 
 
 def test_rules_are_tried_with_claims(control: dict[str, str], tmp_path: Path) -> None:

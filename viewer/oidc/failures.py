@@ -39,9 +39,12 @@ class Failure(Frozen):
 
 
 class SignInFailed(Exception):
-    def __init__(self, failure: Failure) -> None:
+    """why: for whoever runs this, in the words of TLS or the network; nothing of what was sent."""
+
+    def __init__(self, failure: Failure, *, why: str = "") -> None:
         super().__init__(failure.reason.value)
         self.failure = failure
+        self.why = why
 
 
 def state_lost() -> SignInFailed:
@@ -62,12 +65,13 @@ def other_issuer(name: str) -> SignInFailed:
     )
 
 
-def provider_down(name: str) -> SignInFailed:
+def provider_down(name: str, why: str = "") -> SignInFailed:
     return _failed(
         Reason.PROVIDER_DOWN,
         503,
         f"{name} does not answer",
         "Deskfleet cannot reach it; try again in a moment, or sign in another way meanwhile.",
+        why=why,
     )
 
 
@@ -205,5 +209,5 @@ def disabled() -> SignInFailed:
     )
 
 
-def _failed(reason: Reason, status: int, title: str, detail: str) -> SignInFailed:
-    return SignInFailed(Failure(reason=reason, status=status, title=title, detail=detail))
+def _failed(reason: Reason, status: int, title: str, detail: str, *, why: str = "") -> SignInFailed:
+    return SignInFailed(Failure(reason=reason, status=status, title=title, detail=detail), why=why)

@@ -236,7 +236,7 @@ class Provider:
     def _get(self, url: str, **headers: str) -> Any:
         """JSON from the provider, as it came."""
         if self._clock() < self._down_until:
-            raise failures.provider_down(self._settings.name)
+            raise failures.provider_down(self._settings.name, why="it kept us waiting a moment ago")
         try:
             with outside_client(timeout_seconds=TIMEOUT_SECONDS) as client:
                 answer = client.get(url, headers={"Accept": "application/json", **headers})
@@ -252,12 +252,13 @@ class Provider:
     def _silent(self, error: httpx.HTTPError) -> failures.SignInFailed:
         if isinstance(error, httpx.TimeoutException):
             self._down_until = self._clock() + AGAIN_SECONDS
-        return failures.provider_down(self._settings.name)
+        return failures.provider_down(self._settings.name, why=str(error) or type(error).__name__)
 
     def _answered(self, answer: httpx.Response) -> failures.SignInFailed:
         """With a status that is no success."""
         if answer.status_code >= 500:
-            return failures.provider_down(self._settings.name)
+            why = f"{answer.request.url.path} answers {answer.status_code}"
+            return failures.provider_down(self._settings.name, why=why)
         return self._unusable(f"its {answer.request.url.path} answers {answer.status_code}")
 
     def _unusable(self, what: str) -> failures.SignInFailed:

@@ -20,7 +20,7 @@ from viewer.credentials import SecretToken, same
 from viewer.oidc import failures
 from viewer.oidc.arrivals import Arrival
 from viewer.oidc.attempts import LIFE_SECONDS, Attempt, Failed, new_attempt, seal, unseal
-from viewer.oidc.failures import Failure, Reason, SignInFailed
+from viewer.oidc.failures import Reason, SignInFailed
 from viewer.oidc.provider import Provider
 from viewer.oidc.rules import place_of
 from viewer.oidc.tokens import Claims
@@ -53,7 +53,7 @@ def start() -> BaseResponse:
     try:
         answer = redirect(provider().authorization_url(attempt), 303)
     except SignInFailed as error:
-        _tell(error.failure)
+        _tell(error)
         return _failed_page(Failed(failure=error.failure, next=next_page))
     _keep(answer, attempt)
     return answer
@@ -65,17 +65,17 @@ def callback() -> BaseResponse:
     settings = _settings()
     attempt = unseal(request.cookies.get(COOKIE), Attempt, services().settings.secret_key)
     if attempt is None or attempt.issuer != settings.issuer or not _is_of(attempt, request.args):
-        return _back_out(failures.state_lost().failure, own_page(attempt.next if attempt else None))
+        return _back_out(failures.state_lost(), own_page(attempt.next if attempt else None))
     address = of_address(client_address())
     seconds = services().store.attempts.seconds_to_wait(address)
     if seconds:
-        return _back_out(failures.too_many(seconds).failure, attempt.next)
+        return _back_out(failures.too_many(seconds), attempt.next)
     try:
         token = _sign_in(attempt, request.args)
     except SignInFailed as error:
         if error.failure.reason in _OFFENCES:
             services().store.attempts.failed(address)
-        return _back_out(error.failure, attempt.next)
+        return _back_out(error, attempt.next)
     answer = let_in(token, make_response(redirect(attempt.next, 303)))
     answer.delete_cookie(COOKIE, path="/", secure=True, httponly=True, samesite="Lax")
     return answer
@@ -166,10 +166,10 @@ def _token_of(claims: Claims, settings: OidcSettings) -> SecretToken:
         raise failures.disabled() from error
 
 
-def _back_out(failure: Failure, next_page: str) -> BaseResponse:
-    _tell(failure)
+def _back_out(error: SignInFailed, next_page: str) -> BaseResponse:
+    _tell(error)
     answer = redirect("/oidc/failed", 303)
-    _keep(answer, Failed(failure=failure, next=next_page))
+    _keep(answer, Failed(failure=error.failure, next=next_page))
     return answer
 
 
@@ -193,5 +193,6 @@ def _failed_page(kept: Failed) -> Response:
     return make_response(page, failure.status)
 
 
-def _tell(failure: Failure) -> None:
-    _log.warning("a sign-in through the OpenID provider failed: %s", failure.reason.value)
+def _tell(error: SignInFailed) -> None:
+    why = f" ({error.why})" if error.why else ""
+    _log.warning("a sign-in through the OpenID provider failed: %s%s", error.failure.reason.value, why)
