@@ -342,6 +342,27 @@ def test_change_by_another_process_is_heard_of_sooner_when_one_was_just_before(
     other.close()
 
 
+def test_write_that_changes_nothing_wakes_nobody(store: Store, people: People) -> None:
+    """Else the worker, which looks for something to write whenever it is woken, would wake itself."""
+    mark = store.mark()
+    assert store.fleet.place(lambda _: []) == []
+    store.fleet.update(new_session(store, people.alice).id)
+    new = store.mark()
+    assert new != mark
+    store.fleet.place(lambda _: [])
+    assert not store.wait_for_change(0.05, since=new)
+
+
+def test_all_that_one_reading_sees_is_of_one_moment(store: Store, people: People) -> None:
+    tenants = select(func.count()).select_from(TenantRow)
+    with store._database.reading() as orm:
+        before = orm.scalar(tenants)
+        store.accounts.add_tenant("later")
+        assert orm.scalar(tenants) == before
+    with store._database.reading() as orm:
+        assert orm.scalar(tenants) == (before or 0) + 1
+
+
 def test_reading_is_not_a_change(store: Store, people: People) -> None:
     mark = store.mark()
     store.tenant("acme").list()
