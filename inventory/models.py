@@ -9,6 +9,7 @@ from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
 from pydantic import (
     AfterValidator,
@@ -521,6 +522,45 @@ def _seconds_or_none(value: Any) -> Any:
     return None if value == "none" else value
 
 
+def _postgres_url(url: str) -> str:
+    parts = urlsplit(url)
+    if parts.password is not None or "password=" in parts.query or "passfile=" in parts.query:
+        raise ValueError(
+            "must not hold the password; name an environment variable that has it under 'password'"
+        )
+    if not parts.path.strip("/"):
+        raise ValueError("names no database; write it as postgresql://user@host:5432/database")
+    return url
+
+
+PostgresUrl = Annotated[
+    str, StringConstraints(pattern=r"^postgresql://[^\s'\"\\$`]+$"), AfterValidator(_postgres_url)
+]
+
+
+class Database(Section):
+    """An existing PostgreSQL server's database, in the place of a file on the control host.
+
+    url: as the control host reaches it, TLS options included. password: environment variable that has it;
+    None: the server asks for none.
+    """
+
+    url: PostgresUrl
+    password: Variable | None = None
+
+    @property
+    def reach(self) -> tuple[str, int] | None:
+        """Host and port; None: it is reached in another way, or there are several."""
+        parts = urlsplit(self.url)
+        if not parts.hostname or "," in parts.netloc:
+            return None
+        return parts.hostname, parts.port or 5432
+
+
+def _with_url(value: Any) -> Any:
+    return {"url": value} if isinstance(value, str) else value
+
+
 class Settings(Section):
     """Settings of the whole site."""
 
@@ -552,6 +592,8 @@ class Settings(Section):
     """By tenant."""
     pools: tuple[Pool, ...] = ()
     oidc: Oidc | None = None
+    database: Annotated[Database | None, BeforeValidator(_with_url)] = None
+    """None: SQLite's file on the control host."""
 
     @field_validator("domain", "content_domain")
     @classmethod
@@ -712,11 +754,15 @@ class Site(Section):
         """Key of the site file -> names of the environment variables there, whose values are secrets that
         only the operator knows."""
         settings = self.settings
+        database = settings.database
         images, dns = settings.images, settings.acme.dns if settings.tls == "acme" else None
         users = {f"own.{name}.registry": image.registry for name, image in images.own.items()}
         return {
             **({"settings.acme.dns.variables": dns.variables} if dns else {}),
             **({"settings.oidc.client_secret": (settings.oidc.client_secret,)} if settings.oidc else {}),
+            **(
+                {"settings.database.password": (database.password,)} if database and database.password else {}
+            ),
             **{
                 f"settings.images.{key}.password": (user.password,)
                 for key, user in {"credentials": images.credentials, **users}.items()

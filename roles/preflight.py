@@ -3,6 +3,7 @@ each."""
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Collection, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,6 +13,7 @@ from pyinfra.api.exceptions import ConnectError, PyinfraError
 from pyinfra.api.facts import FactBase
 from pyinfra.context import host, state
 
+from inventory.models import Database as Wanted
 from inventory.models import Group, HostConfig, Section
 from inventory.secrets import place_name
 from roles import viewer, wheel
@@ -111,8 +113,10 @@ _ASK = Path(__file__).resolve().parent.parent / "templates" / "preflight" / "dat
 class DatabaseState(FactBase[Database]):
     """Whether a host has a database of ours, and which hosts it has live sandboxes on."""
 
-    def command(self, file: str = viewer.DATABASE) -> str:
-        return f"DATABASE={file} PYTHON={wheel.PYTHON}\n{_ASK.read_text()}"
+    def command(self, where: str = viewer.DATABASE, reach: str = "") -> str:
+        """reach: `host/port` of a server that must answer there."""
+        given = f"DATABASE={shlex.quote(where)} REACH={shlex.quote(reach)} PYTHON={wheel.PYTHON}"
+        return f"{given}\n{_ASK.read_text()}"
 
     @staticmethod
     def default() -> Database:
@@ -151,9 +155,14 @@ def preflight(
     if situation.uid == 0 and "caddy" in chosen:
         found += _problems_of_own_certificate(config)
     if Group.CONTROL in config.host.groups:
-        database = host.get_fact(DatabaseState)
-        elsewhere = _database_elsewhere() if config.site.spreads and not database.exists else None
-        found += problems_of_database(database, config, drop=_names(drop), elsewhere=elsewhere)
+        file = host.get_fact(DatabaseState)
+        elsewhere = _database_elsewhere() if config.site.spreads and not file.exists else None
+        if config.site.settings.database is None:
+            found += problems_of_database(file, config, drop=_names(drop), elsewhere=elsewhere)
+        else:
+            found += problems_of_moving(file, elsewhere)
+            server = _state_of_postgres(config.site.settings.database)
+            found += problems_of_database(server, config, drop=_names(drop), elsewhere=None)
     elif situation.had_sandboxes and Group.SANDBOXES not in config.host.groups:
         # Asked from here too: `--limit` may leave the control host out of the run.
         seen = dict(_other_databases(config.site.control)).get(config.site.control)
@@ -245,8 +254,11 @@ def problems_of_database(
             " aside there to begin with an empty one"
         )
     if database.trouble is not None:
-        why = database.trouble
-        yield f"{viewer.DATABASE} can't be read ({why}); restore it from a backup or move it aside"
+        why, wanted = database.trouble, config.site.settings.database
+        if wanted is None:
+            yield f"{viewer.DATABASE} can't be read ({why}); restore it from a backup or move it aside"
+        else:
+            yield f"settings.database: {wanted.url} can't be used from here ({why}); see docs/postgresql.md"
     for name, number in database.live.items():
         if name not in config.site.placed_on and name not in drop:
             yield (
@@ -254,6 +266,26 @@ def problems_of_database(
                 " a sandbox host of the site file; end them first, put the host back, or let them end with"
                 f" --data deskfleet_drop={name}"
             )
+
+
+def problems_of_moving(file: Database, elsewhere: str | None) -> Iterator[str]:
+    """What stands against PostgreSQL while the fleet's sessions are in SQLite's file; pure. To an empty table
+    all sandboxes that run would be strangers."""
+    if file.exists or elsewhere is not None:
+        where = viewer.DATABASE if elsewhere is None else f"{viewer.DATABASE} on {elsewhere}"
+        yield (
+            f"the fleet's sessions are in {where}; move them into PostgreSQL with"
+            " `deskfleet-admin move-database` (docs/postgresql.md), or move that file aside"
+        )
+
+
+def _state_of_postgres(wanted: Wanted) -> Database:
+    reach = wanted.reach
+    return host.get_fact(
+        DatabaseState,
+        where=viewer.database_of(wanted),
+        reach="" if reach is None else f"{reach[0]}/{reach[1]}",
+    )
 
 
 def _installed_fleet(situation: Situation, config: HostConfig) -> str | None:

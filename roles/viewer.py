@@ -17,7 +17,19 @@ from pyinfra.context import host
 
 from inventory.catalogue import Image, images_of, stack_of
 from inventory.catalogue.pools import hosts_of
-from inventory.models import ApiKey, External, Group, Host, HostConfig, Oidc, Pool, Quota, Site, node_name
+from inventory.models import (
+    ApiKey,
+    Database,
+    External,
+    Group,
+    Host,
+    HostConfig,
+    Oidc,
+    Pool,
+    Quota,
+    Site,
+    node_name,
+)
 from inventory.resources import cpu_millis, memory_mib
 from inventory.secrets import forget_former, has_former, key_hash
 from roles import certificates, wheel
@@ -33,6 +45,7 @@ from roles.files import (
     system_user,
     tell,
 )
+from roles.packages import packages
 from roles.units import Unit, no_unit, run
 
 USER = "deskfleet-viewer"
@@ -40,6 +53,8 @@ CONFIG = "/etc/deskfleet/viewer.toml"
 SECRETS = "/etc/deskfleet/secrets/viewer"
 DATA = "/var/lib/deskfleet/viewer"
 DATABASE = f"{DATA}/deskfleet.db"
+"""SQLite's file, where the site names no PostgreSQL."""
+PASSFILE = f"{SECRETS}/database.pgpass"
 
 _TLS_FILES = {
     "tls_certificate_file": f"{certificates.VIEWER}/host.pem",
@@ -95,7 +110,8 @@ class HeldKeys(FactBase[list[str]]):
         return [
             name
             for name in output
-            if name.startswith(("relay", "opensandbox", "registry", "oidc")) and name.endswith(".key")
+            if name == Path(PASSFILE).name
+            or (name.startswith(("relay", "opensandbox", "registry", "oidc")) and name.endswith(".key"))
         ]
 
 
@@ -118,14 +134,21 @@ def viewer(*, config: HostConfig) -> None:
     )
     for file, value in keys.items():
         place(name=f"Write {file}", path=f"{SECRETS}/{file}", content=value, mode="640", group=USER)
+    passfile = _passfile(config)
+    if passfile is not None:
+        # Its own, and nobody else's: libpq passes over a file that a group can read.
+        place(name="Write the database's password", path=PASSFILE, content=passfile, mode="600", user=USER)
+    if config.site.settings.database is not None:
+        packages(name="Install PostgreSQL's client, for backups", names=("postgresql-client",))
     certificates.viewer_certificates(config, group=USER)
     place(name="Write viewer.toml", path=CONFIG, content=text, mode="640", group=USER, check=_CHECK)
-    forget_keys(name="Forget keys of former hosts", wanted=tuple(keys))
+    kept = (*keys, *([Path(PASSFILE).name] if passfile is not None else []))
+    forget_keys(name="Forget keys of former hosts", wanted=kept)
     if config.site_file is not None:
         forget_kept_keys(
             name="Forget them among the site's secrets", site=config.site, site_file=config.site_file
         )
-    stamp = sha256(text, *keys.values(), certificates.stamp(config), wheel.identity())
+    stamp = sha256(text, *keys.values(), passfile or "", certificates.stamp(config), wheel.identity())
     run(name="Run the viewer", unit=viewer_unit(config.site.settings.ports.viewer), restart_on=stamp)
     run(name="Run the worker", unit=WORKER, restart_on=stamp)
 
@@ -162,7 +185,7 @@ def viewer_toml(config: HostConfig) -> str:
         "fleet_id": config.secrets.fleet_id,
         "origins": settings.origins,
         "listen": f"127.0.0.1:{settings.ports.viewer}",
-        "database": DATABASE,
+        **_database(settings.database),
         "secret_key_file": f"{SECRETS}/viewer.key",
         "default_image": settings.default_image,
         "default_resolution": settings.default_resolution,
@@ -202,6 +225,31 @@ def viewer_toml(config: HostConfig) -> str:
         settings=_toml(top),
         lists={name: [_toml(entry) for entry in entries] for name, entries in lists.items()},
     )
+
+
+def database_of(database: Database | None) -> str:
+    """The viewer's setting `database`: SQLite's file, or the URL that names the password's file."""
+    if database is None:
+        return DATABASE
+    if database.password is None:
+        return database.url
+    return f"{database.url}{'&' if '?' in database.url else '?'}passfile={PASSFILE}"
+
+
+def _database(database: Database | None) -> dict[str, str]:
+    """With PostgreSQL the directory of SQLite's file is still this host's own."""
+    where = {"database": database_of(database)}
+    return where if database is None else {**where, "state_directory": DATA}
+
+
+def _passfile(config: HostConfig) -> SecretStr | None:
+    """One entry for whatever server: `host:port:database:user:password`, as libpq reads it."""
+    database = config.site.settings.database
+    if database is None or database.password is None:
+        return None
+    password = config.secrets.given[database.password].get_secret_value()
+    escaped = password.replace("\\", "\\\\").replace(":", "\\:")
+    return SecretStr(f"*:*:*:*:{escaped}")
 
 
 def _watched_hosts(site: Site) -> dict[str, Host]:

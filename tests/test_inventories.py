@@ -19,6 +19,7 @@ from pyrage.x25519 import Identity
 from inventory import resources
 from inventory.models import (
     Acme,
+    Database,
     Desktop,
     External,
     Firewall,
@@ -364,6 +365,10 @@ def test_site_of_the_tutorial_loads(tmp_path: Path) -> None:
             "acme.yml:external.k8s.key: string should match pattern '^[A-Z][A-Z0-9_]*$' (it is 'hunter2')",
         ),
         (
+            GOOD.replace("localhost}", "localhost, database: 'postgresql://me@db.example.com'}"),
+            "acme.yml:settings.database.url: names no database; write it as postgresql://user@host:5432/database",
+        ),
+        (
             FLEET.replace("sandboxes", "edge, sandboxes", 1),
             "acme.yml:hosts: exactly one host must have the group 'edge'; now: here, there",
         ),
@@ -513,8 +518,7 @@ def test_every_key_of_a_site_file_is_described() -> None:
     example = (DIRECTORY / "example.yml").read_text()
     for model in (
         Site, Settings, Host, Ssh, Jump, Desktop, OwnService, Firewall, Acme, Kasmvnc, Ttl, Ports, External,
-        Images, OwnImage, RegistryUser, Quota, Pool, Keep, Webhooks,
-        Images, OwnImage, RegistryUser, Quota, Pool, Keep, Oidc, OidcRule,
+        Images, OwnImage, RegistryUser, Quota, Pool, Keep, Database, Webhooks, Oidc, OidcRule,
     ):  # fmt: skip
         for key in model.model_fields:
             assert key in described, f"{model.__name__}.{key}"

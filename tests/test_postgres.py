@@ -179,14 +179,14 @@ def test_connection_that_ends_in_the_middle_leaves_nothing_half_done(
 # --- one worker -------------------------------------------------------------------------------------
 
 WORKER = """
-import logging, sys, threading
+import logging, sys, threading, time
 from viewer.acting import acting_alone
 from viewer.database_address import address_of
 logging.basicConfig(level=logging.INFO, stream=sys.stdout, format="%(message)s")
 stop = threading.Event()
 threading.Thread(target=lambda: (sys.stdin.read(), stop.set()), daemon=True).start()
 with acting_alone(address_of(sys.argv[1]), stop) as acting:
-    print(f"acting {acting}", flush=True)
+    print(f"acting {acting} {time.monotonic()}", flush=True)
     stop.wait()
 """
 
@@ -205,6 +205,12 @@ class LoneWorker:
         assert self.process.stdout is not None
         return self.process.stdout.readline().strip()
 
+    def acts_at(self) -> float:
+        """When it began to act, by the clock of all processes; until then it may say that it waits."""
+        while not (said := self.says()).startswith("acting True"):
+            assert "away" in said or "another worker" in said, said
+        return float(said.split()[-1])
+
     def stop(self) -> int:
         assert self.process.stdin is not None
         self.process.stdin.close()
@@ -217,16 +223,16 @@ class LoneWorker:
 def test_worker_that_loses_its_lock_is_gone_before_the_next_one_acts(address: PostgresAddress) -> None:
     first, second = LoneWorker(address), None
     try:
-        assert first.says() == "acting True"
+        first.acts_at()
         second = LoneWorker(address)
         assert second.says() == "another worker is acting; waiting for its end"
         assert end_connections(address, "query LIKE 'SELECT pg_try_advisory_lock%' OR query = 'SELECT 1'")
         assert first.says().startswith("the lock of the acting worker is lost, so this one ends")
         assert first.process.wait(timeout=20) == LOCK_LOST
         gone_at = time.monotonic()
-        while (said := second.says()) != "acting True":
-            assert "away" in said or "another worker" in said
-        print(f"the next one acts {time.monotonic() - gone_at:.2f} s after the first is gone")
+        acted_at = second.acts_at()
+        assert acted_at > gone_at
+        print(f"the next one acts {acted_at - gone_at:.2f} s after the first is gone")
     finally:
         first.stop()
         assert second is None or second.stop() == 0
@@ -234,7 +240,7 @@ def test_worker_that_loses_its_lock_is_gone_before_the_next_one_acts(address: Po
 
 def test_worker_that_ends_by_itself_gives_the_lock_to_the_next(address: PostgresAddress) -> None:
     first = LoneWorker(address)
-    assert first.says() == "acting True"
+    first.acts_at()
     lock = SessionLock(address)
     assert not lock.take()
     assert first.stop() == 0
@@ -251,6 +257,5 @@ def test_worker_waits_for_a_server_that_is_away(own_server: PostgresServer) -> N
     worker = LoneWorker(address)
     assert worker.says().startswith("the database is away; trying again")
     own_server.start()
-    while (said := worker.says()) != "acting True":
-        assert said.startswith("the database is away")
+    worker.acts_at()
     assert worker.stop() == 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,7 +13,8 @@ from typing import Any
 import pytest
 from pyinfra.api.exceptions import ConnectError
 
-from roles import opensandbox, viewer
+from inventory.models import Site
+from roles import opensandbox, viewer, wheel
 from roles.choice import Chosen
 from roles.preflight import (
     Database,
@@ -26,8 +28,10 @@ from roles.preflight import (
     problems,
     problems_of_database,
     problems_of_fleet,
+    problems_of_moving,
 )
-from tests.sites import FLEET, fleet_config, host_config
+from tests.postgres import PostgresServer
+from tests.sites import FLEET, fleet_config, fleet_site, host_config
 from viewer.migrations import upgrade
 from viewer.model import Status
 from viewer.store import NewSession, Store
@@ -158,7 +162,7 @@ def database(tmp_path: Path, *hosts: str) -> Database:
         store.fleet.update(row.id, host=name)
         if name == "ended":
             store.fleet.transition(row.id, Status.ERROR, error_message="it is over")
-    script = DatabaseState().command(file=str(file))
+    script = DatabaseState().command(where=str(file))
     done = subprocess.run(["sh", "-c", script], capture_output=True, text=True, check=True)
     store.close()
     return DatabaseState().process(done.stdout.splitlines())
@@ -177,7 +181,7 @@ def test_sandboxes_of_a_host_that_leaves_stop_the_roll_out_unless_they_may_end(t
 
 def test_missing_and_new_databases_say_nothing_and_a_damaged_one_why(tmp_path: Path) -> None:
     def look() -> Database:
-        script = DatabaseState().command(file=str(tmp_path / "one.db"))
+        script = DatabaseState().command(where=str(tmp_path / "one.db"))
         done = subprocess.run(["sh", "-c", script], capture_output=True, text=True, check=True)
         return DatabaseState().process(done.stdout.splitlines())
 
@@ -335,3 +339,43 @@ def test_own_addresses_are_seen_on_this_machine() -> None:
     seen = HostSituation().process(done.stdout.splitlines())
     assert seen is not None
     assert "127.0.0.1" in seen.addresses
+
+
+def look_at(address: str, *, reach: str = "") -> Database:
+    """As the control host would, with the Python of an earlier roll-out."""
+    script = DatabaseState().command(where=address, reach=reach).replace(wheel.PYTHON, sys.executable)
+    done = subprocess.run(["sh", "-c", script], capture_output=True, text=True, check=True)
+    return DatabaseState().process(done.stdout.splitlines())
+
+
+@pytest.mark.real
+def test_sandboxes_in_postgresql_are_seen_as_well(postgres_server: PostgresServer) -> None:
+    empty, address = postgres_server.new(), postgres_server.migrated()
+    assert look_at(str(empty)) == Database()
+    store = Store(address)
+    store.accounts.add_tenant("main")
+    new = NewSession(image="desktop", resolution="1280x800", ttl_seconds=600, created_by="key:1")
+    store.fleet.update(store.tenant("main").create(new).session.id, host="old")
+    store.close()
+    assert look_at(str(address)).live == {"old": 1}
+
+
+def test_server_of_the_database_must_answer() -> None:
+    site = fleet_site().model_dump(exclude_unset=True)
+    site["settings"]["database"] = "postgresql://deskfleet@127.0.0.1:1/deskfleet"
+    config = fleet_config("control1").model_copy(update={"site": Site.model_validate(site)})
+    seen = look_at("postgresql://deskfleet@127.0.0.1:1/deskfleet", reach="127.0.0.1/1")
+    assert list(problems_of_database(seen, config, drop=[], elsewhere=None)) == [
+        "settings.database: postgresql://deskfleet@127.0.0.1:1/deskfleet can't be used from here (port 1 of"
+        " 127.0.0.1 does not answer); see docs/postgresql.md"
+    ]
+
+
+def test_sessions_that_are_still_in_a_file_stop_the_roll_out() -> None:
+    assert list(problems_of_moving(Database(), None)) == []
+    [said] = problems_of_moving(Database(exists=True), None)
+    assert said.startswith(
+        "the fleet's sessions are in /var/lib/deskfleet/viewer/deskfleet.db; move them into"
+    )
+    [said] = problems_of_moving(Database(), "edge1")
+    assert "deskfleet.db on edge1;" in said

@@ -21,7 +21,7 @@ from inventory.models import ApiKey, Group, HostConfig, Site
 from inventory.secrets import load_secrets
 from roles import viewer as viewer_role
 from roles import wheel
-from roles.facts import HasSystemd, Paths, UnitState, User
+from roles.facts import HasSystemd, MissingPackages, Paths, UnitState, User
 from roles.facts import Unit as UnitFact
 from roles.firewall import rules
 from roles.preflight import Database, problems_of_database
@@ -29,6 +29,7 @@ from roles.report import Report
 from tests.role_runner import RunRole, changes
 from tests.sites import FLEET, fleet_config, fleet_site, host_config
 from tests.soaking import examples
+from viewer.database_address import PostgresAddress
 from viewer.resources import Quota
 from viewer.settings import PoolSettings, Settings, load_settings
 
@@ -45,6 +46,7 @@ def fresh() -> dict[Any, Any]:
         User: None,
         UnitFact: UnitState("", "", ""),
         viewer_role.HeldKeys: list[str](),
+        MissingPackages: lambda packages: list(packages),
     }
 
 
@@ -193,6 +195,7 @@ def test_site_that_says_nothing_of_placement_leaves_it_to_the_control_plane(tmp_
         {"images": {**PLACEMENT["images"], "any": True}}, {"box1": {"cpu": 9}},
         {"box1": {"labels": {"a": "b"}}}, {"given": {"CRM_PASSWORD": "another"}},
         {"given": {"K8S_KEY": "another"}},
+        {"database": "postgresql://deskfleet@db.example.com/deskfleet"},
     ],
     ids=str,
 )  # fmt: skip
@@ -219,6 +222,43 @@ def test_keys_and_passwords_of_others_are_files_of_the_viewers_group(run_role: R
         assert f"chown root:deskfleet-viewer {path}.new && chmod 640 {path}.new && mv -fT" in str(commands)
     said = [one for _, commands in steps.items() for one in commands if isinstance(one, str)]
     assert "password-of-crm" not in str(said) + viewer_role.viewer_toml(placed())
+
+
+URL = "postgresql://deskfleet@db.example.com/deskfleet?sslmode=verify-full"
+
+
+def on_postgres(password: str | None = r"a:b\c") -> HostConfig:
+    wanted = {"url": URL, "password": "DATABASE_PASSWORD"} if password else URL
+    return placed(given={"DATABASE_PASSWORD": password} if password else {}, database=wanted)
+
+
+def test_database_of_a_server_is_a_url_whose_password_is_in_a_file_that_libpq_reads(
+    run_role: RunRole, tmp_path: Path
+) -> None:
+    passfile = "/etc/deskfleet/secrets/viewer/database.pgpass"
+    settings = read(on_postgres(), tmp_path)
+    assert settings.database == PostgresAddress(f"{URL}&passfile={passfile}")
+    assert settings.state == Path("/var/lib/deskfleet/viewer")
+    steps = dict(run_role(viewer_role.viewer, facts=fresh(), config=on_postgres()))
+    commands = steps["Viewer | Write the database's password"]
+    assert ("put", f"{passfile}.new", "*:*:*:*:a\\:b\\\\c\n") in commands
+    assert f"chown deskfleet-viewer:root {passfile}.new && chmod 600 {passfile}.new" in str(commands)
+    said = [one for _, commands in steps.items() for one in commands if isinstance(one, str)]
+    assert r"a:b\c" not in str(said) + viewer_role.viewer_toml(on_postgres())
+    assert "postgresql-client" in str(steps["Viewer | Install PostgreSQL's client, for backups"])
+
+
+def test_server_that_asks_for_no_password_gets_no_file(run_role: RunRole, tmp_path: Path) -> None:
+    assert read(on_postgres(password=None), tmp_path).database == PostgresAddress(URL)
+    facts = {
+        **fresh(),
+        viewer_role.HeldKeys: viewer_role.HeldKeys().process(["database.pgpass", "viewer.key"]),
+    }
+    steps = dict(run_role(viewer_role.viewer, facts=facts, config=on_postgres(password=None)))
+    assert "Viewer | Write the database's password" not in steps
+    assert steps["Viewer | Forget keys of former hosts"] == [
+        "rm -f /etc/deskfleet/secrets/viewer/database.pgpass"
+    ]
 
 
 # A little more than what a site file takes.

@@ -37,8 +37,10 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
+    op.drop_index("ix_api_keys_tenant", "api_keys")
     for table in ("sign_ins", "signin_links"):
         op.drop_index(f"ix_{table}_person_id", table)
+        op.drop_column(table, "is_fleet_admin")
     op.drop_column("signin_links", "person_id")
     for column in ("user_agent", "address", "person_id"):
         op.drop_column("sign_ins", column)
