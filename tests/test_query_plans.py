@@ -33,7 +33,8 @@ def explained(store: Store) -> Iterator[list[str]]:
     ) -> None:
         if statement.startswith(("SELECT", "UPDATE", "DELETE")):
             cursor = connection.connection.cursor()
-            cursor.execute(f"EXPLAIN QUERY PLAN {statement}", parameters)
+            how = "EXPLAIN QUERY PLAN" if connection.dialect.name == "sqlite" else "EXPLAIN"
+            cursor.execute(f"{how} {statement}", parameters)
             plans.append("\n".join(str(row[-1]) for row in cursor.fetchall()))
             cursor.close()
 

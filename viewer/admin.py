@@ -11,13 +11,18 @@ from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+from sqlalchemy.exc import DBAPIError
+
 from viewer import admin_audit, admin_oidc, audit
 from viewer.accounts import TenantExists, UnknownKey, UnknownTenant
 from viewer.credentials import seal_secret
+from viewer.database import DatabaseAway, DatabaseBusy
+from viewer.database_address import PostgresAddress
 from viewer.incoming import MOST_DAYS
 from viewer.migrations import upgrade
 from viewer.model import Role, Scope
-from viewer.postgres import DumpFailed
+from viewer.moving import MOVED, MoveRefused, move
+from viewer.postgres import DumpFailed, first_line
 from viewer.settings import Settings, SettingsError, load_settings
 from viewer.signatures import new_webhook_secret
 from viewer.store import Store
@@ -48,6 +53,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         settings = load_settings(check_secrets=False)
         if isinstance(settings.database, Path) and not settings.database.is_file():
             raise AdminError(f"there is no database at {settings.database}; start the viewer first")
+        if asked.noun == "move-database":
+            print(_move(asked.url, settings))
+            return
         upgrade(settings.database)
         store = Store(settings.database)
         try:
@@ -56,6 +64,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
             store.close()
     except (AdminError, SettingsError) as error:
         print(f"deskfleet-admin: {error}", file=sys.stderr)
+        sys.exit(2)
+    except (DBAPIError, DatabaseAway, DatabaseBusy) as error:
+        why = first_line(getattr(error, "orig", None) or error)
+        print(f"deskfleet-admin: the database cannot be used: {why}", file=sys.stderr)
         sys.exit(2)
 
 
@@ -105,6 +117,9 @@ def _parser() -> argparse.ArgumentParser:
 
     backup = nouns.add_parser("backup", help="copy the live database into one consistent file")
     backup.add_argument("file", type=Path)
+
+    moving = nouns.add_parser("move-database", help="copy SQLite's file into PostgreSQL and put it aside")
+    moving.add_argument("url", help="such as postgresql://user@host/database?passfile=/path")
     return parser
 
 
@@ -235,6 +250,19 @@ def _add_tenant(store: Store, name: str) -> str:
             f"there is a tenant {name} already; `key add --tenant {name}` gives it another key"
         ) from error
     return store.accounts.add_key(name, Role.OPERATOR, "first operator").text
+
+
+def _move(url: str, settings: Settings) -> str:
+    source = settings.database
+    if not isinstance(source, Path):
+        raise AdminError("the fleet's database is in PostgreSQL already")
+    try:
+        rows = move(source, PostgresAddress(url))
+    except ValueError as error:
+        raise AdminError(f"the URL {error}") from error
+    except MoveRefused as error:
+        raise AdminError(str(error)) from error
+    return f"{rows} rows are there; {source}{MOVED} is what was. Now roll out with the new settings.database"
 
 
 def _back_up(store: Store, target: Path) -> str:

@@ -20,6 +20,10 @@ def prepare_database(settings: Settings) -> None:
     try:
         upgrade(address)
         store = Store(address)
+        _refuse_to_begin_anew(store, settings)
+    except SettingsError:
+        store.close()
+        raise
     except Exception as error:
         mend = "its owner and mode" if isinstance(address, Path) else "docs/postgresql.md"
         raise SettingsError(
@@ -32,6 +36,16 @@ def prepare_database(settings: Settings) -> None:
             )
     finally:
         store.close()
+
+
+def _refuse_to_begin_anew(store: Store, settings: Settings) -> None:
+    """With empty tables every desktop that runs would be a stranger, whose rows are in the file beside."""
+    file = settings.state / "deskfleet.db"
+    if not isinstance(settings.database, Path) and file.is_file() and not store.accounts.tenants():
+        raise SettingsError(
+            f"database: it is empty, and {file} has the fleet's rows; move them with `deskfleet-admin"
+            " move-database` (docs/postgresql.md), or move that file aside"
+        )
 
 
 def declared_keys(settings: Settings) -> list[DeclaredKey]:
