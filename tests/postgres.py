@@ -44,9 +44,11 @@ def programs() -> Path:
 
 
 class PostgresServer:
-    """Ends with the process that started it."""
+    """Ends with the process that started it. port: of loopback, where it asks for passwords; None: it is on
+    its socket alone, and trusts everybody."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, port: int | None = None) -> None:
+        self.port = port
         self.folder = Path(tempfile.mkdtemp(prefix="deskfleet-postgres-"))
         self.data, self.log = self.folder / "data", self.folder / "server.log"
         # The server refuses to run as root.
@@ -57,13 +59,16 @@ class PostgresServer:
             self._as_user = ["setpriv"]
         self._databases = 0
         # The order of words is another one than that of bytes, which SQLite has: nothing may hang on it.
-        self._run("initdb", "--no-sync", "--auth=trust", f"--username={USER}", "--encoding=UTF8",
+        self._run("initdb", "--no-sync", "--auth-local=trust", "--auth-host=scram-sha-256",
+                  f"--username={USER}", "--encoding=UTF8",
                   "--locale=C.UTF-8", "--locale-provider=icu", "--icu-locale=en-US")  # fmt: skip
         self.start()
 
     def start(self) -> None:
         """Also again, after `stop`. Returns when it answers."""
         settings = {**_QUICK, "unix_socket_directories": str(self.folder)}
+        if self.port is not None:
+            settings |= {"listen_addresses": "127.0.0.1", "port": str(self.port)}
         options = [word for name, value in settings.items() for word in ("-c", f"{name}={value}")]
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
@@ -75,7 +80,7 @@ class PostgresServer:
         deadline = time.monotonic() + 30
         while True:
             try:
-                self._do("SELECT 1")
+                self.do("SELECT 1")
                 return
             except psycopg.OperationalError:
                 assert self._process.poll() is None, self.log.read_text()
@@ -94,13 +99,14 @@ class PostgresServer:
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def url(self, database: str) -> PostgresAddress:
-        return PostgresAddress(f"postgresql://{USER}@/{database}?host={self.folder}")
+        port = "" if self.port is None else f"&port={self.port}"
+        return PostgresAddress(f"postgresql://{USER}@/{database}?host={self.folder}{port}")
 
     def new(self, *, template: str = "template1") -> PostgresAddress:
         """A database without our tables."""
         self._databases += 1
         name = f"t{self._databases}"
-        self._do(f"CREATE DATABASE {name} TEMPLATE {template}")
+        self.do(f"CREATE DATABASE {name} TEMPLATE {template}")
         return self.url(name)
 
     def migrated(self) -> PostgresAddress:
@@ -115,17 +121,17 @@ class PostgresServer:
             empty(address)
         except psycopg.OperationalError:
             self._make_template()
-            self._do(f"CREATE DATABASE shared TEMPLATE {_TEMPLATE}")
+            self.do(f"CREATE DATABASE shared TEMPLATE {_TEMPLATE}")
         return address
 
     def _make_template(self) -> None:
         try:
-            self._do(f"CREATE DATABASE {_TEMPLATE}")
+            self.do(f"CREATE DATABASE {_TEMPLATE}")
         except psycopg.errors.DuplicateDatabase:
             return
         upgrade(self.url(_TEMPLATE))
 
-    def _do(self, statement: str) -> None:
+    def do(self, statement: str) -> None:
         with psycopg.connect(self.url("postgres").url, autocommit=True) as connection:
             connection.execute(sql.SQL(statement))
 
@@ -167,8 +173,8 @@ def all_that_is_in(address: PostgresAddress) -> bytes:
 
 
 @contextmanager
-def running_server() -> Iterator[PostgresServer]:
-    server = PostgresServer()
+def running_server(*, port: int | None = None) -> Iterator[PostgresServer]:
+    server = PostgresServer(port=port)
     try:
         yield server
     finally:

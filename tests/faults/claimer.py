@@ -5,6 +5,7 @@ from __future__ import annotations
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
 
+from viewer.database_address import PostgresAddress
 from viewer.model import Session
 from viewer.store import NewSession, Store
 
@@ -17,7 +18,7 @@ def begin_together(start: Barrier) -> None:
     _start = start
 
 
-def claim_some(database: Path, tenant: str, new: NewSession, number: int) -> list[Session]:
+def claim_some(database: Path | PostgresAddress, tenant: str, new: NewSession, number: int) -> list[Session]:
     """As soon as all processes are here."""
     store = Store(database)
     own = store.tenant(tenant)

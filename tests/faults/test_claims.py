@@ -22,10 +22,12 @@ from tests.faults.claimer import begin_together, claim_some
 from tests.faults.keys import KEYS, TENANTS
 from tests.faults.truth import wait_until_right
 from tests.faults.viewer_process import ViewerProcess, running_viewer
+from tests.postgres import PostgresServer
 from tests.relay_process import free_port
 from tests.soaking import is_soaking
 from tests.worker.fleet import Fleet
 from viewer.credentials import open_secret
+from viewer.database_address import PostgresAddress
 from viewer.fleet_store import WarmOrder
 from viewer.grants import PublishedPort
 from viewer.model import Display, HostStatus, Session, Status
@@ -53,7 +55,7 @@ def filled_pool(store: Store) -> list[Session]:
     ]
 
 
-def claimed_at_once(database: Path, tenants: list[str]) -> dict[str, list[Session]]:
+def claimed_at_once(database: Path | PostgresAddress, tenants: list[str]) -> dict[str, list[Session]]:
     """Each tenant has a process of its own."""
     new = NewSession(**LIKE, display=Display.RFB, ttl_seconds=3600, created_by="key:test")
     # Not forked: connections to the database, and this process's threads, must not be in them.
@@ -64,16 +66,22 @@ def claimed_at_once(database: Path, tenants: list[str]) -> dict[str, list[Sessio
         return {tenant: future.result() for tenant, future in futures.items()}
 
 
-def test_no_two_processes_claim_the_same_and_the_rest_go_cold(
-    tmp_path: Path, migrated_database: bytes
-) -> None:
+@pytest.fixture(params=["sqlite", "postgresql"])
+def migrated(request: pytest.FixtureRequest, tmp_path: Path) -> Path | PostgresAddress:
+    if request.param == "postgresql":
+        server: PostgresServer = request.getfixturevalue("postgres_server")
+        return server.migrated()
     path = tmp_path / "deskfleet.db"
-    path.write_bytes(migrated_database)
+    path.write_bytes(request.getfixturevalue("migrated_database"))
+    return path
+
+
+def test_no_two_processes_claim_the_same_and_the_rest_go_cold(migrated: Path | PostgresAddress) -> None:
     tenants = [f"tenant-{number}" for number in range(PROCESSES)]
-    store = Store(path)
+    store = Store(migrated)
     store.accounts.sync_declared(tenants, [])
     warm = filled_pool(store)
-    by_tenant = claimed_at_once(path, tenants)
+    by_tenant = claimed_at_once(migrated, tenants)
     claimed = [session for sessions in by_tenant.values() for session in sessions]
     ready = [session.id for session in claimed if session.is_warm]
     assert sorted(ready) == sorted(session.id for session in warm)

@@ -9,12 +9,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.faults.apart import HostApart
 from tests.faults.keys import KEYS, TENANTS
 from tests.faults.viewer_process import ViewerProcess, running_viewer
+from tests.postgres import PostgresServer
 from tests.relay_process import free_port
 from tests.worker.fleet import Fleet
 from viewer.model import Session, Status, utcnow
@@ -71,20 +73,29 @@ class Control:
 
 
 @contextmanager
-def control(folder: Path, host: HostApart) -> Iterator[Control]:
+def control(folder: Path, host: HostApart, database: dict[str, Any]) -> Iterator[Control]:
+    """database: the settings that say where it is."""
     urls = [f"http://127.0.0.1:{free_port()}" for _ in range(2)]
     listens = [url.removeprefix("http://") for url in urls]
-    with Fleet(folder, host.server, host.relay, tenants=TENANTS, listen=listens[0]) as fleet:
+    with Fleet(folder, host.server, host.relay, tenants=TENANTS, listen=listens[0], **database) as fleet:
         other = folder / "other.toml"
         other.write_text(fleet.settings_file.read_text().replace(listens[0], listens[1]))
         with running_viewer(fleet.settings_file, urls[0]) as one, running_viewer(other, urls[1]) as two:
             yield Control(fleet, Workers(fleet), (one, two))
 
 
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database(request: pytest.FixtureRequest, tmp_path: Path) -> dict[str, str]:
+    if request.param == "sqlite":
+        return {}
+    server: PostgresServer = request.getfixturevalue("postgres_server")
+    return {"database": server.new().url, "state_directory": str(tmp_path)}
+
+
 def test_worker_takes_over_from_one_that_was_killed_and_only_one_acts(
-    tmp_path: Path, first: HostApart
+    tmp_path: Path, first: HostApart, database: dict[str, str]
 ) -> None:
-    with control(tmp_path, first) as running:
+    with control(tmp_path, first, database) as running:
         fleet, workers = running.fleet, running.workers
         workers.start()
         workers.wait_until_says(0, "acting for fleet")
