@@ -68,6 +68,7 @@ class ControlHost:
             ("db.example.com", f"127.0.0.1:{self._server.port}"),
             ("/var/lib/deskfleet/viewer", str(self.folder)),
             ("/etc/deskfleet/secrets/viewer/database.pgpass", str(self.passfile)),
+            ("/opt/deskfleet/viewer/bin/", ""),
             ("-o deskfleet-viewer ", ""),
         ):
             script = script.replace(theirs, ours)
