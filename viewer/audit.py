@@ -289,7 +289,7 @@ def _chain_of(orm: OrmSession, tenant_id: str) -> AuditChainRow:
 
 
 def _name_of(orm: OrmSession, principal: str) -> str:
-    """What he is called now: a key's label, a person's name; else the word itself."""
+    """What he is called now: a person's name, the label of a key or a webhook secret; else the word."""
     kind, _, ident = principal.partition(":")
     if kind == "key":
         key = orm.get(ApiKeyRow, ident)
@@ -297,6 +297,9 @@ def _name_of(orm: OrmSession, principal: str) -> str:
     if kind == "person":
         person = orm.get(PersonRow, ident)
         return person.name if person is not None else ident
+    if kind == "webhook_secret":
+        secret = orm.get(WebhookSecretRow, ident)
+        return secret.label if secret is not None else ident
     if kind == "webhook_secret":
         secret = orm.get(WebhookSecretRow, ident)
         return secret.label if secret is not None else ident

@@ -14,6 +14,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 
+from pydantic import Field
 from sqlalchemy import delete, func, select
 from sqlalchemy.orm import Session as OrmSession
 
@@ -21,6 +22,7 @@ from viewer import audit
 from viewer.accounts import AccountStore
 from viewer.attempts import AttemptStore
 from viewer.audit_store import AuditStore
+from viewer.credentials import hash_of
 from viewer.database import Database
 from viewer.database_address import PostgresAddress
 from viewer.deliveries.store import DeliveryStore, WebhookStore
@@ -86,8 +88,13 @@ class KeyReused(Exception):
 class Once(Frozen):
     """A create that must happen only once. body_sha256: of what was asked for."""
 
-    key: str
+    key: str = Field(repr=False)
     body_sha256: str
+
+    @property
+    def stored_key(self) -> str:
+        """Its hash: it finds what was made, and a copy of the database has no use for it."""
+        return hash_of(self.key)
 
 
 class Created(Frozen):
@@ -183,7 +190,7 @@ class TenantStore:
                 orm.add(
                     IdempotencyRow(
                         tenant_id=self._tenant_id,
-                        key=once.key,
+                        key=once.stored_key,
                         body_sha256=once.body_sha256,
                         session_id=session.id,
                         created_at=utcnow(),
@@ -369,7 +376,7 @@ class TenantStore:
         audit.note(orm, self._tenant_id, "session.labels", f"session:{row.id}", detail=detail)
 
     def _made_by(self, orm: OrmSession, once: Once) -> SessionRow | None:
-        row = orm.get(IdempotencyRow, (self._tenant_id, once.key))
+        row = orm.get(IdempotencyRow, (self._tenant_id, once.stored_key))
         if row is None or row.created_at < utcnow() - IDEMPOTENCY_LIFE:
             if row is not None:
                 orm.delete(row)

@@ -184,7 +184,7 @@ class HistoryRow(Base):
 
 
 class IdempotencyRow(Base):
-    """The session that a create with this key made. body_sha256: of what was asked for."""
+    """The session that a create with this key made. key: its hash. body_sha256: of what was asked for."""
 
     __tablename__ = "idempotency_keys"
 
