@@ -15,6 +15,7 @@ from pathlib import Path
 from pydantic import TypeAdapter
 
 from tests import (
+    bench_audit,
     bench_claim,
     bench_create,
     bench_deploy,
@@ -31,6 +32,7 @@ from tests.bench_row import BenchRow
 from tests.run import NEEDS, install_what_is_missing
 
 GROUPS: dict[str, Callable[[], list[BenchRow]]] = {
+    "audit": bench_audit.rows,
     "claim": bench_claim.rows,
     "create": bench_create.rows,
     "deploy": bench_deploy.rows,

@@ -160,8 +160,9 @@ def test_opening_is_looked_up_among_those_of_its_target(store: Store) -> None:
     with explained(store) as plans:
         store.audit.opened("acme", "session.view", "session:s", principal="key:k")
     looks = [plan for plan in plans if "ix_audit_log_target" in plan]
-    assert len(looks) == 2
-    assert all("number>" in plan and "SCAN" not in plan for plan in looks)
+    assert len(looks) == 1
+    assert "number>" in looks[0]
+    assert "SCAN" not in looks[0]
 
 
 def _behind(store: Store) -> object:

@@ -70,14 +70,12 @@ class AuditStore:
         now = utcnow()
         if self._openings.is_known(key, now):
             return
-        with self._database.reading() as orm:
+        # At once in a transaction that writes: what this process does not know is hardly ever noted already.
+        with self._database.writing() as orm:
             noted = _last_opening(orm, key, detail, now)
-        if noted is None:
-            with self._database.writing() as orm:
-                noted = _last_opening(orm, key, detail, now)
-                if noted is None:
-                    audit.note(orm, tenant_id, action, target, principal=principal, detail=detail)
-                    noted = now
+            if noted is None:
+                audit.note(orm, tenant_id, action, target, principal=principal, detail=detail)
+                noted = now
         self._openings.remember(key, noted + OPENING_NOTED_EVERY)
 
     def note_export(self, tenant_id: str, conditions: Detail) -> None:

@@ -26,6 +26,7 @@ from typing import Any
 from urllib.parse import quote
 
 import httpx
+import psycopg
 import pytest
 from aiohttp import ClientSession, WSServerHandshakeError
 from mcp import Client, StdioServerParameters, stdio_client
@@ -34,10 +35,12 @@ from standardwebhooks import Webhook
 from tests.canaries import assert_nowhere
 from tests.hostwatch_process import running_hostwatch
 from tests.oidc.provider_process import CLIENT_SECRET, ProviderProcess
+from tests.postgres import PostgresServer, programs, running_server
 from tests.real_opensandbox import CANNED_DESKTOP, TINY_IMAGE, RealOpenSandbox
 from tests.relay_process import free_port, running_relay
 from tests.worker.edge import KEY, OTHER_KEY, Edge, running_edge
 from viewer.access import COOKIE
+from viewer.database_address import PostgresAddress
 from viewer.grants import GRANT_HEADER
 from viewer.model import Role, Scope, Session, Status
 from viewer.people import NewPerson
@@ -51,8 +54,8 @@ NOT_SEARCHED = (".key", ".passfile", ".old")
 
 
 EXPECTED = (
-    "edge.log", "worker.log", "relay.log", "hostwatch.log", "mcp.log", "answers", "deskfleet.db", "backup.db",
-    "write-ahead-log", "deskfleet.db.sql", "audit.csv", "all.ndjson", "command-lines",
+    "edge.log", "worker.log", "relay.log", "hostwatch.log", "mcp.log", "answers", "backup.db", "dump.sql",
+    "audit.csv", "all.ndjson", "command-lines",
 )  # fmt: skip
 
 
@@ -110,22 +113,28 @@ class Run:
         headers = {"Origin": self.origin, **more.pop("headers", {})}
         return self.ask("POST", path, headers=headers, **more)
 
-    def program(self, *words: str, key: str | None = None, hands_over: bool = False) -> str:
-        """One of ours, to its end; what it wrote is kept."""
+    def program(
+        self, *words: str, key: str | None = None, hands_over: bool = False, seconds: float = 60
+    ) -> str:
+        """One of ours, to its end or for so long; what it wrote is kept."""
         environment = dict(self.environment)
         if key is not None:
             environment |= {"DESKFLEET_KEY": key, "DESKFLEET_URL": self.edge.url}
-        done = subprocess.run(
+        process = subprocess.Popen(
             [sys.executable, "-m", *words],
             env=environment,
             cwd=ROOT,
-            capture_output=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
             text=True,
-            timeout=60,
-            check=False,
         )
-        self._keep(str(words), "" if hands_over else done.stdout, done.stderr)
-        return done.stdout.strip()
+        try:
+            out, errors = process.communicate(timeout=seconds)
+        except subprocess.TimeoutExpired:
+            process.terminate()
+            out, errors = process.communicate(timeout=30)
+        self._keep(str(words), "" if hands_over else out, errors)
+        return out.strip()
 
     def _keep(self, *texts: str) -> None:
         with self.heard.open("a") as file:
@@ -362,10 +371,15 @@ def shows_each_in_every_wrong_place(run: Run) -> None:
     run.http = run.client_at("127.0.0.1")
     log = (run.edge.fleet.folder / "edge.log").read_text()
     assert "Traceback" in log, "nothing has crashed"
-    assert "no such table" in log
+    assert "no such table" in log or "does not exist" in log
 
 
 def _in_the_database(run: Run, statement: str) -> None:
+    address = run.edge.fleet.settings.database
+    if isinstance(address, PostgresAddress):
+        with psycopg.connect(address.url) as server:
+            server.execute(statement.encode())
+        return
     with closing(sqlite3.connect(run.edge.fleet.folder / "deskfleet.db")) as connection, connection:
         connection.execute(statement)
 
@@ -411,7 +425,8 @@ def starts_without_a_database(run: Run) -> None:
     file.write_text("\n".join(lines))
     run.environment["DESKFLEET_SETTINGS"] = str(file)
     for words in (("viewer.serve",), ("viewer.worker",), ("viewer.admin", "backup", "x")):
-        run.program(*words)
+        # A worker goes on trying.
+        run.program(*words, seconds=5)
     run.environment["DESKFLEET_SETTINGS"] = str(run.edge.fleet.settings_file)
 
 
@@ -434,11 +449,16 @@ def gather(run: Run) -> None:
         run.as_key(admin, "GET", path)
     run.program("viewer.admin", "audit", "verify")
     run.program("viewer.admin", "backup", str(folder / "backup.db"))
+    address = run.edge.fleet.settings.database
+    if isinstance(address, PostgresAddress):
+        dumped = subprocess.run([programs() / "pg_dump", address.url], capture_output=True, check=True)
+        (folder / "dump.sql").write_bytes(dumped.stdout)
+        return
     # While the viewer runs: afterwards it is part of the other file.
     shutil.copy(folder / "deskfleet.db-wal", folder / "write-ahead-log")
-    for name in ("deskfleet.db", "backup.db"):
+    for name, dump in (("deskfleet.db", "dump.sql"), ("backup.db", "backup.sql")):
         with closing(sqlite3.connect(f"file:{folder / name}?mode=ro", uri=True)) as connection:
-            (folder / f"{name}.sql").write_text("\n".join(connection.iterdump()))
+            (folder / dump).write_text("\n".join(connection.iterdump()))
 
 
 def searched(folder: Path) -> list[Path]:
@@ -446,7 +466,18 @@ def searched(folder: Path) -> list[Path]:
     return [file for file in files if file.suffix not in NOT_SEARCHED and "provider" not in file.parts]
 
 
-def test_no_secret_is_where_it_has_no_business(tmp_path: Path, server: RealOpenSandbox) -> None:
+@pytest.fixture(params=["SQLite", "PostgreSQL"])
+def engine(request: pytest.FixtureRequest) -> Iterator[PostgresServer | None]:
+    if request.param == "SQLite":
+        yield None
+        return
+    with running_server() as started:
+        yield started
+
+
+def test_no_secret_is_where_it_has_no_business(
+    tmp_path: Path, server: RealOpenSandbox, engine: PostgresServer | None
+) -> None:
     (tmp_path / "provider").mkdir()
     folder, hostwatch = tmp_path, free_port()
     canaries = {
@@ -461,6 +492,9 @@ def test_no_secret_is_where_it_has_no_business(tmp_path: Path, server: RealOpenS
     images = [image("tiny", CANNED_DESKTOP), image("shell", "sleep 1000", display="none"), with_password]
     there = ProviderProcess(folder / "provider", "http://localhost")
     oidc = there.settings(rules=[{"tenant": "main", "role": "watcher", "everybody": True}])
+    database: dict[str, Any] = {}
+    if engine is not None:
+        database = {"database": engine.new().url, "state_directory": str(folder)}
     with (
         ExitStack() as stack,
         command_lines(folder / "command-lines"),
@@ -469,7 +503,7 @@ def test_no_secret_is_where_it_has_no_business(tmp_path: Path, server: RealOpenS
         ) as relay,
         running_edge(
             folder, server, relay, images=images, oidc=oidc, services=[SERVICE],
-            hostwatch_url=f"http://127.0.0.1:{hostwatch}",
+            hostwatch_url=f"http://127.0.0.1:{hostwatch}", **database,
         ) as edge,
         running_hostwatch(
             folder, socket=server.daemon.socket, fleet_id=edge.fleet.fleet_id, key=relay.key, port=hostwatch
@@ -499,9 +533,10 @@ def test_no_secret_is_where_it_has_no_business(tmp_path: Path, server: RealOpenS
         gather(run)
     assert len(canaries) > 25
     assert all(len(value) >= 8 for value in canaries.values())
-    files = searched(folder)
+    files = [*searched(folder), *(searched(engine.folder) if engine is not None else [])]
     names = {file.name for file in files}
-    assert set(EXPECTED) <= names
+    stored = {"deskfleet.db", "write-ahead-log"} if engine is None else {"server.log", "PG_VERSION"}
+    assert {*EXPECTED, *stored} <= names
     assert_nowhere(files, canaries)
     # Whatever a provider signs begins like this: {"alg":
     assert_nowhere(files, {"a token of the provider's": "eyJhbGciOi"})
