@@ -17,6 +17,7 @@ import sqlite3
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
 from datetime import UTC, datetime
@@ -316,6 +317,24 @@ def takes_events(run: Run) -> None:
     run.as_key(admin, "GET", "/api/v1/webhook-secrets")
 
 
+def sends_events(run: Run) -> None:
+    """To an address where nobody is, so that each attempt fails and is told."""
+    admin, where = run.canaries["admin's key"], {"url": f"http://127.0.0.1:{free_port()}/hook"}
+    made = run.as_key(admin, "POST", "/api/v1/webhooks", json=where, hands_over=True)
+    assert made.status_code == 201, made.text
+    path = f"/api/v1/webhooks/{made.json()['id']}"
+    run.canaries["secret of a webhook"] = made.json()["secret"]
+    run.canaries["secret of a webhook, new"] = run.as_key(
+        admin, "POST", f"{path}/rotate", hands_over=True
+    ).json()["secret"]
+    assert run.as_key(admin, "POST", f"{path}/test").status_code == 202
+    deadline = time.monotonic() + 60
+    while not any(one["attempts"] for one in run.as_key(admin, "GET", f"{path}/deliveries").json()["items"]):
+        assert time.monotonic() < deadline, "no attempt was made"
+        time.sleep(0.2)
+    run.as_key(admin, "GET", "/api/v1/webhooks")
+
+
 def uses_the_other_programs(run: Run) -> None:
     """The stock API with a registry's password, the CLI, the tools for agents."""
     canaries = run.canaries
@@ -503,7 +522,8 @@ def test_no_secret_is_where_it_has_no_business(
         ) as relay,
         running_edge(
             folder, server, relay, images=images, oidc=oidc, services=[SERVICE],
-            hostwatch_url=f"http://127.0.0.1:{hostwatch}", **database,
+            hostwatch_url=f"http://127.0.0.1:{hostwatch}", webhooks_allow_http=True,
+            webhooks_allow_networks=["127.0.0.0/8"], **database,
         ) as edge,
         running_hostwatch(
             folder, socket=server.daemon.socket, fleet_id=edge.fleet.fleet_id, key=relay.key, port=hostwatch
@@ -520,6 +540,7 @@ def test_no_secret_is_where_it_has_no_business(
         session = makes_and_watches_a_desktop(run)
         enters_a_service(run)
         takes_events(run)
+        sends_events(run)
         run.as_key(KEY.text, "POST", "/api/v1/sessions", json={"image": "private", "env": {"X": "y" * 8}})
         uses_the_other_programs(run)
         # A worker that is killed, and one that takes over what that one had in hand.
