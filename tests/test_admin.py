@@ -13,6 +13,7 @@ import pytest
 from tests import postgres
 from tests.viewer_fixtures import settings_values, write_settings
 from viewer.admin import BY, main
+from viewer.attempts import of_address, of_login
 from viewer.credentials import hash_of
 from viewer.model import Role, utcnow
 from viewer.store import Store
@@ -154,3 +155,94 @@ def test_before_the_first_start_there_is_nothing_to_administer(
 def test_provider_that_the_settings_lack_is_told(admin: Any, capsys: pytest.CaptureFixture[str]) -> None:
     for verb in ("check", "rules"):
         assert "there is no OpenID provider in the settings" in refusal(admin, capsys, "oidc", verb)
+
+
+# --- people -------------------------------------------------------------------------------------
+
+
+def person_in(admin: Any, store: Store, login: str = "mara", *more: str) -> str:
+    """He is added and has set a password; his principal's id."""
+    line = admin("person", "add", login, "--tenant", "acme", "--role", "operator", *more)
+    address, _, token = line.partition("#token=")
+    assert address == "http://deskfleet.localhost:8088/set-password"
+    assert store.accounts.set_password_by_link(token, "hash") is not None
+    return f"person:{store.accounts.login(login).person_id}"
+
+
+def test_person_is_added_with_a_link_and_changed_by_hand(admin: Any, store: Store) -> None:
+    admin("tenant", "add", "acme")
+    me = person_in(admin, store)
+    assert admin("person", "list").split("  ") == [
+        "mara", "acme", "operator", "may come in", "by password", "mara",
+    ]  # fmt: skip
+    assert "admin + fleet" in admin("person", "role", "MARA", "admin", "--fleet")
+    assert "admin + fleet" in admin("person", "role", "mara", "admin"), "what is not said stays"
+    assert "fleet" not in admin("person", "role", "mara", "watcher", "--no-fleet")
+    link = admin("person", "link", "mara").partition("#token=")[2]
+    assert "disabled" in admin("person", "disable", "mara")
+    assert store.accounts.person_of_link(link) is None
+    assert store.accounts.sign_ins_of(me) == []
+    assert "may come in" in admin("person", "enable", "mara")
+    assert admin("person", "delete", "mara") == "mara is deleted"
+    assert admin("person", "list", "--tenant", "acme") == "nobody yet"
+
+
+def test_sign_ins_are_listed_and_ended_by_hand(admin: Any, store: Store) -> None:
+    admin("tenant", "add", "acme")
+    me = person_in(admin, store)
+    store.accounts.sign_in_person(me.removeprefix("person:"), address="192.0.2.7", user_agent="Firefox")
+    lines = admin("sign-ins", "list", "mara").splitlines()
+    assert len(lines) == 2
+    assert lines[0].endswith("192.0.2.7  Firefox")
+    assert "has ended" in admin("sign-ins", "end", "mara", lines[0].split()[0])
+    assert admin("sign-ins", "end", "mara") == "1 sign-ins have ended"
+    assert admin("sign-ins", "list", "mara") == "mara is signed in nowhere"
+
+
+def test_somebody_locked_out_is_let_try_again(admin: Any, store: Store) -> None:
+    admin("tenant", "add", "acme")
+    person_in(admin, store)
+    for bucket, words in (
+        (of_login("mara"), ("mara",)),
+        (of_address("192.0.2.7"), ("192.0.2.7", "--address")),
+    ):
+        while not store.attempts.seconds_to_wait(bucket):
+            store.attempts.failed(bucket)
+        assert admin("unlock", *words) == f"{words[0]} may try again"
+        assert store.attempts.seconds_to_wait(bucket) == 0
+        assert admin("unlock", *words) == f"{words[0]} has no failed attempts"
+
+
+def test_keys_are_listed_without_their_texts(admin: Any, store: Store) -> None:
+    first = admin("tenant", "add", "acme")
+    key = admin(
+        "key", "add", "--tenant", "acme", "--role", "watcher", "--scope", "fleet", "--label", "prometheus"
+    )
+    admin("key", "revoke", first.split("_")[1])
+    lines = admin("key", "list").splitlines()
+    assert [line.split("  ")[1:5] for line in lines] == [
+        ["acme", "watcher", "fleet", "good"], ["acme", "operator", "all but fleet", "revoked"],
+    ]  # fmt: skip
+    assert key.split("_", 2)[2] not in "".join(lines)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (("person", "add", "a b", "--tenant", "acme", "--role", "admin"), "is not a login; give 1 to 100"),
+        (
+            ("person", "add", "mara", "--tenant", "acme", "--role", "admin"),
+            "somebody signs in as mara already",
+        ),
+        (("person", "add", "nina", "--tenant", "nobody", "--role", "admin"), "there is no tenant nobody"),
+        (("person", "link", "nobody"), "nobody signs in as nobody"),
+        (("sign-ins", "end", "mara", "abc"), "mara has no sign-in abc"),
+        (("unlock", "nobody"), "nobody signs in as nobody"),
+    ],
+)
+def test_what_cannot_be_done_with_people_is_one_sentence(
+    admin: Any, store: Store, capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], sentence: str
+) -> None:
+    admin("tenant", "add", "acme")
+    person_in(admin, store)
+    assert sentence in refusal(admin, capsys, *arguments)

@@ -21,6 +21,7 @@ from tests.viewer_fixtures import (
     kasmvnc_desktop,
     sign_in,
 )
+from viewer import logs
 from viewer.access import COOKIE
 from viewer.accounts import PersonIsOut
 from viewer.attempts import LONGEST_WAIT, network_of, of_address, of_login
@@ -308,6 +309,15 @@ def test_only_a_few_passwords_are_hashed_at_once() -> None:
         refused = [one for one in checks if one.done() and one.exception() is not None]
         enough.set()
     assert (most, len(refused)) == (2, 12)
+
+
+def test_right_password_is_hidden_from_logs_and_a_guess_chooses_nothing() -> None:
+    passwords = Passwords(QUICK_HASHER)
+    stored = QUICK_HASHER.hash("a secret of hers")
+    assert not passwords.check("deskfleet-viewer", stored).is_right
+    assert passwords.check("a secret of hers", stored).is_right
+    line = "deskfleet-viewer said: a secret of hers"
+    assert logs.redact(line) == f"deskfleet-viewer said: {logs.HIDDEN}"
 
 
 # --- guessing -----------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ Whose a sign-in is, is in it; what he may do is read from his row, or his key's,
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Collection, Sequence
 from datetime import datetime, timedelta
 
@@ -14,7 +15,7 @@ from sqlalchemy.orm import Session as OrmSession
 
 from viewer import audit
 from viewer.credentials import NewKey, SecretToken, hash_of, key_id_of, new_key, new_token, same
-from viewer.database import Database
+from viewer.database import Database, DatabaseBusy
 from viewer.listing import Position
 from viewer.model import POOL_TENANT, Frozen, Principal, Role, Scope, utcnow
 from viewer.tables import ApiKeyRow, PersonRow, SignInLinkRow, SignInRow, TenantRow
@@ -105,6 +106,7 @@ class Login(Frozen):
     """What a login leads to. Nobody's login has no person, and nothing to compare a password with."""
 
     person_id: str | None = None
+    tenant_id: str | None = None
     password_hash: str | None = Field(default=None, repr=False)
 
 
@@ -300,7 +302,7 @@ class AccountStore:
             row = orm.scalar(select(PersonRow).where(PersonRow.login == login))
         if row is None:
             return Login()
-        return Login(person_id=row.id, password_hash=row.password_hash)
+        return Login(person_id=row.id, tenant_id=row.tenant_id, password_hash=row.password_hash)
 
     def sign_in_person(
         self,
@@ -368,7 +370,11 @@ class AccountStore:
         """What he must show before he changes it."""
         with self._database.reading() as orm:
             row = orm.get(PersonRow, person_id)
-        return Login() if row is None else Login(person_id=row.id, password_hash=row.password_hash)
+        return (
+            Login()
+            if row is None
+            else Login(person_id=row.id, tenant_id=row.tenant_id, password_hash=row.password_hash)
+        )
 
     # --- sign-ins, listed and ended ----------------------------------------------------------------
 
@@ -458,7 +464,8 @@ class AccountStore:
             orm.execute(update(SignInRow).where(SignInRow.sha256 == sha256).values(used_at=now))
 
     def _stamp_key(self, key_id: str, now: datetime) -> None:
-        with self._database.writing() as orm:
+        # A key is no less good while another process holds the lock.
+        with contextlib.suppress(DatabaseBusy), self._database.writing() as orm:
             orm.execute(update(ApiKeyRow).where(ApiKeyRow.id == key_id).values(last_used_at=now))
 
 

@@ -1,4 +1,4 @@
-"""`deskfleet-admin`: tenants, keys, sign-in links and backups, by hand on the control host."""
+"""`deskfleet-admin`: tenants, people, keys, sign-in links and backups, by hand on the control host."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pathlib import Path
 
 from sqlalchemy.exc import DBAPIError
 
-from viewer import admin_audit, admin_oidc, audit
+from viewer import admin_audit, admin_oidc, admin_people, audit
 from viewer.accounts import TenantExists, UnknownKey, UnknownTenant
 from viewer.credentials import seal_secret
 from viewer.database import DatabaseAway, DatabaseBusy
@@ -99,12 +99,20 @@ def _parser() -> argparse.ArgumentParser:
         help="what it may be used for, once for each; without, all but fleet",
     )
     add.add_argument("--days", type=_days, help="after so many days it is good no more; without, never")
+    listed = key.add_parser("list", help="all keys, without their texts")
+    listed.add_argument("--tenant")
     key.add_parser("revoke", help="end a key and every sign-in made with it").add_argument("id")
 
     link = nouns.add_parser("signin-link", help="print a one-time sign-in link, good for 24 hours")
     link.add_argument("--tenant", required=True)
     link.add_argument("--role", choices=list(Role), type=Role, default=Role.OPERATOR)
     link.add_argument("--fleet", action="store_true", help="also for what is every tenant's")
+
+    admin_people.add_people(nouns.add_parser("person", help="who signs in by name"))
+    admin_people.add_sign_ins(nouns.add_parser("sign-ins", help="where somebody is signed in"))
+    admin_people.add_unlock(
+        nouns.add_parser("unlock", help="let somebody try again at once after wrong ones")
+    )
 
     _add_audit(nouns.add_parser("audit", help="export, verify and prune the audit log"))
     _add_webhook_secret(
@@ -170,6 +178,15 @@ def _do(asked: argparse.Namespace, store: Store, settings: Settings) -> str:
                     scopes=asked.scope,
                     by=BY,
                 ).text
+            case ("key", "list"):
+                tenants = [asked.tenant] if asked.tenant else store.accounts.tenants()
+                return "\n".join(admin_people.keys_listed(store, tenants)) or "no keys yet"
+            case ("person", _):
+                return admin_people.do_person(asked, store, settings.canonical_origin)
+            case ("sign-ins", _):
+                return admin_people.do_sign_ins(asked, store)
+            case ("unlock", _):
+                return admin_people.unlock(asked, store)
             case ("key", "revoke"):
                 store.accounts.revoke_key(asked.id)
                 return f"key {asked.id} is revoked"
@@ -186,6 +203,8 @@ def _do(asked: argparse.Namespace, store: Store, settings: Settings) -> str:
         known = ", ".join(store.accounts.tenants()) or "none yet"
         raise AdminError(f"there is no tenant {error}; known: {known}") from error
     except (admin_audit.AuditError, admin_oidc.OidcError) as error:
+        raise AdminError(str(error)) from error
+    except admin_people.PeopleError as error:
         raise AdminError(str(error)) from error
     except UnknownKey as error:
         raise AdminError(f"there is no key {error}; give the 8 letters after df_") from error

@@ -130,6 +130,11 @@ def hide(value: str) -> None:
     _hide(value, _own)
 
 
+def hide_given(value: str) -> None:
+    """The same for what is somebody's own secret, such as his password."""
+    _hide(value, _given)
+
+
 def hide_environment(environment: Mapping[str, str]) -> None:
     """The same for the values of a sandbox's environment: any of them may be a secret of its maker."""
     for name, value in environment.items():

@@ -20,6 +20,7 @@ from viewer.access import (
     request_origin,
     wants_page,
 )
+from viewer.accounts import Login
 from viewer.model import Frozen, Principal, Role, Scope
 from viewer.places import (
     PlaceKind,
@@ -36,7 +37,7 @@ from viewer.settings import Settings
 pages = Blueprint("pages", __name__)
 
 RESOLUTIONS = ("1280x800", "1440x900", "1600x900", "1920x1080", "2560x1440")
-_LOCAL = re.compile(r"/(?:sandboxes|view|open|services|hosts)(?:/[0-9A-Za-z_-]+)?", re.ASCII)
+_LOCAL = re.compile(r"/(?:sandboxes|view|open|services|hosts|account)(?:/[0-9A-Za-z_-]+)?", re.ASCII)
 
 # The page beside the viewer brings both along: it has no files of its own there.
 _STYLE = """
@@ -102,6 +103,28 @@ def signin_page() -> Response:
         None,
         provider=provider.name if provider else None,
         next=own_page(request.args.get("next")),
+    )
+
+
+@pages.get("/set-password")
+@anyone
+def set_password_page() -> Response:
+    return _page("set_password.html", None)
+
+
+@pages.get("/account")
+@needs(Role.WATCHER, scope=None)
+def account_page() -> Response:
+    who, accounts = principal(), services().store.accounts
+    kind, _, ident = who.id.partition(":")
+    person = accounts.password_of(ident) if kind == "person" else Login()
+    return _page(
+        "account.html",
+        who,
+        login=services().store.people(who.tenant).get(ident).login if kind == "person" else None,
+        way={"person": "login", "key": "API key", "link": "one-time link"}[kind],
+        scopes=sorted(who.scopes or ()),
+        has_password=person.password_hash is not None,
     )
 
 

@@ -54,14 +54,13 @@ class Passwords:
 
     def hash(self, password: str) -> str:
         """Raises TooManyChecks."""
-        logs.hide(password)
+        logs.hide_given(password)
         with self._one_of_a_few():
             return self._hasher.hash(password)
 
     def check(self, password: str, stored: str | None) -> PasswordCheck:
         """Is it the one that was hashed? `stored` None: there is none, which takes just as long. Raises
         TooManyChecks."""
-        logs.hide(password)
         with self._one_of_a_few():
             # Before either kind of check, so that the first unknown login is not told by the time it takes.
             decoy = self._some_hash()
@@ -71,6 +70,8 @@ class Passwords:
                 return PasswordCheck(is_right=False)
             if stored is None:
                 return PasswordCheck(is_right=False)
+            # Only now: whoever guesses must not choose which words no log has.
+            logs.hide_given(password)
             is_old = self._hasher.check_needs_rehash(stored)
             return PasswordCheck(is_right=True, new_hash=self._hasher.hash(password) if is_old else None)
 

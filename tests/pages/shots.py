@@ -151,10 +151,21 @@ def shooter(page: Page, folder: Path, suffix: str) -> Shoot:
 def take_sign_in(page: Page, site: PagesSite, shoot: Shoot) -> None:
     page.goto(f"{site.origin}/signin")
     shoot("signin")
+    page.get_by_role("button", name="Use an API key").click()
     page.get_by_label("API key").fill("df_aaaaaaaa_wrong")
     page.keyboard.press("Enter")
     page.get_by_role("alert").wait_for()
     shoot("signin-refused")
+    page.goto(site.new_person(f"mara-{site.tenant}"))
+    shoot("set-password")
+    site.new_person(login := f"nina-{site.tenant}", "correct horse battery")
+    page.goto(f"{site.origin}/signin?next=/account")
+    for label, value in (("Login", login), ("Password", "correct horse battery")):
+        page.get_by_label(label).fill(value)
+    page.keyboard.press("Enter")
+    page.locator("#sign-ins li").first.wait_for()
+    shoot("account")
+    page.context.clear_cookies()
 
 
 def make_sessions(site: PagesSite) -> dict[str, Session]:

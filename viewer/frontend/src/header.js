@@ -17,7 +17,9 @@ if (menu) {
   menu.addEventListener("focusout", (event) => event.relatedTarget && !menu.contains(event.relatedTarget) && (menu.open = false));
 }
 
-document.querySelector("#sign-out")?.addEventListener("submit", async (event) => {
+for (const form of document.querySelectorAll("form[action='/signout']")) form.addEventListener("submit", leave);
+
+async function leave(event) {
   event.preventDefault();
   const button = event.target.querySelector("button");
   button.disabled = true;
@@ -30,4 +32,4 @@ document.querySelector("#sign-out")?.addEventListener("submit", async (event) =>
     button.disabled = false;
     button.textContent = "Sign out failed, try again";
   }
-});
+}
