@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
 
@@ -20,6 +20,8 @@ from viewer.credentials import hash_of
 from viewer.grants import GRANT_HEADER, Grant, PublishedPort, seal_grant
 from viewer.lifecycle import HostLink, Lifecycle
 from viewer.model import Role, Session, utcnow
+from viewer.people import NewPerson
+from viewer.people import Person as Somebody
 from viewer.placement import Capacity
 from viewer.relay.answers import CloseCode
 from viewer.relay_client import RelayClient
@@ -69,14 +71,14 @@ def lower_to_watcher(store: Store, people: People) -> None:
 
 
 async def stream(
-    http: aiohttp.ClientSession, relay: RelayProcess, session: Session, person: Person, port: int
+    http: aiohttp.ClientSession, relay: RelayProcess, session: Session, holder: Person | str, port: int
 ) -> Viewer:
-    """A controlling stream of that person, past its handshake."""
+    """A controlling stream of that key, or in that name, past its handshake."""
     grant = Grant(
         purpose="stream",
         session_id=session.id,
         tenant_id=session.tenant_id,
-        principal=f"key:{key_id(person)}",
+        principal=holder if isinstance(holder, str) else f"key:{key_id(holder)}",
         may_control=True,
         target=PublishedPort(port=port),
         expires_at=utcnow() + timedelta(minutes=1),
@@ -110,6 +112,53 @@ def test_who_loses_the_right_loses_the_stream_and_the_others_keep_theirs(
                 await asyncio.to_thread(watch.look)
                 assert (await alice.ending())[0] == CloseCode.REVOKED
                 await ada.socket.close()
+
+    asyncio.run(body())
+
+
+def sign_in_by_name(store: Store, person: Somebody) -> str:
+    token = store.accounts.sign_in_person(person.id, address=None, user_agent=None)
+    who = store.accounts.principal_of_cookie(token)
+    assert who is not None
+    return who.holder
+
+
+CHANGES: dict[str, Callable[[Store, Somebody, str], object]] = {
+    "disabled": lambda store, who, _: store.people("acme").change(who.id, {"disabled": True}),
+    "deleted": lambda store, who, _: store.people("acme").delete(who.id),
+    "lowered": lambda store, who, _: store.people("acme").change(who.id, {"role": Role.WATCHER}),
+    "ended": lambda store, who, holder: store.accounts.end_sign_in(
+        who.principal_id, holder.partition("/")[2]
+    ),
+    "reset": lambda store, who, _: store.accounts.set_password_by_link(
+        store.people("acme").new_link(who.id), "hash"
+    ),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_what_is_done_to_a_person_counts_for_his_open_streams(
+    watch: HostWatch, link: HostLink, relay: RelayProcess, store: Store, people: People, change: str
+) -> None:
+    session = running_session(store, people.alice)
+    mara = store.people("acme").add(NewPerson(login="mara", role=Role.OPERATOR), by="test")
+    nina = store.people("acme").add(NewPerson(login="nina", role=Role.OPERATOR), by="test")
+    hers, ninas = sign_in_by_name(store, mara), sign_in_by_name(store, nina)
+
+    async def body() -> None:
+        with rfb_server(hold) as port:
+            async with aiohttp.ClientSession() as http:
+                closing = await stream(http, relay, session, hers, port)
+                going_on = await stream(http, relay, session, ninas, port)
+                await asyncio.to_thread(watch.look)
+                assert link.relay is not None
+                assert len(await asyncio.to_thread(link.relay.streams)) == 2
+                CHANGES[change](store, mara, hers)
+                await asyncio.to_thread(watch.look)
+                assert (await closing.ending())[0] == CloseCode.REVOKED
+                left = await asyncio.to_thread(link.relay.streams)
+                assert [one.principal for one in left] == [ninas]
+                await going_on.socket.close()
 
     asyncio.run(body())
 
