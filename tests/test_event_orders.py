@@ -13,6 +13,7 @@ import json
 import shutil
 import sqlite3
 import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
@@ -154,9 +155,9 @@ class Orders(RuleBasedStateMachine):
 
     @rule(who=tenants)
     @precondition(lambda self: len(self.known) < 6)
-    def create(self, who: Person) -> None:
+    def create(self, who: Person, host: str | None = None) -> None:
         """Made by the fleet; events name it by its session's id, as its maker knows it."""
-        asked = {"image": "desktop", "wait": False}
+        asked = {"image": "desktop", "wait": False, **({"host": host} if host else {})}
         made = self.client.post("/api/v1/sessions", json=asked, headers=who.headers).json
         self._know(Known(made["id"], who.tenant, None))
 
@@ -336,6 +337,75 @@ def _declared(person: Person) -> DeclaredKey:
         id=key_id_of(person.key) or "", tenant=person.tenant, role=Role.OPERATOR, sha256=hash_of(person.key),
         label="",
     )  # fmt: skip
+
+
+@pytest.fixture
+def orders(migrated_database: bytes) -> Iterator[Orders]:
+    """The same for tests of one order; settles and checks at the end, too."""
+    Orders.empty_database = migrated_database
+    made = Orders()
+    yield made
+    made.teardown()
+
+
+def being_made(orders: Orders, who: Person, host: str) -> Known:
+    """A sandbox whose create is answered and not yet written down: its session does not know of it."""
+    orders.create(who, host)
+    orders.worker.look_around(until=lambda: bool(orders.hosts[host].containers))
+    orders.learn_the_sandboxes_own_ids()
+    [known] = [one for one in orders.known.values() if one.container is not None]
+    assert all(row["sandbox_id"] is None for row in orders._rows())
+    return known
+
+
+def test_sandbox_that_is_just_being_made_is_not_given_away(orders: Orders) -> None:
+    known = being_made(orders, ACME, "two")
+    orders._send(BOLT, known, "running")
+    orders.worker.begin_to_look(TABLE)
+    orders.threads.run(TABLE)
+    [claim] = [row for row in orders._rows() if row["tenant_id"] == "bolt"]
+    orders.threads.run(f"session seek {claim['id']}")
+    [claim] = [row for row in orders._rows() if row["tenant_id"] == "bolt"]
+    assert (claim["host"], claim["status"]) == (None, "creating")
+    orders.worker.look_around()
+    [own] = [row for row in orders._rows() if row["tenant_id"] == "acme"]
+    assert (own["sandbox_id"], own["status"]) == (known.id, "running")
+
+
+@pytest.mark.parametrize("words", [["created"], ["created", "terminated"], ["running", "error"]])
+def test_what_is_said_of_a_sandbox_that_is_just_being_made_is_said_of_its_session(
+    orders: Orders, words: list[str]
+) -> None:
+    known = being_made(orders, ACME, "one")
+    for word in words:
+        orders._send(ACME, known, word)
+    orders._settle()
+    claim, own = sorted(orders._rows(), key=lambda row: row["host"] is not None)
+    assert claim["error_message"] in (f"its sandbox is that of session {own['id']}", "it fell over")
+    assert claim["status"] == "error"
+    assert (own["agent_id"], own["task_id"]) == ("clerk", claim["task_id"])
+    assert own["status"] == ("running" if len(words) == 1 else "terminated")
+    assert own["error_message"] == ("it fell over" if "error" in words else None)
+
+
+def test_sandbox_whose_end_is_told_before_it_was_found_ends(orders: Orders) -> None:
+    orders.plant("one")
+    [known] = orders.known.values()
+    for word in ("created", "terminated"):
+        orders._send(ACME, known, word)
+    orders._settle()
+    [row] = orders._rows()
+    assert (row["status"], row["host"]) == ("terminated", "one")
+    assert orders.hosts["one"].containers == {}
+
+
+def test_adopted_sandbox_lives_as_long_as_its_maker_said_up_to_the_longest_life(orders: Orders) -> None:
+    orders.plant("one")
+    [known] = orders.known.values()
+    orders._send(ACME, known, "running")
+    orders.worker.look_around()
+    [row] = orders._rows()
+    assert row["expires_at"] == row["lifetime_ends_at"], "it was made for nine days"
 
 
 @pytest.mark.real

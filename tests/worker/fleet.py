@@ -205,12 +205,14 @@ class Fleet:
             "relay_key_file": str(self.folder / f"relay{suffix}.key"), "max_desktops": self._max_desktops,
             "max_creates": self._max_creates,
             **({"hostwatch_url": self._hostwatch_url} if self._hostwatch_url and not suffix else {}),
+            **({"adopt": self._adopt} if self._adopt and not suffix else {}),
         }  # fmt: skip
 
     def _toml(self, changed: Toml) -> Toml:
         self._max_desktops = changed.pop("max_desktops", 8)
         self._max_creates = changed.pop("max_creates", 3)
         self._hostwatch_url = changed.pop("hostwatch_url", None)
+        self._adopt = changed.pop("adopt", None)
         return {
             "fleet_id": self.fleet_id,
             "origins": ["http://localhost:8088"],
