@@ -29,7 +29,8 @@ from tests.viewer_fixtures import (
 from viewer import event_intake
 from viewer.credentials import key_id_of
 from viewer.incoming import MOST_BODY_BYTES
-from viewer.model import Status, utcnow
+from viewer.model import Status, Via, utcnow
+from viewer.new_sessions import MOST_SOUGHT
 from viewer.problems import ProblemDocument
 from viewer.settings import Settings
 from viewer.signatures import MOST_SIGNATURES, is_signed_by, signed_message
@@ -433,6 +434,11 @@ def test_bodies_of_sandboxes_are_accepted(
                 ('{"event": "running", "sandbox_id": "x", "novnc_url": {}}', "document.content.novnc_url"),
                 ('{"event": "running", "sandbox_id": "x\\u0000"}', "document.content.sandbox_id"),
                 ('{"event": "running", "sandbox_id": "\\ud800"}', "document.content"),
+                ('{"event": "running", "sandbox_id": "../../health"}', "document.content.sandbox_id"),
+                ('{"event": "running", "sandbox_id": "x/proxy/8080"}', "document.content.sandbox_id"),
+                ('{"event": "running", "sandbox_id": "x?y=z"}', "document.content.sandbox_id"),
+                ('{"event": "running", "sandbox_id": "x%2f.."}', "document.content.sandbox_id"),
+                ('{"event": "running", "sandbox_id": "x\\n"}', "document.content.sandbox_id"),
             ]
         ],
     ],
@@ -689,6 +695,25 @@ def test_sandbox_of_another_tenant_is_as_one_that_never_was(
     assert unknown[0] == (200 if gives and event in ("created", "running") else 404)
     now = store.fleet.get(session.id), store.work("acme").tasks(None, 9), store.work("acme").agents(None, 9)
     assert now == mine
+
+
+def test_sandboxes_that_are_looked_for_at_once_are_few(
+    client: ViewerClient, app: Flask, store: Store, people: People
+) -> None:
+    services = app.extensions["deskfleet"]
+    hosts = tuple(host.model_copy(update={"adopt": "acme"}) for host in services.settings.hosts)
+    services.settings = services.settings.model_copy(update={"hosts": hosts})
+    for number in range(MOST_SOUGHT):
+        answer = keyed(client, people.alice, sandbox_event("created", f"box-{number}"))
+        assert answer.json["did"][-1] == "session-claimed"
+    refused = keyed(client, people.alice, sandbox_event("created", "one-more"))
+    assert (refused.status_code, refused.json["type"]) == (429, "urn:deskfleet:problem:too-many-sought")
+    assert keyed(client, people.alice, sandbox_event("running", "box-1")).status_code == 200
+    assert keyed(client, people.alice, sandbox_event("terminated", "box-1")).status_code == 200
+    sought = [row for row in store.fleet.live_sessions() if row.is_sought]
+    assert {row.via for row in sought} == {Via.WEBHOOK}
+    assert len(sought) == MOST_SOUGHT
+    assert store.fleet.queue() == {}, "they wait for no place"
 
 
 HOSTILE = st.one_of(

@@ -91,8 +91,9 @@ class EventIntake:
     def take(self, news: RunNews, message: Message, *, by: str, adoption: Adoption | None = None) -> Taken:
         """Do what follows from it, once. adoption: None where no host's list gives the tenant anything.
 
-        Raises SessionNotFound for a sandbox that is none of the tenant's, MessageReused, TooManyCreating and
-        QuotaExceeded; nothing is written then, no receipt either, so that the same can be sent again.
+        Raises SessionNotFound for a sandbox that is none of the tenant's, MessageReused, and TooManySought,
+        TooManyCreating or QuotaExceeded; nothing is written then, no receipt either, so that the same can be
+        sent again.
         """
         with self._database.writing() as orm:
             earlier = self._receipt(orm, message)
@@ -115,6 +116,9 @@ class EventIntake:
             return Taken(answer=answer, is_replay=False)
 
     def _note(self, orm: OrmSession, news: RunNews, effect: EventTaken) -> None:
+        """Not of each step that a run reports: only where something is different now."""
+        if effect.did == ("nothing",):
+            return
         about = f"task:{effect.task_id}" if effect.session_id is None else f"session:{effect.session_id}"
         said = "run" if news.sandbox is None else news.sandbox.event.value
         detail = {"said": said, "run": news.run_id, "did": list(effect.did)}

@@ -393,12 +393,10 @@ class FleetStore:
         old_session = delete(SessionRow).where(SessionRow.id.in_(ended.limit(PURGE_AT_ONCE)))
         with self._database.writing() as orm:
             orm.execute(delete(IdempotencyRow).where(IdempotencyRow.created_at < utcnow() - IDEMPOTENCY_LIFE))
-            # Of an event that came in long ago nobody asks again; a signature as old is refused anyway.
-            kept_from = min(events_before, utcnow() - BODY_LIFE)
-            orm.execute(delete(ReceiptRow).where(ReceiptRow.received_at < kept_from))
             events = orm.scalars(old_event.returning(EventRow.id)).all()
             sessions = orm.scalars(old_session.returning(SessionRow.id)).all()
-            return PURGE_AT_ONCE in (len(events), len(sessions))
+            receipts = _forget_receipts(orm, min(events_before, utcnow() - BODY_LIFE))
+            return PURGE_AT_ONCE in (len(events), len(sessions), receipts)
 
     def _live(self, *conditions: ColumnElement[bool]) -> list[Session]:
         with self._database.reading() as orm:
@@ -409,6 +407,19 @@ class FleetStore:
         with self._database.reading() as orm:
             row = orm.scalar(select(SessionRow).where(condition))
             return None if row is None else session_of(row)
+
+
+def _forget_receipts(orm: OrmSession, before: datetime) -> int:
+    """How many of the oldest. Of an event that came in so long ago nobody asks again; a signature as old is
+    refused anyway."""
+    ids = (ReceiptRow.tenant_id, ReceiptRow.message_id)
+    old = select(*ids).where(ReceiptRow.received_at < before).order_by(ReceiptRow.received_at)
+    found = orm.execute(old.limit(PURGE_AT_ONCE)).all()
+    for tenant_id, message_id in found:
+        orm.execute(
+            delete(ReceiptRow).where(ReceiptRow.tenant_id == tenant_id, ReceiptRow.message_id == message_id)
+        )
+    return len(found)
 
 
 def _waiting(orm: OrmSession) -> list[Session]:

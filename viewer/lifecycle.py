@@ -172,7 +172,8 @@ class Lifecycle:
 
     def _named_by(self, row: Session, host: str) -> Sandbox | None:
         link = self._links.get(host)
-        return None if link is None or row.sandbox_id is None else link.sandboxes.get(row.sandbox_id)
+        found = None if link is None or row.sandbox_id is None else link.sandboxes.get(row.sandbox_id)
+        return found if found is not None and found.id == row.sandbox_id else None
 
     def _adopt_from(self, host: str, row: Session, found: Sandbox) -> bool:
         """False where it is not given away."""

@@ -15,6 +15,8 @@ from viewer.tables import SessionRow
 
 MOST_CREATING = 200
 """Sandboxes that one tenant may have in the making, those that wait for a place included."""
+MOST_SOUGHT = 20
+"""Sandboxes that one tenant's events named and no host has shown yet: each is asked for again and again."""
 SOUGHT = "looking for its sandbox"
 """`status_reason` of a session whose sandbox an event named, until a host shows it."""
 NO_QUOTA = Quota()
@@ -22,6 +24,10 @@ NO_QUOTA = Quota()
 
 class TooManyCreating(Exception):
     """The tenant has MOST_CREATING sandboxes in the making."""
+
+
+class TooManySought(Exception):
+    """The tenant has MOST_SOUGHT sandboxes that are looked for."""
 
 
 class QuotaExceeded(Exception):
@@ -54,11 +60,22 @@ class NewSession(Frozen):
 
 
 def add_session(orm: OrmSession, tenant_id: str, new: NewSession, quota: Quota) -> Session:
-    """Write the row and its event, within the tenant's quota. Raises TooManyCreating, QuotaExceeded."""
+    """Write the row and its event, within the tenant's quota. Raises TooManySought, TooManyCreating,
+    QuotaExceeded."""
+    if new.sandbox_id is not None and _sought(orm, tenant_id) >= MOST_SOUGHT:
+        raise TooManySought
     check_quota(orm, tenant_id, new, quota)
     session = session_of_new(tenant_id, new)
     add(orm, session, new.created_by)
     return session
+
+
+def _sought(orm: OrmSession, tenant_id: str) -> int:
+    """Among the tenant's in the making, which are few: an index leads to those."""
+    in_making = select(SessionRow.host, SessionRow.sandbox_id).where(
+        SessionRow.tenant_id == tenant_id, SessionRow.status == Status.CREATING
+    )
+    return sum(host is None and sandbox_id is not None for host, sandbox_id in orm.execute(in_making))
 
 
 def session_of_new(tenant_id: str, new: NewSession) -> Session:

@@ -8,7 +8,15 @@ from __future__ import annotations
 import re
 from typing import Annotated
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    TypeAdapter,
+    ValidationError,
+)
 from pydantic_core import from_json
 
 from viewer.incoming import Label, normal_resolution
@@ -45,13 +53,17 @@ Time = Annotated[str | int | float, AfterValidator(_some_time)]
 """Nothing comes of it: events are ordered by what they say of a session, not by when they say so."""
 
 
+SandboxId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")]
+"""As OpenSandbox gives them out, and nothing that could lead elsewhere in an address."""
+
+
 class SandboxContent(BaseModel):
     """What `document.content` holds, as JSON in a string."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     event: What = Field(description=f"one of {', '.join(What)}")
-    sandbox_id: Label = Field(description="the id that OpenSandbox gave the sandbox")
+    sandbox_id: SandboxId = Field(description="the id that OpenSandbox gave the sandbox")
     novnc_url: Text | None = Field(None, description="any text; it is not used", repr=False)
     vnc_endpoint: Text | None = Field(None, description="any text; it is not used", repr=False)
     devtools_url: Text | None = Field(None, description="any text; it is not used", repr=False)

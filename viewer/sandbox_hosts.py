@@ -9,7 +9,7 @@ import re
 from datetime import datetime
 from enum import StrEnum
 from typing import Any, TypeVar
-from urllib.parse import urlencode
+from urllib.parse import quote, urlencode
 
 import httpx
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, TypeAdapter, ValidationError, field_validator
@@ -235,6 +235,11 @@ class _Invalid(Reply):
     detail: list[_FieldProblem] | str
 
 
+def _segment(sandbox_id: str) -> str:
+    """Of a path; an id may have come from a host, or from an event, and must not lead elsewhere."""
+    return quote(sandbox_id, safe="")
+
+
 class SandboxHost:
     """One host. Safe to share between threads; connections are kept open between calls."""
 
@@ -279,7 +284,7 @@ class SandboxHost:
 
     def get(self, sandbox_id: str) -> Sandbox | None:
         """Return the sandbox, or None if the host has no such one (any more)."""
-        answer = self._call("GET", f"/v1/sandboxes/{sandbox_id}", fine=(404,))
+        answer = self._call("GET", f"/v1/sandboxes/{_segment(sandbox_id)}", fine=(404,))
         return None if answer.status_code == 404 else self._read(Sandbox, answer)
 
     def published_port(self, sandbox_id: str, container_port: int) -> int:
@@ -287,7 +292,7 @@ class SandboxHost:
 
         Only the port: the address in the answer is the server's idea of itself (it says 127.0.0.1).
         """
-        answer = self._call("GET", f"/v1/sandboxes/{sandbox_id}/endpoints/{container_port}")
+        answer = self._call("GET", f"/v1/sandboxes/{_segment(sandbox_id)}/endpoints/{container_port}")
         endpoint = self._read(_Endpoint, answer).endpoint
         authority, _, path = endpoint.partition("/")
         port = authority.rpartition(":")[2]
@@ -303,27 +308,29 @@ class SandboxHost:
 
     def delete(self, sandbox_id: str) -> None:
         """Kill and remove the sandbox (0.25-1.1 s); one that is gone already is a success."""
-        self._call("DELETE", f"/v1/sandboxes/{sandbox_id}", fine=(404,))
+        self._call("DELETE", f"/v1/sandboxes/{_segment(sandbox_id)}", fine=(404,))
 
     def renew(self, sandbox_id: str, until: datetime) -> None:
         """Let the host keep the sandbox until then. Raises HostRefused with status 404 if it is gone."""
         self._call(
-            "POST", f"/v1/sandboxes/{sandbox_id}/renew-expiration", json={"expiresAt": until.isoformat()}
+            "POST",
+            f"/v1/sandboxes/{_segment(sandbox_id)}/renew-expiration",
+            json={"expiresAt": until.isoformat()},
         )
 
     def pause(self, sandbox_id: str) -> None:
         """Freeze it; its memory stays. Raises HostRefused with status 404 if it is gone."""
-        self._call("POST", f"/v1/sandboxes/{sandbox_id}/pause")
+        self._call("POST", f"/v1/sandboxes/{_segment(sandbox_id)}/pause")
 
     def resume(self, sandbox_id: str) -> None:
         """Let it run on. Raises HostRefused with status 404 if it is gone."""
-        self._call("POST", f"/v1/sandboxes/{sandbox_id}/resume")
+        self._call("POST", f"/v1/sandboxes/{_segment(sandbox_id)}/resume")
 
     def log_tail(self, sandbox_id: str, lines: int = 5) -> list[str]:
         """Return the last lines that the sandbox's entrypoint wrote; empty if the host has none to give."""
         try:
             answer = self._call(
-                "GET", f"/v1/sandboxes/{sandbox_id}/diagnostics/logs", params={"scope": "container"}
+                "GET", f"/v1/sandboxes/{_segment(sandbox_id)}/diagnostics/logs", params={"scope": "container"}
             )
             content = self._read(_Log, answer).content
         except (HostRefused, HostUnreachable):

@@ -19,7 +19,13 @@ from viewer.credentials import SealBroken, open_secret
 from viewer.event_intake import Adoption, Message, MessageReused
 from viewer.incoming import SourceQuery, json_body, query, read_body
 from viewer.model import Display, Principal, Role, Scope, Via, utcnow
-from viewer.new_sessions import NewSession, QuotaExceeded, TooManyCreating
+from viewer.new_sessions import (
+    MOST_SOUGHT,
+    NewSession,
+    QuotaExceeded,
+    TooManyCreating,
+    TooManySought,
+)
 from viewer.openapi import Answer, Operation, describes
 from viewer.openclaw import (
     NewsRefused,
@@ -80,34 +86,27 @@ def sender(role: Role) -> Principal:
     )
 
 
-@webhooks_in.post("/webhooks/openclaw")
-@needs(Role.OPERATOR, scope=Scope.EVENTS, door=sender)
-@describes(
-    Operation(
-        summary="Take an event of an OpenClaw host",
+def _operation(summary: str) -> Operation:
+    return Operation(
+        summary=summary,
         body=OpenClawEvent,
         query=SourceQuery,
         headers=_HEADERS,
         answers={200: Answer("It was taken; sent again, it gets the same answer.", EventTaken)},
         problems=(400, 404, 409, 413, 415, 422, 429),
     )
-)
+
+
+@webhooks_in.post("/webhooks/openclaw")
+@needs(Role.OPERATOR, scope=Scope.EVENTS, door=sender)
+@describes(_operation("Take an event of an OpenClaw host"))
 def take_openclaw_event() -> Response:
     return _taken()
 
 
 @webhooks_in.post("/openclaw/event")
 @needs(Role.OPERATOR, scope=Scope.EVENTS, door=sender)
-@describes(
-    Operation(
-        summary="The same, at the address that OpenClaw's own hooks post to",
-        body=OpenClawEvent,
-        query=SourceQuery,
-        headers=_HEADERS,
-        answers={200: Answer("It was taken; sent again, it gets the same answer.", EventTaken)},
-        problems=(400, 404, 409, 413, 415, 422, 429),
-    )
-)
+@describes(_operation("The same, at the address that OpenClaw's own hooks post to"))
 def take_openclaw_event_of_hook() -> Response:
     return _taken()
 
@@ -136,6 +135,14 @@ def _effect_of_event(who: Principal) -> Response:
             "id-reused",
             "That id was another event's",
             "Another event was sent under this webhook-id; give each event an id of its own.",
+        ) from error
+    except TooManySought as error:
+        raise Problem(
+            429,
+            "too-many-sought",
+            "Too many sandboxes are looked for",
+            f"Hosts are being asked for {MOST_SOUGHT} sandboxes that your tenant named; try again later.",
+            headers={"Retry-After": "30"},
         ) from error
     except TooManyCreating as error:
         raise too_many_creating() from error
