@@ -15,6 +15,7 @@ from urllib.parse import quote
 from cryptography.fernet import Fernet
 
 from viewer.credentials import new_key
+from viewer.signatures import new_webhook_secret
 
 
 def new_canaries() -> dict[str, str]:
@@ -27,6 +28,7 @@ def new_canaries() -> dict[str, str]:
         "VNC password": f"Vp{secrets.token_hex(3)}",
         "value of env": f"e$ \"n'v\n{secrets.token_hex(4)}",
         "key of an OpenSandbox server": f"box-{secrets.token_hex(12)}",
+        "webhook secret": new_webhook_secret(),
         "cookie of a service": f"crumb-{secrets.token_hex(6)}",
     }
 

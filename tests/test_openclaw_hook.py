@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 
+from tests.canaries import assert_nowhere
 from tests.event_senders import Source, new_source
 from tests.relay_process import free_port
 from tests.viewer_fixtures import Person
@@ -149,6 +150,10 @@ def test_hook_says_why_it_was_refused_and_shows_no_secret(
     assert wrong not in refused.stderr + refused.stdout
     not_there = hook(env, "sandbox", "created", "nowhere", "--run", "r3", "--patience", "0")
     assert (not_there.returncode, not_there.stderr[:19]) == (1, "openclaw_hook: 404:")
+    assert_nowhere(
+        [server.log, *server.database.parent.glob("deskfleet.db*")],
+        {"secret": source.secret, "bare secret": source.secret.removeprefix("whsec_"), "wrong one": wrong},
+    )
     silent = {**env, "DESKFLEET_EVENTS_URL": f"http://127.0.0.1:{free_port()}/webhooks/openclaw"}
     assert hook(silent, "run", "end", "--run", "r3", "--patience", "0").returncode == 1
 
