@@ -594,7 +594,7 @@ def test_command_that_runs_too_long_is_ended_by_execd() -> None:
     async def use(agent: Agent, execd: ExecdStandIn) -> None:
         with pytest.MonkeyPatch.context() as patch:
             # A whole second would be too long for a test.
-            patch.setattr("viewer.mcp.execd.MILLISECONDS", 50)
+            patch.setattr("viewer.mcp.execd.MILLISECONDS", 400)
             patch.setattr("viewer.mcp.execd._Execution._since_began_ms", lambda _self: 1000)
             ran = await agent.get(
                 "execute_shell", sandbox_id=BOX, command="echo a; sleep 60", timeout_seconds=1
@@ -608,7 +608,7 @@ def test_command_that_runs_too_long_is_ended_by_execd() -> None:
 
 
 def test_execd_that_lets_a_program_run_on_is_told_to_end_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(execd_module, "_GRACE_SECONDS", -0.8)
+    monkeypatch.setattr(execd_module, "_GRACE_SECONDS", -0.5)
 
     async def use(agent: Agent, execd: ExecdStandIn) -> None:
         ran = await agent.get(
@@ -623,13 +623,18 @@ def test_execd_that_lets_a_program_run_on_is_told_to_end_it(monkeypatch: pytest.
     in_sandbox(use)
 
 
-def test_command_of_a_call_that_is_cancelled_is_ended() -> None:
+def test_command_of_a_call_that_is_cancelled_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    has_begun, add = asyncio.Event(), execd_module._Execution.add
+
+    def noticed(seen: execd_module._Execution, event: execd_module._Event) -> None:
+        add(seen, event)
+        has_begun.set()
+
+    monkeypatch.setattr(execd_module._Execution, "add", noticed)
+
     async def use(agent: Agent, execd: ExecdStandIn) -> None:
         call = asyncio.ensure_future(agent.ask("execute_shell", sandbox_id=BOX, command="sleep 60"))
-        while not execd.processes:
-            await asyncio.sleep(0.01)
-        # So that its name has arrived, too.
-        await asyncio.sleep(0.1)
+        await asyncio.wait_for(has_begun.wait(), 10)
         call.cancel()
         with pytest.raises(asyncio.CancelledError):
             await call
