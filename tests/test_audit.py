@@ -16,6 +16,7 @@ from tests import postgres
 from tests.viewer_fixtures import ORIGIN, People, ViewerClient, running_session, sign_in
 from viewer import audit, audit_store
 from viewer.accounts import DeclaredKey
+from viewer.app import create_app
 from viewer.audit import Entry
 from viewer.audit_store import AuditFilter
 from viewer.bootstrap import prepare_database
@@ -144,19 +145,22 @@ def test_one_requests_actor_is_not_the_nexts(client: ViewerClient, store: Store,
     assert audit.actor() == audit.Actor(principal="deskfleet")
 
 
-def test_a_failed_credential_acts_for_nobody(client: ViewerClient, people: People) -> None:
+def test_a_failed_credential_acts_for_nobody(settings: Settings, store: Store, people: People) -> None:
+    app = create_app(settings, store)
+    client = ViewerClient(app, app.response_class, use_cookies=False)
     seen: list[str] = []
 
     def look(answer: Response) -> Response:
         seen.append(audit.actor().principal)
         return answer
 
-    client.application.after_request(look)
+    app.after_request(look)
     client.get("/api/v1/me", headers=people.ada.headers)
     client.get("/api/v1/me", headers={"Authorization": "Bearer wrong"})
     client.get("/api/v1/me")
     assert seen[0].startswith("key:")
     assert seen[1:] == ["nobody", "nobody"]
+    app.extensions["deskfleet"].close()
 
 
 def test_threads_have_actors_of_their_own(store: Store) -> None:

@@ -20,6 +20,7 @@ from cryptography.fernet import Fernet
 
 from tests.relay_process import free_port
 from tests.test_sandbox_hosts import Answer, FaultyHost, page
+from viewer import logs
 from viewer.grants import GRANT_HEADER, Grant, seal_grant
 from viewer.host_events import HostEvents, HostReports, last_lines
 from viewer.hostwatch.answers import (
@@ -197,6 +198,8 @@ def test_bad_settings_end_it_with_one_sentence(
 ) -> None:
     file = tmp_path / "hostwatch.toml"
     monkeypatch.setenv(SETTINGS_VARIABLE, str(file))
+    # This process's log, hooks and warnings stay as pytest wants them.
+    monkeypatch.setattr(logs, "set_up", lambda program: None)
     (tmp_path / "key").write_text("a secret that is no key")
     if text is not None:
         file.write_text(text.replace("{key}", str(tmp_path / "key")))

@@ -37,11 +37,13 @@ COMMANDS = [
 def test_every_command_of_the_page_works(
     client: ViewerClient,
     store: Store,
+    database_values: dict[str, Any],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    settings = write_settings(settings_values(tmp_path), tmp_path / "viewer.toml")
+    values = {**settings_values(tmp_path), **database_values}
+    settings = write_settings(values, tmp_path / "viewer.toml")
     monkeypatch.setenv("DESKFLEET_SETTINGS", str(settings))
     store.accounts.add_tenant("main")
     headers: dict[str, str] = {}

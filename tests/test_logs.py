@@ -235,7 +235,7 @@ def test_values_of_env_given_at_create_are_hidden_also_when_refused(
     client: ViewerClient, people: People
 ) -> None:
     canary = new_canaries()["value of env"]
-    client.post("/api/v1/sessions", json={"env": {"A": canary}}, headers=people.alice.headers)
+    client.post("/api/v1/sessions", json={"env": {"A": canary}, "wait": False}, headers=people.alice.headers)
     assert (
         redact(f"the sandbox said {canary!r}")
         == f"the sandbox said {repr(canary)[0]}{HIDDEN}{repr(canary)[0]}"

@@ -49,7 +49,6 @@ from viewer.mcp.skill import skill
 from viewer.mcp.tools import TOOLS, Desk
 from viewer.model import Role, Scope, Status
 from viewer.rows import QUEUED
-from viewer.settings import Settings
 from viewer.store import Store
 
 SKILL = Path(__file__).parent.parent / "docs" / "skills" / "code-sandbox" / "SKILL.md"
@@ -784,10 +783,11 @@ def test_page_names_every_tool_and_its_client_gets_no_key() -> None:
 
 
 def test_key_of_the_page_is_enough(
-    app: Flask, store: Store, settings: Settings, tmp_path: Path, capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
+    app: Flask, store: Store, database_values: dict[str, Any], tmp_path: Path,
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    settings_file = write_settings(settings_values(tmp_path), tmp_path / "viewer.toml")
+    values = {**settings_values(tmp_path), **database_values}
+    settings_file = write_settings(values, tmp_path / "viewer.toml")
     monkeypatch.setenv("DESKFLEET_SETTINGS", str(settings_file))
     [command] = [line for line in PAGE.read_text().splitlines() if line.startswith("sudo deskfleet-admin")]
     store.accounts.add_tenant("main")

@@ -55,12 +55,14 @@ class JumpHost:
     known_hosts: Path
     port: int
     is_silent: threading.Event = field(default_factory=threading.Event)
+    ends: list[paramiko.Transport | socket.socket] = field(default_factory=list)
 
     def way(self, key: Path) -> Way:
         return Way("10.0.0.9", 22, "127.0.0.1", self.port, "op", str(key), str(self.known_hosts))
 
     def serve(self, listening: socket.socket) -> None:
         outer = paramiko.Transport(listening.accept()[0])
+        self.ends.append(outer)
         outer.add_server_key(paramiko.ECDSAKey.from_private_key_file(str(self.key)))
         outer.start_server(threading.Event(), Server())
         channel = outer.accept(5)
@@ -68,6 +70,7 @@ class JumpHost:
             return
         near, far = socket.socketpair()
         inner = paramiko.Transport(far)
+        self.ends += [near, inner]
         inner.add_server_key(paramiko.ECDSAKey.from_private_key_file(str(self.key)))
         inner.start_server(threading.Event(), Server())
         back = threading.Thread(target=copy, args=(near.recv, channel.sendall, self.is_silent), daemon=True)
@@ -86,6 +89,9 @@ def jump_host(tmp_path: Path) -> Iterator[JumpHost]:
         found = JumpHost(tmp_path / "key", known_hosts, port)
         threading.Thread(target=found.serve, args=(listening,), daemon=True).start()
         yield found
+        # Else one that waits for a banner gives up in the middle of another test, and leaves its socket.
+        for end in found.ends:
+            end.close()
 
 
 def test_host_behind_another_is_lost_when_it_is_silent(

@@ -19,6 +19,7 @@ from argon2 import PasswordHasher
 from cryptography.fernet import Fernet
 from flask import Flask
 from flask.testing import FlaskClient
+from sqlalchemy import insert, select
 
 from tests import postgres
 from tests.postgres import PostgresServer, running_server
@@ -31,8 +32,10 @@ from viewer.fleet_store import DeclaredDesktop
 from viewer.migrations import upgrade
 from viewer.model import Display, Role, Scope, Session, Status
 from viewer.passwords import Passwords
+from viewer.services import Services
 from viewer.settings import Settings
 from viewer.store import NewSession, Store
+from viewer.tables import ApiKeyRow, AuditChainRow, AuditRow, Base, TenantRow
 
 ORIGIN = "http://deskfleet.localhost:8088"
 OTHER_ORIGIN = "http://localhost:8088"
@@ -71,6 +74,14 @@ class People:
     wanda: Person
     ada: Person
     bob: Person
+
+
+@dataclass(frozen=True)
+class Everybody:
+    """The people, and the rows by which a database knows them."""
+
+    people: People
+    rows: dict[type[Base], list[dict[str, Any]]] = field(repr=False)
 
 
 def settings_values(directory: Path) -> dict[str, Any]:
@@ -185,9 +196,12 @@ def store(settings: Settings, migrated_database: bytes) -> Iterator[Store]:
     opened.close()
 
 
-@pytest.fixture
-def people(store: Store) -> People:
-    """In one transaction, because nearly every test needs them."""
+@pytest.fixture(scope="session")
+def everybody(migrated_database: bytes, tmp_path_factory: pytest.TempPathFactory) -> Everybody:
+    """The people of all tests of this process, declared once as the deploy declares them."""
+    path = tmp_path_factory.mktemp("people") / "people.db"
+    path.write_bytes(migrated_database)
+    store = Store(path)
     found = People(
         alice=Person("acme", new_key().text),
         wanda=Person("acme", new_key().text),
@@ -213,12 +227,50 @@ def people(store: Store) -> People:
         for person, role in roles.items()
     ]
     store.accounts.sync_declared(["acme", "bolt"], keys)
-    return found
+    rows = _rows_of(store, TenantRow, ApiKeyRow, AuditRow, AuditChainRow)
+    store.close()
+    return Everybody(found, rows)
 
 
 @pytest.fixture
-def app(settings: Settings, store: Store, people: People) -> Iterator[Flask]:
-    made = create_app(settings, store)
+def people(store: Store, everybody: Everybody) -> People:
+    """Their rows, just as the declaration left them: nearly every test needs them."""
+    with store._database.writing() as orm:
+        for table, rows in everybody.rows.items():
+            orm.execute(insert(table), rows)
+    return everybody.people
+
+
+def _rows_of(store: Store, *tables: type[Base]) -> dict[type[Base], list[dict[str, Any]]]:
+    """All that is in these tables, but the numbers that a database gives by itself."""
+    with store._database.reading() as orm:
+        return {
+            table: [
+                {
+                    name: value
+                    for name, value in row.items()
+                    if not (name == "id" and table.__table__.c.id.autoincrement is True)
+                }
+                for row in orm.execute(select(*table.__table__.columns)).mappings()
+            ]
+            for table in tables
+        }
+
+
+@pytest.fixture(scope="session")
+def made_apps() -> list[Flask]:
+    """The app of this process, once there is one: its hundred routes take longer than most tests."""
+    return []
+
+
+@pytest.fixture
+def app(settings: Settings, store: Store, people: People, made_apps: list[Flask]) -> Iterator[Flask]:
+    """The viewer on this test's settings and store, which are all that differs between two of them."""
+    if made_apps:
+        made_apps[0].extensions["deskfleet"] = Services(settings, store)
+    else:
+        made_apps.append(create_app(settings, store))
+    made = made_apps[0]
     made.extensions["deskfleet"].passwords = Passwords(QUICK_HASHER)
     yield made
     made.extensions["deskfleet"].close()
