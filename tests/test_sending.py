@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import functools
 import ipaddress
 import socket
 import ssl
@@ -23,18 +22,13 @@ from tests.self_signed import self_signed
 from tests.webhook_receiver import Trap, receiving, status
 from viewer.deliveries.addresses import AddressPolicy, UrlRefused
 from viewer.deliveries.model import Outcome, headers_of, new_secret
-from viewer.deliveries.sending import Lookup, Sender, usual_trust
+from viewer.deliveries.sending import Lookup, Sender
 from viewer.model import utcnow
+from viewer.nodes import outside_trust
 
 HERE = AddressPolicy(allow=[IPv4Network("127.0.0.0/8")], allow_http=True)
 PUBLIC = AddressPolicy()
 BODY = '{"type":"webhook.test"}'
-
-
-@functools.cache
-def usual() -> ssl.SSLContext:
-    """Made once, because reading all authorities takes its time."""
-    return usual_trust()
 
 
 def send(
@@ -49,7 +43,7 @@ def send(
     """The last outcome of so many attempts."""
 
     async def do() -> Outcome:
-        context = usual() if trust is None else ssl.create_default_context(cafile=trust)
+        context = outside_trust() if trust is None else ssl.create_default_context(cafile=trust)
         sender = Sender(policy, lookup=lookup, trust=context)
         outcome = Outcome()
         for _ in range(times):
@@ -324,7 +318,7 @@ def test_name_that_changes_its_address_leads_nowhere_else() -> None:
             return ["127.0.66.2"] if len(looked_up) == 1 else ["127.0.0.1"]
 
         async def do() -> list[Outcome]:
-            sender = Sender(policy, lookup=turning, trust=usual())
+            sender = Sender(policy, lookup=turning, trust=outside_trust())
             ports = receiver.port, trap.port
             found = [await sender.send(f"http://turning.example:{port}/", BODY, {}) for port in ports]
             await sender.close()

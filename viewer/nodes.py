@@ -14,6 +14,7 @@ import socket
 import ssl
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from functools import cache
 from pathlib import Path
 
 import certifi
@@ -153,12 +154,15 @@ def client_of(
     limits: httpx.Limits,
     headers: dict[str, str] | None = None,
 ) -> httpx.Client:
-    """A client for the programs at `url`; `node` None: they are on this machine's loopback.
+    """A client for the programs at `url`; `node` None: they are on this machine's loopback, or are somebody
+    else's.
 
     Proxies named by the environment are never used: they would see keys and grants.
     """
     transport = (
-        httpx.HTTPTransport(limits=limits, trust_env=False, socket_options=_KEEP_ALIVE)
+        httpx.HTTPTransport(
+            verify=outside_trust(), limits=limits, trust_env=False, socket_options=_KEEP_ALIVE
+        )
         if node is None
         else _NodeTransport(node, limits)
     )
@@ -171,12 +175,19 @@ def client_of(
     )
 
 
-def outside_client(*, timeout_seconds: float) -> httpx.Client:
-    """A client for what is no part of the fleet, such as an OpenID provider. It believes the authorities that
-    this machine believes, and the public ones where it has none installed; it follows no redirect."""
+@cache
+def outside_trust() -> ssl.SSLContext:
+    """For what is no part of the fleet: the authorities that this machine believes, and the public ones where
+    it has none installed. Read once, which takes longer than most requests: an authority that the operator
+    adds is believed from the next start on."""
     context = ssl.create_default_context()
     context.load_verify_locations(cafile=certifi.where())
-    transport = httpx.HTTPTransport(verify=context, trust_env=False)
+    return context
+
+
+def outside_client(*, timeout_seconds: float) -> httpx.Client:
+    """A client for what is no part of the fleet, such as an OpenID provider; it follows no redirect."""
+    transport = httpx.HTTPTransport(verify=outside_trust(), trust_env=False)
     return httpx.Client(
         transport=_BoundedTransport(transport),
         timeout=timeout_seconds,

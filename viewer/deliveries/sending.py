@@ -21,6 +21,7 @@ import httpx
 from viewer import __version__
 from viewer.deliveries.addresses import Address, AddressPolicy, UrlRefused, address_of
 from viewer.deliveries.model import LONGEST_RETRY_AFTER, Outcome
+from viewer.nodes import outside_trust
 
 TIMEOUT_SECONDS = 15.0
 _READ_ON_SECONDS = 1.0
@@ -40,7 +41,7 @@ class Sender:
         self._policy = policy
         self._lookup = lookup or look_up
         self._transport = httpx.AsyncHTTPTransport(
-            verify=trust or usual_trust(),
+            verify=trust or outside_trust(),
             trust_env=False,
             http1=True,
             http2=False,
@@ -108,13 +109,6 @@ class Sender:
         finally:
             await answer.aclose()
         return _outcome_of(answer)
-
-
-def usual_trust() -> ssl.SSLContext:
-    """The public authorities, and those that the machine's operator has added to its store."""
-    context = httpx.create_ssl_context(trust_env=False)
-    context.load_default_certs()
-    return context
 
 
 async def look_up(host: str, port: int) -> Sequence[str]:
