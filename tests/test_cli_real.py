@@ -96,9 +96,15 @@ def test_refusal_is_one_line_and_an_exit_code(server: ViewerProcess, tmp_path: P
 
 class Me(http.server.BaseHTTPRequestHandler):
     def do_GET(self) -> None:
-        body = json.dumps(
-            {"id": "k", "tenant": "main", "role": "operator", "via": "key", "since": "v2"}
-        ).encode()
+        me = {
+            "id": "k",
+            "tenant": "main",
+            "role": "operator",
+            "via": "key",
+            "name": "ci",
+            "scopes": ["sessions"],
+        }
+        body = json.dumps({**me, "since": "v2"}).encode()
         self.send_response(200)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()

@@ -47,7 +47,7 @@ from viewer.accounts import DeclaredKey
 from viewer.app import create_app
 from viewer.credentials import hash_of, key_id_of, new_key
 from viewer.lifecycle import SETTLE_SECONDS
-from viewer.model import POOL_TENANT, Role, Status
+from viewer.model import POOL_TENANT, Role, Scope, Status
 from viewer.relay.answers import StreamInfo
 from viewer.sandbox_hosts import FLEET_KEY, REQUEST_KEY, SESSION_KEY, TENANT_KEY, SandboxState
 from viewer.services import Services, Slots
@@ -692,7 +692,10 @@ def _app() -> Flask:
 
 def _declared(person: Person, role: Role) -> DeclaredKey:
     key_id = key_id_of(person.key) or ""
-    return DeclaredKey(id=key_id, tenant=person.tenant, role=role, sha256=hash_of(person.key), label="")
+    scopes = tuple(Scope) if role is Role.ADMIN else None
+    return DeclaredKey(
+        id=key_id, tenant=person.tenant, role=role, sha256=hash_of(person.key), label="", scopes=scopes
+    )
 
 
 def _person(tenant: str) -> Person:

@@ -229,11 +229,13 @@ def example(secret: str, port: int) -> Iterator[subprocess.Popen[str]]:
     process = subprocess.Popen(
         [sys.executable, "-W", "error", str(RECEIVER)], env=environment, stdout=subprocess.PIPE, text=True
     )
-    yield process
-    process.kill()
-    process.wait()
-    assert process.stdout is not None
-    process.stdout.close()
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+        assert process.stdout is not None
+        process.stdout.close()
 
 
 def test_example_receiver_takes_our_events_and_no_others(site: Site) -> None:

@@ -526,6 +526,8 @@ def _play(action: Action, table: dict[str, Session], host: dict[str, Sandbox]) -
             table[row.id] = row.model_copy(update={"expires_at": until})
             one = host[row.sandbox_id or ""]
             host[one.id] = one.model_copy(update={"expires_at": until + reconcile.HOST_GRACE})
+        case NoteUse(row=row, at=at):
+            table[row.id] = table[row.id].model_copy(update={"last_used_at": at})
         case Keep(sandbox_id=kept, until=until):
             host[kept] = host[kept].model_copy(update={"expires_at": until})
         case DeleteSandbox(sandbox_id=doomed):

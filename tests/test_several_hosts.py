@@ -25,6 +25,7 @@ from viewer.grants import Target
 from viewer.lifecycle import HostLink, Lifecycle
 from viewer.model import DesktopBackend, Display, HostStatus, Session, Status, WantedBackend
 from viewer.placement import Capacity, Place, Refuse, decide
+from viewer.reconcile import End
 from viewer.relay.answers import ProbeOutcome, ProbeResult
 from viewer.relay_client import RelayClient
 from viewer.sandbox_hosts import SandboxHost
@@ -139,6 +140,18 @@ def test_nothing_is_remembered_of_a_session_that_ended_before_it_was_made(boxes:
     lifecycle.note_placed(session.id, "a")
     lifecycle.terminate(session, "on request")
     assert lifecycle._placed == {}
+
+
+def test_what_was_to_end_and_then_failed_has_ended_as_asked(boxes: Boxes) -> None:
+    """Also when the wish came after the worker had read the row."""
+    session = boxes.bring_up()
+    boxes.store.tenant("acme").request_termination(session.id)
+    Lifecycle(boxes.store.fleet, boxes.settings, boxes.links).end(
+        End(row=session, status=Status.ERROR, message="the container failed")
+    )
+    ended = boxes.store.fleet.get(session.id)
+    assert (ended.status, ended.status_reason) == (Status.TERMINATED, "on request")
+    assert ended.error_message == "the container failed"
 
 
 def test_create_whose_answer_was_lost_is_looked_up_before_anything_else_is_tried(boxes: Boxes) -> None:

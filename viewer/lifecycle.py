@@ -521,6 +521,10 @@ class Lifecycle:
         # Else what is remembered of it would stay as long as the worker lives.
         self._placed.pop(row.id, None)
         self._answers_lost.pop(row.id, None)
+        now = self._fleet.get(row.id)
+        if status is Status.ERROR and now.terminate_requested_at is not None:
+            # However it came about, it is what was asked for, maybe after `row` was read.
+            status, reason = Status.TERMINATED, reconcile.reason_of_end(now)
         try:
             self._fleet.transition(row.id, status, reason=reason, error_message=message)
         except IllegalTransition:

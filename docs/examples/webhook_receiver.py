@@ -19,7 +19,8 @@ class Receiver(BaseHTTPRequestHandler):
             return
         if self.headers["webhook-id"] not in seen:
             seen.add(self.headers["webhook-id"])
-            print(event["type"], event["data"].get("id", ""), flush=True)
+            # In one piece, because events may come at once.
+            print(f"{event['type']} {event['data'].get('id', '')}\n", end="", flush=True)
         self.send_response(204)
         self.end_headers()
 
