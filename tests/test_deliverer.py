@@ -20,11 +20,11 @@ from viewer.deliveries.model import (
     RETRY_DELAYS,
     DeliveryStatus,
     Endpoint,
-    new_secret,
 )
 from viewer.deliveries.store import LoggedDelivery, NewEndpoint
 from viewer.model import HostStatus, Status, utcnow
 from viewer.settings import Settings
+from viewer.signatures import new_webhook_secret
 from viewer.store import Store
 
 
@@ -54,7 +54,7 @@ class Sending:
         assert not self._thread.is_alive()
 
     def endpoint(self, url: str, tenant: str = "acme", **values: Any) -> tuple[Endpoint, str]:
-        secret = new_secret()
+        secret = new_webhook_secret()
         defaults: dict[str, Any] = {"label": "", "types": (), "created_by": "test"}
         sealed = seal_secret(secret, self.settings.secret_key)
         new = NewEndpoint(url=url, secret_sealed=sealed, **{**defaults, **values})
@@ -132,7 +132,7 @@ def test_both_secrets_sign_after_a_rotation_until_the_former_ends(
 ) -> None:
     with receiving() as receiver:
         endpoint, former = sending.endpoint(receiver.url)
-        secret = new_secret()
+        secret = new_webhook_secret()
         sealed = seal_secret(secret, sending.settings.secret_key)
         store.webhooks("acme").rotate(endpoint.id, sealed, former_life=FORMER_SECRET_LIFE)
         new_session(store, people.alice)

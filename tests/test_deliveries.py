@@ -22,13 +22,13 @@ from viewer.deliveries.model import (
     Endpoint,
     Outcome,
     headers_of,
-    new_secret,
     next_attempt_at,
 )
 from viewer.deliveries.store import Job, NewEndpoint, message_id_of
 from viewer.model import EventType, Status, utcnow
 from viewer.rows import Event
 from viewer.settings import Settings
+from viewer.signatures import new_webhook_secret
 from viewer.store import Store
 
 NOW = datetime(2026, 12, 1, 12, tzinfo=UTC)
@@ -82,7 +82,7 @@ def test_delays_grow_and_give_up_after_three_days() -> None:
 
 
 def test_each_key_signs_and_no_other() -> None:
-    first, second, other = new_secret(), new_secret(), new_secret()
+    first, second, other = new_webhook_secret(), new_webhook_secret(), new_webhook_secret()
     headers = headers_of("msg_1", '{"a":"ü"}', utcnow(), [first, second])
     for key in (first, second):
         assert Webhook(key).verify('{"a":"ü"}', headers) == {"a": "ü"}

@@ -23,10 +23,11 @@ from tests.viewer_process import ROOT
 from tests.webhook_receiver import Receiver, receiving
 from viewer.bootstrap import prepare_database
 from viewer.credentials import seal_secret
-from viewer.deliveries.model import Endpoint, headers_of, new_secret
+from viewer.deliveries.model import Endpoint, headers_of
 from viewer.deliveries.store import NewEndpoint
 from viewer.model import Session, utcnow
 from viewer.settings import load_settings
+from viewer.signatures import new_webhook_secret
 from viewer.store import Store
 
 pytestmark = pytest.mark.real
@@ -72,7 +73,7 @@ class Site:
         self.store.close()
 
     def endpoint(self, url: str, tenant: str = "acme") -> tuple[Endpoint, str]:
-        secret = new_secret()
+        secret = new_webhook_secret()
         sealed = seal_secret(secret, self.settings.secret_key)
         new = NewEndpoint(url=url, label="", types=(), secret_sealed=sealed, created_by="test")
         return self.store.webhooks(tenant).create(new), secret
@@ -270,7 +271,7 @@ def test_signature_is_checked_by_hand_as_the_guide_says() -> None:
     """The guide's shell lines against the library."""
     guide = (ROOT / "docs" / "webhooks-out.md").read_text()
     (lines,) = [block for block in re.findall(r"```sh\n(.*?)```", guide, re.DOTALL) if "openssl" in block]
-    secret, body = new_secret(), '{"type":"session.updated","data":{"title":"ü"}}'
+    secret, body = new_webhook_secret(), '{"type":"session.updated","data":{"title":"ü"}}'
     headers = headers_of("msg_1", body, utcnow(), [secret])
     given = {"secret": secret, "id": "msg_1", "timestamp": headers["webhook-timestamp"], "body": body}
     shell = subprocess.run(

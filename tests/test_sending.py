@@ -21,10 +21,11 @@ import viewer.deliveries.sending
 from tests.self_signed import self_signed
 from tests.webhook_receiver import Trap, receiving, status
 from viewer.deliveries.addresses import AddressPolicy, UrlRefused
-from viewer.deliveries.model import Outcome, headers_of, new_secret
+from viewer.deliveries.model import Outcome, headers_of
 from viewer.deliveries.sending import Lookup, Sender
 from viewer.model import utcnow
 from viewer.nodes import outside_trust
+from viewer.signatures import new_webhook_secret
 
 HERE = AddressPolicy(allow=[IPv4Network("127.0.0.0/8")], allow_http=True)
 PUBLIC = AddressPolicy()
@@ -47,7 +48,7 @@ def send(
         sender = Sender(policy, lookup=lookup, trust=context)
         outcome = Outcome()
         for _ in range(times):
-            headers = headers_of("msg_1", BODY, utcnow(), [secret or new_secret()])
+            headers = headers_of("msg_1", BODY, utcnow(), [secret or new_webhook_secret()])
             outcome = await sender.send(url, BODY, headers)
         await sender.close()
         return outcome
@@ -63,7 +64,7 @@ def always(*addresses: str) -> Lookup:
 
 
 def test_receiver_gets_what_the_specification_says() -> None:
-    secret = new_secret()
+    secret = new_webhook_secret()
     with receiving() as receiver:
         assert send(receiver.url, secret=secret) == Outcome(status_code=204)
         (received,) = receiver.received

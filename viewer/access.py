@@ -156,9 +156,9 @@ def credential() -> Credential:
     return Credential(authorization=request.headers.get("Authorization"), cookie=request.cookies.get(COOKIE))
 
 
-def authenticate() -> Principal:
-    """The principal of the request, or the 401 problem."""
-    shown = credential()
+def authenticate(shown: Credential | None = None) -> Principal:
+    """The principal of what the request shows (or of `shown`), or the 401 problem."""
+    shown = shown or credential()
     found = shown.principal(services().store.accounts)
     if found is not None:
         return found

@@ -10,13 +10,13 @@ from collections.abc import Collection, Sequence
 from datetime import datetime, timedelta
 
 from pydantic import Field
-from sqlalchemy import ColumnElement, delete, func, select, tuple_, update
+from sqlalchemy import ColumnElement, delete, func, select, update
 from sqlalchemy.orm import Session as OrmSession
 
 from viewer import audit
 from viewer.credentials import NewKey, SecretToken, hash_of, key_id_of, new_key, new_token, same
 from viewer.database import Database, DatabaseBusy
-from viewer.listing import Position
+from viewer.listing import Page, one_page, page_of
 from viewer.model import POOL_TENANT, Frozen, Principal, Role, Scope, utcnow
 from viewer.tables import ApiKeyRow, PersonRow, SignInLinkRow, SignInRow, TenantRow
 
@@ -74,13 +74,6 @@ class ApiKey(Frozen):
     last_used_at: datetime | None
     ends_at: datetime | None
     revoked_at: datetime | None
-
-
-class KeyPage(Frozen):
-    """Newest first. `next_cursor` is None on the last page."""
-
-    items: tuple[ApiKey, ...]
-    next_cursor: str | None
 
 
 class Browser(Frozen):
@@ -177,19 +170,13 @@ class AccountStore:
                 raise UnknownKey(key_id)
             _revoke(orm, row)
 
-    def keys(self, tenant: str, cursor: str | None, limit: int) -> KeyPage:
+    def keys(self, tenant: str, cursor: str | None, limit: int) -> Page[ApiKey]:
         """Those that are over, too. Raises viewer.listing.BadCursor."""
-        query = select(ApiKeyRow).where(ApiKeyRow.tenant_id == tenant)
-        if cursor is not None:
-            after = Position.from_cursor(cursor)
-            query = query.where(tuple_(ApiKeyRow.created_at, ApiKeyRow.id) < (after.created_at, after.id))
-        query = query.order_by(ApiKeyRow.created_at.desc(), ApiKeyRow.id.desc()).limit(limit + 1)
+        of_tenant = select(ApiKeyRow).where(ApiKeyRow.tenant_id == tenant)
+        query = one_page(of_tenant, ApiKeyRow.created_at, ApiKeyRow.id, cursor, limit)
         with self._database.reading() as orm:
             found = [ApiKey.model_validate(row, from_attributes=True) for row in orm.scalars(query)]
-        items = tuple(found[:limit])
-        last = items[-1] if len(found) > limit else None
-        following = Position(created_at=last.created_at, id=last.id).to_cursor() if last else None
-        return KeyPage(items=items, next_cursor=following)
+        return page_of(found, limit)
 
     def key(self, tenant: str, key_id: str) -> ApiKey:
         """Raises UnknownKey, for another tenant's too."""

@@ -9,6 +9,7 @@ from werkzeug.exceptions import HTTPException, MethodNotAllowed
 from werkzeug.wrappers import Response as BaseResponse
 
 from viewer.access import anyone, enforce_on, is_answered_here, place, places_on, public_origin
+from viewer.accounts import UnknownKey, UnknownSignIn
 from viewer.api import api
 from viewer.assets import assets, read_manifest
 from viewer.audit_api import audit_api
@@ -19,6 +20,7 @@ from viewer.deliveries.api import webhook_api
 from viewer.deliveries.store import UnknownEndpoint
 from viewer.events import events
 from viewer.incoming import MOST_BODY_BYTES, drain_body, too_large
+from viewer.listing import BadCursor
 from viewer.model import Role
 from viewer.observed import observe_on
 from viewer.oidc.routes import oidc
@@ -40,9 +42,10 @@ from viewer.pages import (
     pages,
     send_to_canonical_origin,
 )
+from viewer.people import UnknownPerson
 from viewer.people_api import people_api
 from viewer.places import PlaceKind
-from viewer.problems import Problem, not_found, respond
+from viewer.problems import Problem, bad_cursor, not_found, respond
 from viewer.rows import SessionNotFound
 from viewer.scrape import scrape
 from viewer.services import Services, services
@@ -50,11 +53,18 @@ from viewer.session_api import session_api
 from viewer.settings import Settings
 from viewer.sign_in import sign_in
 from viewer.store import Store
+from viewer.webhook_secrets import SecretNotFound
 from viewer.webhook_secrets_api import webhook_secrets_api
 from viewer.webhooks_in import webhooks_in
+from viewer.work import UnknownWork
 from viewer.work_api import work_api
 
 _log = logging.getLogger("deskfleet.viewer")
+
+_UNKNOWN = (
+    SessionNotFound, UnknownWork, UnknownPerson, UnknownKey, UnknownSignIn, SecretNotFound, UnknownEndpoint,
+)  # fmt: skip
+"""What the stores say of a thing that never was, and of another tenant's."""
 
 
 def create_app(settings: Settings, store: Store | None = None) -> Flask:
@@ -81,8 +91,9 @@ def create_app(settings: Settings, store: Store | None = None) -> Flask:
     app.before_request(send_to_canonical_origin)
     enforce_on(app)
     app.register_error_handler(Problem, _answer_problem)
-    app.register_error_handler(SessionNotFound, _answer_not_found)
-    app.register_error_handler(UnknownEndpoint, _answer_not_found)
+    for unknown in _UNKNOWN:
+        app.register_error_handler(unknown, _answer_not_found)
+    app.register_error_handler(BadCursor, _answer_bad_cursor)
     app.register_error_handler(DatabaseBusy, _answer_busy)
     app.register_error_handler(DatabaseAway, _answer_away)
     app.register_error_handler(HTTPException, _answer_http_error)
@@ -119,8 +130,12 @@ def _answer_problem(problem: Problem) -> BaseResponse:
     return respond(problem)
 
 
-def _answer_not_found(_error: SessionNotFound | UnknownEndpoint) -> BaseResponse:
+def _answer_not_found(_error: Exception) -> BaseResponse:
     return _answer_problem(sandbox_not_found() if is_asked_for() else not_found())
+
+
+def _answer_bad_cursor(_error: BadCursor) -> BaseResponse:
+    return _answer_problem(bad_cursor())
 
 
 def _answer_busy(_error: DatabaseBusy) -> BaseResponse:

@@ -12,13 +12,11 @@ from viewer.audit import ACTIONS, Entry
 from viewer.audit_files import MEDIA_TYPES, export
 from viewer.audit_store import AuditFilter, actions_named
 from viewer.incoming import AuditConditions, AuditQuery, ExportQuery, query
-from viewer.listing import BadCursor
 from viewer.model import Role, Scope, utcnow
 from viewer.openapi import Answer, Operation, describes
 from viewer.problems import Problem, unknown_name
 from viewer.public import AuditList, PublicEntry
 from viewer.services import services
-from viewer.session_api import bad_cursor
 
 audit_api = Blueprint("audit", __name__, url_prefix="/api/v1")
 
@@ -35,10 +33,7 @@ audit_api = Blueprint("audit", __name__, url_prefix="/api/v1")
 )
 def list_audit() -> Response:
     asked = query(AuditQuery)
-    try:
-        page = services().store.audit.page(principal().tenant, _filter(asked), asked.cursor, asked.limit)
-    except BadCursor as error:
-        raise bad_cursor() from error
+    page = services().store.audit.page(principal().tenant, _filter(asked), asked.cursor, asked.limit)
     return json_answer(AuditList(items=tuple(map(_public, page.items)), next_cursor=page.next_cursor))
 
 

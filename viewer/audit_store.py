@@ -15,7 +15,7 @@ from sqlalchemy.orm import Session as OrmSession
 from viewer import audit
 from viewer.audit import Action, Detail, Entry, broken, entry_of
 from viewer.database import Database
-from viewer.listing import BadCursor
+from viewer.listing import BadCursor, Page
 from viewer.model import Frozen, utcnow
 from viewer.tables import AuditChainRow, AuditRow
 
@@ -35,13 +35,6 @@ class AuditFilter(Frozen):
     target: str | None = None
     since: datetime | None = None
     until: datetime | None = None
-
-
-class AuditPage(Frozen):
-    """Newest first. `next_cursor` is None on the last page."""
-
-    items: tuple[Entry, ...]
-    next_cursor: str | None
 
 
 class Head(Frozen):
@@ -84,7 +77,7 @@ class AuditStore:
 
     # --- reading -----------------------------------------------------------------------------------
 
-    def page(self, tenant_id: str, wanted: AuditFilter, cursor: str | None, limit: int) -> AuditPage:
+    def page(self, tenant_id: str, wanted: AuditFilter, cursor: str | None, limit: int) -> Page[Entry]:
         """The newest `limit` entries from the cursor on. Raises viewer.listing.BadCursor."""
         query = select(AuditRow).where(*_conditions(tenant_id, wanted))
         if cursor is not None:
@@ -94,7 +87,7 @@ class AuditStore:
             found = [entry_of(row) for row in orm.scalars(query)]
         items = tuple(found[:limit])
         more = len(found) > limit
-        return AuditPage(items=items, next_cursor=_cursor_of(items[-1].number) if more else None)
+        return Page(items=items, next_cursor=_cursor_of(items[-1].number) if more else None)
 
     def entries(self, tenant_id: str, wanted: AuditFilter | None = None) -> Iterator[Entry]:
         """All that match, oldest first, read a few at a time: no transaction stays open between."""

@@ -1,4 +1,4 @@
-"""Which sessions a list shows, and where its next page begins. Only the stores import this module.
+"""Which rows a list shows, and where its next page begins. Only the stores import this module.
 
 Paging is by keyset (creation time and id), so that the thousandth page costs what the first one does. Each
 filter has an index that ends in the keyset; several statuses are one such look each, merged.
@@ -10,17 +10,29 @@ import base64
 import json
 from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
-from typing import TypeVar
+from typing import Generic, Protocol, TypeVar
 
 from pydantic import Field, ValidationError
 from sqlalchemy import ColumnElement, Select, or_, select, tuple_, union_all
 from sqlalchemy.orm import InstrumentedAttribute
 
-from viewer.model import Frozen, Kind, Session, Status
+from viewer.model import Frozen, Kind, Status
 from viewer.phases import Phase
 from viewer.tables import SessionLabelRow, SessionRow
 
 _Found = TypeVar("_Found")
+_Item = TypeVar("_Item")
+
+
+class _HasKeyset(Protocol):
+    @property
+    def created_at(self) -> datetime: ...
+
+    @property
+    def id(self) -> str: ...
+
+
+_Keyed = TypeVar("_Keyed", bound=_HasKeyset)
 
 
 class BadCursor(Exception):
@@ -43,10 +55,10 @@ class SessionFilter(Frozen):
         return self == SessionFilter()
 
 
-class SessionPage(Frozen):
+class Page(Frozen, Generic[_Item]):
     """Newest first. `next_cursor` is None on the last page."""
 
-    items: tuple[Session, ...]
+    items: tuple[_Item, ...]
     next_cursor: str | None
 
 
@@ -73,18 +85,27 @@ class Position(Frozen):
             raise BadCursor from error
 
 
-def page_of(found: Sequence[Session], limit: int) -> SessionPage:
+def page_of(found: Sequence[_Keyed], limit: int) -> Page[_Keyed]:
     """`found`: one more than the page holds, if there are more."""
-    items = tuple(found[:limit])
-    more = len(found) > limit
-    last = items[-1] if items else None
-    cursor = Position(created_at=last.created_at, id=last.id).to_cursor() if more and last else None
-    return SessionPage(items=items, next_cursor=cursor)
+    last = found[limit - 1] if len(found) > limit else None
+    cursor = None if last is None else Position(created_at=last.created_at, id=last.id).to_cursor()
+    return Page(items=tuple(found[:limit]), next_cursor=cursor)
+
+
+def one_page(
+    query: Select[_Found],
+    created_at: InstrumentedAttribute[datetime],
+    row_id: InstrumentedAttribute[str],
+    cursor: str | None,
+    limit: int,
+) -> Select[_Found]:
+    """What `page_of` makes a page of: the newest rows from the cursor on. Raises BadCursor."""
+    return _newest_first(query, created_at, row_id, _position(cursor), limit + 1)
 
 
 def matching(tenant_id: str, wanted: SessionFilter, cursor: str | None, limit: int) -> Select[SessionRow]:
     """The tenant's sessions, newest first, at most `limit` from the cursor on. Raises BadCursor."""
-    after = Position.from_cursor(cursor) if cursor is not None else None
+    after = _position(cursor)
     if len(set(wanted.status)) > 1:
         return _merged(tenant_id, wanted, after, limit)
     return _one_look(tenant_id, wanted, after, limit)
@@ -163,6 +184,10 @@ _STATUSES_IN = {
     Phase.FAILED: {Status.ERROR},
 }
 _WANTED_IN = {Phase.PAUSING: Status.PAUSED, Phase.RESUMING: Status.RUNNING}
+
+
+def _position(cursor: str | None) -> Position | None:
+    return None if cursor is None else Position.from_cursor(cursor)
 
 
 def _one_look(

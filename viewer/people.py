@@ -11,7 +11,7 @@ import unicodedata
 from datetime import datetime
 from typing import TypedDict
 
-from sqlalchemy import delete, select, tuple_
+from sqlalchemy import delete, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session as OrmSession
 
@@ -19,7 +19,7 @@ from viewer import audit
 from viewer.accounts import LINK_LIFE, UnknownTenant, end_everything_of
 from viewer.credentials import SecretToken, hash_of, new_token
 from viewer.database import Database
-from viewer.listing import Position
+from viewer.listing import Page, one_page, page_of
 from viewer.model import Frozen, Role, utcnow
 from viewer.rows import new_id
 from viewer.tables import PersonRow, SignInLinkRow, TenantRow
@@ -82,13 +82,6 @@ class PersonChanges(TypedDict, total=False):
     disabled: bool
 
 
-class PeoplePage(Frozen):
-    """Newest first. `next_cursor` is None on the last page."""
-
-    items: tuple[Person, ...]
-    next_cursor: str | None
-
-
 def folded_login(text: str) -> str:
     """The one form of a login, whatever its case. Raises BadLogin.
 
@@ -139,19 +132,12 @@ class PeopleStore:
         with self._database.reading() as orm:
             return person_of(self._own_row(orm, person_id))
 
-    def page(self, cursor: str | None, limit: int) -> PeoplePage:
+    def page(self, cursor: str | None, limit: int) -> Page[Person]:
         """Raises viewer.listing.BadCursor."""
-        query = select(PersonRow).where(PersonRow.tenant_id == self._tenant_id)
-        if cursor is not None:
-            after = Position.from_cursor(cursor)
-            query = query.where(tuple_(PersonRow.created_at, PersonRow.id) < (after.created_at, after.id))
-        query = query.order_by(PersonRow.created_at.desc(), PersonRow.id.desc()).limit(limit + 1)
+        mine = select(PersonRow).where(PersonRow.tenant_id == self._tenant_id)
+        query = one_page(mine, PersonRow.created_at, PersonRow.id, cursor, limit)
         with self._database.reading() as orm:
-            found = [person_of(row) for row in orm.scalars(query)]
-        items = tuple(found[:limit])
-        last = items[-1] if len(found) > limit else None
-        following = Position(created_at=last.created_at, id=last.id).to_cursor() if last else None
-        return PeoplePage(items=items, next_cursor=following)
+            return page_of([person_of(row) for row in orm.scalars(query)], limit)
 
     def change(self, person_id: str, changes: PersonChanges) -> Person:
         """Who is disabled is out at once: his sign-ins and unused links end. Raises UnknownPerson."""

@@ -10,7 +10,7 @@ from datetime import timedelta
 from flask import Blueprint, Response
 
 from viewer.access import current_sign_in, needs, principal, public_origin
-from viewer.accounts import LINK_LIFE, ApiKey, PersonIsOut, UnknownKey, UnknownSignIn
+from viewer.accounts import LINK_LIFE, ApiKey, PersonIsOut
 from viewer.answers import json_answer
 from viewer.attempts import of_password
 from viewer.credentials import SecretToken
@@ -24,7 +24,6 @@ from viewer.incoming import (
     json_body,
     query,
 )
-from viewer.listing import BadCursor
 from viewer.model import Role, Scope, utcnow
 from viewer.openapi import Answer, Operation, describes
 from viewer.passwords import TooManyChecks
@@ -35,9 +34,8 @@ from viewer.people import (
     PeopleStore,
     Person,
     PersonChanges,
-    UnknownPerson,
 )
-from viewer.problems import FieldError, Problem, not_found, role_too_small, too_many_attempts, wrong_fields
+from viewer.problems import FieldError, Problem, role_too_small, too_many_attempts, wrong_fields
 from viewer.public import (
     KeyList,
     NewPublicKey,
@@ -50,7 +48,6 @@ from viewer.public import (
     SignInList,
 )
 from viewer.services import services
-from viewer.session_api import bad_cursor
 from viewer.sign_in import new_password_hash, too_many_checks
 
 people_api = Blueprint("people", __name__, url_prefix="/api/v1")
@@ -74,10 +71,7 @@ _anybody = needs(Role.WATCHER, scope=None)
 )
 def list_people() -> Response:
     asked = query(PageQuery)
-    try:
-        page = _people().page(asked.cursor, asked.limit)
-    except BadCursor as error:
-        raise bad_cursor() from error
+    page = _people().page(asked.cursor, asked.limit)
     return json_answer(
         PersonList(items=tuple(_public_person(one) for one in page.items), next_cursor=page.next_cursor)
     )
@@ -139,10 +133,7 @@ def change_person(person_id: str) -> Response:
         changes["role"] = asked.role
     if asked.disabled is not None:
         changes["disabled"] = asked.disabled
-    try:
-        return json_answer(_public_person(_people().change(person.id, changes)))
-    except UnknownPerson as error:
-        raise not_found() from error
+    return json_answer(_public_person(_people().change(person.id, changes)))
 
 
 @people_api.delete("/people/<person_id>")
@@ -158,10 +149,7 @@ def delete_person(person_id: str) -> Response:
     person = _changeable(person_id)
     if _is_self(person):
         raise _own_rights()
-    try:
-        _people().delete(person.id)
-    except UnknownPerson as error:
-        raise not_found() from error
+    _people().delete(person.id)
     return Response(status=204)
 
 
@@ -180,10 +168,7 @@ def make_link(person_id: str) -> Response:
         raise Problem(
             409, "disabled", "This person is shut out", "Let him in again first: `disabled: false`."
         )
-    try:
-        return json_answer(_link(_people().new_link(person.id)), 201)
-    except UnknownPerson as error:
-        raise not_found() from error
+    return json_answer(_link(_people().new_link(person.id)), 201)
 
 
 @people_api.get("/people/<person_id>/sign-ins")
@@ -227,10 +212,7 @@ def end_sign_in_of(person_id: str, sign_in: str) -> Response:
 )
 def list_keys() -> Response:
     asked = query(PageQuery)
-    try:
-        page = services().store.accounts.keys(principal().tenant, asked.cursor, asked.limit)
-    except BadCursor as error:
-        raise bad_cursor() from error
+    page = services().store.accounts.keys(principal().tenant, asked.cursor, asked.limit)
     return json_answer(
         KeyList(items=tuple(_public_key(key) for key in page.items), next_cursor=page.next_cursor)
     )
@@ -273,10 +255,7 @@ def add_key() -> Response:
 )
 def revoke_key(key_id: str) -> Response:
     accounts, who = services().store.accounts, principal()
-    try:
-        key = accounts.key(who.tenant, key_id)
-    except UnknownKey as error:
-        raise not_found() from error
+    key = accounts.key(who.tenant, key_id)
     if who.id == f"key:{key.id}":
         raise _own_rights()
     if key.from_settings and key.revoked_at is None:
@@ -406,10 +385,7 @@ def _people() -> PeopleStore:
 
 
 def _person(person_id: str) -> Person:
-    try:
-        return _people().get(person_id)
-    except UnknownPerson as error:
-        raise not_found() from error
+    return _people().get(person_id)
 
 
 def _changeable(person_id: str) -> Person:
@@ -465,10 +441,7 @@ def _sign_ins(principal_id: str) -> SignInList:
 
 
 def _end(principal_id: str, sign_in: str) -> Response:
-    try:
-        services().store.accounts.end_sign_in(principal_id, sign_in)
-    except UnknownSignIn as error:
-        raise not_found() from error
+    services().store.accounts.end_sign_in(principal_id, sign_in)
     return Response(status=204)
 
 

@@ -81,6 +81,11 @@ def from_validation(error: ValidationError, model: type[BaseModel]) -> Problem:
     return wrong_fields([_field_error(problem, model) for problem in error.errors(include_url=False)])
 
 
+def bad_cursor() -> Problem:
+    wrong = FieldError(field="cursor", message="is not one of ours", mend="start again without it")
+    return wrong_fields([wrong], status=400)
+
+
 def not_found() -> Problem:
     """The same for what never was and for what is another tenant's."""
     return Problem(

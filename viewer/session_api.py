@@ -19,7 +19,7 @@ from viewer.incoming import (
     json_body,
     query,
 )
-from viewer.listing import BadCursor, SessionFilter
+from viewer.listing import SessionFilter
 from viewer.model import Kind, Role, Session, Status, utcnow
 from viewer.observed import session_made
 from viewer.openapi import Answer, Operation, describes
@@ -96,10 +96,7 @@ def list_sessions() -> Response:
         host=asked.host,
         labels=dict(pair.split("=", 1) for pair in asked.label),
     )
-    try:
-        page = _tenant().list(wanted, asked.cursor, asked.limit)
-    except BadCursor as error:
-        raise bad_cursor() from error
+    page = _tenant().list(wanted, asked.cursor, asked.limit)
     return json_answer(public_list(page.items, page.next_cursor))
 
 
@@ -274,11 +271,6 @@ def not_now(error: IllegalTransition) -> Problem:
     else:
         detail = f"A session that is {error.current} cannot become {error.wanted}; read it again."
     return Problem(409, "wrong-status", "Not in this status", detail)
-
-
-def bad_cursor() -> Problem:
-    wrong = FieldError(field="cursor", message="is not one of ours", mend="start again without it")
-    return wrong_fields([wrong], status=400)
 
 
 def _tenant() -> TenantStore:

@@ -30,7 +30,7 @@ from viewer.entries import EntryStore
 from viewer.event_intake import EventIntake, Refusals
 from viewer.figures import FigureStore
 from viewer.fleet_store import IDEMPOTENCY_LIFE, FleetStore
-from viewer.listing import SessionFilter, SessionPage, looks_for, matching, numbered_page, page_of
+from viewer.listing import Page, SessionFilter, looks_for, matching, numbered_page, page_of
 from viewer.listing import conditions as conditions_of
 from viewer.model import (
     POOL_TENANT,
@@ -205,7 +205,7 @@ class TenantStore:
 
     def list(
         self, wanted: SessionFilter | None = None, cursor: str | None = None, limit: int = 50
-    ) -> SessionPage:
+    ) -> Page[Session]:
         """One page, newest first; raise BadCursor for a cursor that is not ours."""
         query = matching(self._tenant_id, wanted or SessionFilter(), cursor, limit + 1)
         with self._database.reading() as orm:

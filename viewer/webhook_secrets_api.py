@@ -12,13 +12,12 @@ from viewer.credentials import seal_secret
 from viewer.incoming import CreateWebhookSecret, RotateWebhookSecret, json_body
 from viewer.model import Role, Scope
 from viewer.openapi import Answer, Operation, describes
-from viewer.problems import Problem, not_found
+from viewer.problems import Problem
 from viewer.public import NewWebhookSecret, PublicWebhookSecret, WebhookSecretList
 from viewer.services import services
 from viewer.signatures import new_webhook_secret
 from viewer.webhook_secrets import (
     MOST_SECRETS,
-    SecretNotFound,
     SecretOver,
     TooManySecrets,
     WebhookSecret,
@@ -78,8 +77,6 @@ def rotate_webhook_secret(secret_id: str) -> Response:
     overlap = timedelta(seconds=asked.overlap_seconds)
     try:
         made = _secrets().rotate(who.tenant, secret_id, _sealed(secret), by=who.id, overlap=overlap)
-    except SecretNotFound as error:
-        raise not_found() from error
     except SecretOver as error:
         raise Problem(
             409,
@@ -102,10 +99,7 @@ def rotate_webhook_secret(secret_id: str) -> Response:
     )
 )
 def revoke_webhook_secret(secret_id: str) -> Response:
-    try:
-        _secrets().revoke(principal().tenant, secret_id)
-    except SecretNotFound as error:
-        raise not_found() from error
+    _secrets().revoke(principal().tenant, secret_id)
     return Response(status=204)
 
 

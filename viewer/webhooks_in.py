@@ -11,7 +11,7 @@ import logging
 
 from flask import Blueprint, Response, request
 
-from viewer.access import client_address, count_wrong_key, needs, principal
+from viewer.access import authenticate, client_address, needs, principal
 from viewer.accounts import Credential
 from viewer.attempts import of_signatures
 from viewer.creating import limits, quota_exceeded, too_many_creating
@@ -229,17 +229,7 @@ def _adoption(content: SandboxContent | None, who: Principal) -> Adoption | None
 
 
 def _holder_of_key(role: Role) -> Principal:
-    shown = Credential(authorization=request.headers["Authorization"], cookie=None)
-    found = shown.principal(services().store.accounts)
-    if found is None:
-        count_wrong_key()
-        raise Problem(
-            401,
-            "no-credential",
-            "Sign in first",
-            "The key is not valid here: it is wrong, revoked, over, or not sent as `Bearer <key>`.",
-            headers={"WWW-Authenticate": "Bearer"},
-        )
+    found = authenticate(Credential(authorization=request.headers["Authorization"], cookie=None))
     if not found.role.covers(role):
         raise role_too_small(role, found.role)
     return found

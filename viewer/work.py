@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Generic, TypeVar
 
-from sqlalchemy import Select, select, tuple_
+from sqlalchemy import Select, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session as OrmSession
 
 from viewer.database import Database
-from viewer.listing import Position
+from viewer.listing import Page, one_page, page_of
 from viewer.model import Frozen, utcnow
 from viewer.rows import new_id
 from viewer.tables import AgentRow, TaskRow
@@ -58,16 +57,6 @@ class RunTaken(Exception):
 
 class UnknownWork(Exception):
     """No such task or agent for whoever asks."""
-
-
-ItemT = TypeVar("ItemT", Task, Agent)
-
-
-class Page(Frozen, Generic[ItemT]):
-    """Newest first. `next_cursor` is None on the last page."""
-
-    items: tuple[ItemT, ...]
-    next_cursor: str | None
 
 
 class WorkStore:
@@ -138,24 +127,18 @@ class WorkStore:
         query = select(TaskRow).where(TaskRow.tenant_id == self._tenant_id)
         if external_run_id is not None:
             query = query.where(TaskRow.external_run_id == external_run_id)
-        if cursor is not None:
-            after = Position.from_cursor(cursor)
-            query = query.where(tuple_(TaskRow.created_at, TaskRow.id) < (after.created_at, after.id))
-        query = query.order_by(TaskRow.created_at.desc(), TaskRow.id.desc()).limit(limit + 1)
+        query = one_page(query, TaskRow.created_at, TaskRow.id, cursor, limit)
         with self._database.reading() as orm:
             found = [Task.model_validate(row, from_attributes=True) for row in orm.scalars(query)]
-        return Page[Task](items=tuple(found[:limit]), next_cursor=_next(found, limit))
+        return page_of(found, limit)
 
     def agents(self, cursor: str | None, limit: int) -> Page[Agent]:
         """Raises viewer.listing.BadCursor."""
-        query = select(AgentRow).where(AgentRow.tenant_id == self._tenant_id)
-        if cursor is not None:
-            after = Position.from_cursor(cursor)
-            query = query.where(tuple_(AgentRow.created_at, AgentRow.id) < (after.created_at, after.id))
-        query = query.order_by(AgentRow.created_at.desc(), AgentRow.id.desc()).limit(limit + 1)
+        mine = select(AgentRow).where(AgentRow.tenant_id == self._tenant_id)
+        query = one_page(mine, AgentRow.created_at, AgentRow.id, cursor, limit)
         with self._database.reading() as orm:
             found = [Agent.model_validate(row, from_attributes=True) for row in orm.scalars(query)]
-        return Page[Agent](items=tuple(found[:limit]), next_cursor=_next(found, limit))
+        return page_of(found, limit)
 
     def _task_row(self, orm: OrmSession, new: NewTask) -> TaskRow | None:
         if new.id is not None:
@@ -174,8 +157,3 @@ class WorkStore:
         return AgentRow(
             tenant_id=self._tenant_id, id=new.id or new_id(), name=new.name, created_at=now, updated_at=now
         )
-
-
-def _next(found: list[ItemT], limit: int) -> str | None:
-    last = found[limit - 1] if len(found) > limit else None
-    return None if last is None else Position(created_at=last.created_at, id=last.id).to_cursor()

@@ -7,14 +7,12 @@ from flask import Blueprint, Response
 from viewer.access import needs, principal
 from viewer.answers import json_answer
 from viewer.incoming import PageQuery, PutAgent, PutTask, TaskQuery, json_body, query
-from viewer.listing import BadCursor
 from viewer.model import Role
 from viewer.openapi import Answer, Operation, describes
-from viewer.problems import Problem, not_found
+from viewer.problems import Problem
 from viewer.public import AgentList, PublicAgent, PublicTask, TaskList
 from viewer.services import services
-from viewer.session_api import bad_cursor
-from viewer.work import Agent, NewAgent, NewTask, RunTaken, Task, UnknownWork, WorkStore
+from viewer.work import Agent, NewAgent, NewTask, RunTaken, Task, WorkStore
 
 work_api = Blueprint("work", __name__, url_prefix="/api/v1")
 
@@ -59,10 +57,7 @@ def put_task() -> Response:
 )
 def list_tasks() -> Response:
     asked = query(TaskQuery)
-    try:
-        page = _work().tasks(asked.cursor, asked.limit, asked.external_run_id)
-    except BadCursor as error:
-        raise bad_cursor() from error
+    page = _work().tasks(asked.cursor, asked.limit, asked.external_run_id)
     return json_answer(
         TaskList(items=tuple(_public_task(task) for task in page.items), next_cursor=page.next_cursor)
     )
@@ -72,10 +67,7 @@ def list_tasks() -> Response:
 @needs(Role.WATCHER)
 @describes(Operation(summary="One task", answers={200: Answer("The task.", PublicTask)}, problems=(404,)))
 def get_task(task_id: str) -> Response:
-    try:
-        return json_answer(_public_task(_work().task(task_id)))
-    except UnknownWork as error:
-        raise not_found() from error
+    return json_answer(_public_task(_work().task(task_id)))
 
 
 @work_api.post("/agents")
@@ -106,10 +98,7 @@ def put_agent() -> Response:
 )
 def list_agents() -> Response:
     asked = query(PageQuery)
-    try:
-        page = _work().agents(asked.cursor, asked.limit)
-    except BadCursor as error:
-        raise bad_cursor() from error
+    page = _work().agents(asked.cursor, asked.limit)
     return json_answer(
         AgentList(items=tuple(_public_agent(agent) for agent in page.items), next_cursor=page.next_cursor)
     )
@@ -119,10 +108,7 @@ def list_agents() -> Response:
 @needs(Role.WATCHER)
 @describes(Operation(summary="One agent", answers={200: Answer("The agent.", PublicAgent)}, problems=(404,)))
 def get_agent(agent_id: str) -> Response:
-    try:
-        return json_answer(_public_agent(_work().agent(agent_id)))
-    except UnknownWork as error:
-        raise not_found() from error
+    return json_answer(_public_agent(_work().agent(agent_id)))
 
 
 def _work() -> WorkStore:

@@ -16,7 +16,6 @@ from viewer.deliveries.model import (
     TEST_TYPE,
     Delivery,
     Endpoint,
-    new_secret,
 )
 from viewer.deliveries.public import (
     CreateWebhook,
@@ -38,12 +37,11 @@ from viewer.deliveries.store import (
     WebhookStore,
 )
 from viewer.incoming import json_body, query
-from viewer.listing import BadCursor
 from viewer.model import Frozen, Role, Scope
 from viewer.openapi import Answer, Operation, describes
 from viewer.problems import FieldError, Problem, wrong_fields
 from viewer.services import services
-from viewer.session_api import bad_cursor
+from viewer.signatures import new_webhook_secret
 
 webhook_api = Blueprint("webhooks", __name__, url_prefix="/api/v1/webhooks")
 
@@ -78,7 +76,7 @@ def list_webhooks() -> Response:
 def create_webhook() -> Response:
     asked = json_body(CreateWebhook)
     _check_url(asked.url)
-    secret = new_secret()
+    secret = new_webhook_secret()
     new = NewEndpoint(
         url=asked.url,
         label=asked.label,
@@ -155,7 +153,7 @@ def delete_webhook(endpoint_id: str) -> Response:
     )
 )
 def rotate_webhook_secret(endpoint_id: str) -> Response:
-    secret = new_secret()
+    secret = new_webhook_secret()
     endpoint = _mine().rotate(endpoint_id, _seal(secret), former_life=FORMER_SECRET_LIFE)
     return json_answer(_with_secret(endpoint, secret))
 
@@ -191,10 +189,7 @@ def try_webhook(endpoint_id: str) -> Response:
 )
 def list_deliveries(endpoint_id: str) -> Response:
     asked = query(DeliveryQuery)
-    try:
-        page = _mine().deliveries(endpoint_id, asked.status, asked.cursor, asked.limit)
-    except BadCursor as error:
-        raise bad_cursor() from error
+    page = _mine().deliveries(endpoint_id, asked.status, asked.cursor, asked.limit)
     return json_answer(
         DeliveryList(items=tuple(_logged(one) for one in page.items), next_cursor=page.next_cursor)
     )

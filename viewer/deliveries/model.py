@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import secrets
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -12,7 +10,6 @@ from typing import Literal, get_args
 from pydantic import Field
 from standardwebhooks import Webhook
 
-from viewer import logs
 from viewer.model import EventType, Frozen
 
 TEST_TYPE: Literal["webhook.test"] = "webhook.test"
@@ -39,9 +36,6 @@ LONGEST_RETRY_AFTER = timedelta(hours=24)
 DISABLED_AFTER = timedelta(days=5)
 """An endpoint that has failed for so long without a single success is disabled."""
 FORMER_SECRET_LIFE = timedelta(hours=24)
-
-_SECRET_PREFIX = "whsec_"  # noqa: S105
-_SECRET_BYTES = 32
 
 
 class DeliveryStatus(StrEnum):
@@ -125,13 +119,6 @@ class Outcome(Frozen):
     def is_gone(self) -> bool:
         """The endpoint wants nothing more."""
         return self.status_code == 410
-
-
-def new_secret() -> str:
-    """`whsec_` and 256 random bits in base64, as the specification has it."""
-    secret = _SECRET_PREFIX + base64.b64encode(secrets.token_bytes(_SECRET_BYTES)).decode()
-    logs.hide(secret)
-    return secret
 
 
 def headers_of(message_id: str, body: str, at: datetime, keys: Sequence[str]) -> dict[str, str]:

@@ -15,7 +15,7 @@ from typing import TypedDict, Unpack
 from urllib.parse import urlsplit
 
 from pydantic import Field
-from sqlalchemy import delete, func, select, tuple_, update
+from sqlalchemy import delete, func, select, update
 from sqlalchemy.orm import Session as OrmSession
 
 from viewer import audit
@@ -33,7 +33,7 @@ from viewer.deliveries.model import (
     WebhookType,
     next_attempt_at,
 )
-from viewer.listing import Position
+from viewer.listing import Page, one_page, page_of
 from viewer.model import EventType, Frozen, utcnow
 from viewer.rows import Event, event_of, new_id, newest_event_id
 from viewer.tables import DeliveryAttemptRow, DeliveryRow, EventRow, WebhookEndpointRow
@@ -78,13 +78,6 @@ class LoggedDelivery(Frozen):
 
     delivery: Delivery
     attempts: tuple[Attempt, ...]
-
-
-class DeliveryPage(Frozen):
-    """Newest first. `next_cursor` is None on the last page."""
-
-    items: tuple[LoggedDelivery, ...]
-    next_cursor: str | None
 
 
 class WebhookStore:
@@ -212,25 +205,18 @@ class WebhookStore:
 
     def deliveries(
         self, endpoint_id: str, status: DeliveryStatus | None, cursor: str | None, limit: int
-    ) -> DeliveryPage:
+    ) -> Page[LoggedDelivery]:
         """One page of the log; raise BadCursor for a cursor that is not ours."""
         query = select(DeliveryRow).where(DeliveryRow.endpoint_id == endpoint_id)
         if status is not None:
             query = query.where(DeliveryRow.status == status.value)
-        if cursor is not None:
-            after = Position.from_cursor(cursor)
-            query = query.where(tuple_(DeliveryRow.created_at, DeliveryRow.id) < (after.created_at, after.id))
-        query = query.order_by(DeliveryRow.created_at.desc(), DeliveryRow.id.desc()).limit(limit + 1)
+        query = one_page(query, DeliveryRow.created_at, DeliveryRow.id, cursor, limit)
         with self._database.reading() as orm:
             self._own_row(orm, endpoint_id)
-            found = [_delivery_of(row) for row in orm.scalars(query)]
-            attempts = _attempts_of(orm, [one.id for one in found[:limit]])
-        items = tuple(
-            LoggedDelivery(delivery=one, attempts=attempts.get(one.id, ())) for one in found[:limit]
-        )
-        last = found[limit - 1] if len(found) > limit else None
-        next_cursor = None if last is None else Position(created_at=last.created_at, id=last.id).to_cursor()
-        return DeliveryPage(items=items, next_cursor=next_cursor)
+            page = page_of([_delivery_of(row) for row in orm.scalars(query)], limit)
+            attempts = _attempts_of(orm, [one.id for one in page.items])
+        items = tuple(LoggedDelivery(delivery=one, attempts=attempts.get(one.id, ())) for one in page.items)
+        return Page(items=items, next_cursor=page.next_cursor)
 
     def _note(self, orm: OrmSession, action: Action, endpoint_id: str, detail: Detail | None = None) -> None:
         audit.note(orm, self._tenant_id, action, f"webhook:{endpoint_id}", detail=detail)
