@@ -44,7 +44,7 @@ fleet: $(VENV)/.dev ## the example site, rolled out over SSH to machines made on
 fleet-down: $(VENV)/.dev ## take the machines of `make fleet` away again
 	@$(BIN)/python -m tests.fleet down
 
-check: $(VENV)/.dev ## lint, types and fast tests; under a minute
+check: $(VENV)/.dev ## lint, types and fast tests; about two minutes
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
