@@ -278,7 +278,8 @@ def test_host_exports_prunes_and_all_stays_verifiable(
     lines = old.read_text().splitlines(keepends=True)
     old.write_text("".join([*lines[:5], *lines[6:]]))
     assert "entry 6 is missing" in run("verify", "--file", old)
-    old.write_text("".join([lines[0].replace("deskfleet", "somebody"), *lines[1:]]))
+    forged = {**json.loads(lines[0]), "principal": "user:somebody"}
+    old.write_text("".join([json.dumps(forged) + "\n", *lines[1:]]))
     assert "entry 1 was changed" in run("verify", "--file", old)
 
 

@@ -98,6 +98,7 @@ def test_only_an_admins_key_opens_it(client: ViewerClient, people: People, store
 
 
 def test_everything_that_can_be_recorded_is_shown(client: ViewerClient, people: People) -> None:
+    attempts = value(scraped(client, people), "webhook_attempts_total", outcome="no_answer") or 0
     metrics.create_took("first_frame", 1.4, image="desktop", warm=True)
     metrics.create_failed("full")
     metrics.create_failed("something new")
@@ -124,7 +125,7 @@ def test_everything_that_can_be_recorded_is_shown(client: ViewerClient, people: 
     assert value(now, "streams", host="here", kind="rfb") == 2
     assert value(now, "streams", host="here", kind="content") == 0
     assert value(now, "reconcile_actions_total", host="here", action="delete_sandbox") == 1
-    assert value(now, "webhook_attempts_total", outcome="no_answer") == 1
+    assert value(now, "webhook_attempts_total", outcome="no_answer") == attempts + 1
     assert value(now, "webhook_oldest_due_seconds") == 0
     lag = value(now, "reconcile_lag_seconds", host="here")
     assert lag is not None
