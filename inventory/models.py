@@ -51,6 +51,7 @@ class Group(StrEnum):
     DESKTOPS = "desktops"
 
 
+Origin = Annotated[str, StringConstraints(pattern=r"^https?://[a-z0-9.\-]+(:\d{1,5})?$")]
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z]([a-z0-9-]{0,21}[a-z0-9])?$")]
 """Also a label in host names, hence no hyphen at its end."""
 Port = Annotated[int, Field(ge=1, le=65535)]
@@ -402,6 +403,25 @@ class Quota(Section):
     memory: Memory | None = None
 
 
+class Clipboard(Section):
+    """Which way text may be copied between a desktop and a browser."""
+
+    to_desktop: bool = True
+    from_desktop: bool = True
+
+
+class Policy(Section):
+    """What a tenant allows on its desktops.
+
+    embed_origins: whose pages may show them. execd_while_held: may its agents go on running commands in a
+    sandbox while a person has keyboard and mouse?
+    """
+
+    embed_origins: tuple[Origin, ...] = ()
+    clipboard: Clipboard = Clipboard()
+    execd_while_held: bool = False
+
+
 class Pool(Section):
     """`size` desktops on each of `hosts` that are made before anybody asks for them.
 
@@ -589,6 +609,8 @@ class Settings(Section):
     keep: Keep = Keep()
     webhooks: Webhooks = Webhooks()
     quotas: dict[Name, Quota] = {}
+    """By tenant."""
+    policies: dict[Name, Policy] = {}
     """By tenant."""
     pools: tuple[Pool, ...] = ()
     oidc: Oidc | None = None
@@ -809,6 +831,16 @@ class Site(Section):
                 raise wrong(
                     f"settings.quotas.{name}",
                     f"there is no tenant {name!r}; add it to tenants, or remove its quota",
+                )
+        return self
+
+    @model_validator(mode="after")
+    def policies_name_tenants(self) -> Site:
+        for name in self.settings.policies:
+            if name not in self.tenants:
+                raise wrong(
+                    f"settings.policies.{name}",
+                    f"there is no tenant {name!r}; add it to tenants, or remove its policy",
                 )
         return self
 

@@ -25,6 +25,7 @@ from inventory.models import (
     Host,
     HostConfig,
     Oidc,
+    Policy,
     Pool,
     Quota,
     Site,
@@ -208,7 +209,12 @@ def viewer_toml(config: HostConfig) -> str:
     }
     lists: dict[str, list[Mapping[str, Any]]] = {
         "tenants": [
-            {"name": name, "keys": _keys(config, name), "quota": _quota(settings.quotas.get(name))}
+            {
+                "name": name,
+                "keys": _keys(config, name),
+                "quota": _quota(settings.quotas.get(name)),
+                **settings.policies.get(name, Policy()).model_dump(exclude_defaults=True),
+            }
             for name in site.tenants
         ],
         "hosts": [

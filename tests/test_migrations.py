@@ -14,7 +14,7 @@ from viewer.database_address import PostgresAddress
 from viewer.migrations import config_for, downgrade, upgrade
 
 NOW = datetime(2026, 11, 1, 12)
-STEPS = ["0001", "0002", "0003", "0004", "0005", "0006"]
+STEPS = ["0001", "0002", "0003", "0004", "0005", "0006", "0007"]
 SESSION = {
     "id": "s-1", "tenant_id": "acme", "kind": "sandbox", "display": "rfb", "status": "running",
     "image": "desktop",
@@ -43,6 +43,14 @@ NEWEST_ROWS = {
                "created_by": "test", "created_at": NOW},
     "audit_log": {"tenant_id": "acme", "number": 1, "at": NOW, "principal": "p", "principal_name": "p",
                   "action": "a", "outcome": "done", "chain": "5"},
+    "leases": {"session_id": "s-1", "tenant_id": "acme", "number": 3, "kind": "agent", "holder": "key:k",
+               "holder_name": "k", "since": NOW, "ends_at": NOW},
+    "lease_requests": {"session_id": "s-1", "holder": "person:p", "kind": "person", "name": "Ada", "at": NOW},
+    "stream_tickets": {"id": "t", "tenant_id": "acme", "session_id": "s-1", "holder": "k", "role": "watch",
+                       "is_single_use": True, "created_at": NOW, "ends_at": NOW},
+    "share_links": {"id": "l", "sha256": "6", "tenant_id": "acme", "session_id": "s-1", "label": "",
+                    "is_single_use": False, "created_by": "key:k", "created_at": NOW, "ends_at": NOW},
+    "share_visits": {"id": "v", "sha256": "7", "link_id": "l", "created_at": NOW, "used_at": NOW},
 }  # fmt: skip
 
 

@@ -14,7 +14,7 @@ from cryptography.fernet import Fernet, InvalidToken
 from pydantic import Field, SecretStr, ValidationError, field_serializer
 
 from viewer import logs
-from viewer.model import Frozen
+from viewer.model import ClipboardPolicy, Frozen, Lease
 
 GRANT_HEADER = "X-Df-Grant"
 UPSTREAM_HEADER = "X-Df-Upstream"
@@ -52,16 +52,26 @@ class Grant(Frozen):
     """One permission. `stream`: open a stream to `target`; `content`: read the web client of `target` (a
     DesktopSocket) or open its WebSocket; `port`: send one request, or open one WebSocket, to `target` (a
     SandboxPort); `probe`: wait for the first real frame; `manage`: list and close streams (no target);
-    `hostwatch`: read what the host's hostwatch, which shares the relay's key, says of our containers (no
-    target)."""
+    `lease`: say who has keyboard and mouse of a session (no target); `input`: press keys and move the pointer
+    on `target`; `hostwatch`: read what the host's hostwatch, which shares the relay's key, says of our
+    containers (no target)."""
 
-    purpose: Literal["stream", "content", "port", "probe", "manage", "hostwatch"]
+    purpose: Literal["stream", "content", "port", "probe", "manage", "lease", "input", "hostwatch"]
     session_id: str = ""
     tenant_id: str = ""
     principal: str = ""
     """`Principal.holder` of whoever opens the stream."""
     may_control: bool = False
-    """Whether keys, pointer, clipboard and the like pass; without it the relay drops them."""
+    """Whether keys, pointer, clipboard and the like pass while `principal` has the lease; without it they
+    never do."""
+    lease: Lease | None = None
+    """Of the session, as the table had it when this was sealed; the relay goes by the newest it heard of."""
+    under_lease: bool = False
+    """This way acts on the desktop beside its keyboard (execd, DevTools): it is cut as soon as another person
+    has the lease."""
+    clipboard: ClipboardPolicy = ClipboardPolicy()
+    ticket_id: str = ""
+    """The ticket or share link that it came by, if any: revoking that ends it."""
     target: AnyTarget | None = None
     vnc_password: SecretStr | None = None
     expires_at: datetime

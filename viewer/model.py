@@ -91,6 +91,13 @@ POOL_TENANT = "pool.warm"
 give, and it is a label's value all the same."""
 
 
+class LeaseKind(StrEnum):
+    """Who has keyboard and mouse: a program with a key, or somebody in front of a browser."""
+
+    AGENT = "agent"
+    PERSON = "person"
+
+
 EventType = Literal[
     "session.created",
     "session.running",
@@ -117,11 +124,13 @@ class Principal(Frozen):
     id: str
     tenant: str
     role: Role
-    via: Literal["key", "cookie", "signature"]
+    via: Literal["key", "cookie", "signature", "ticket", "share"]
     scopes: frozenset[Scope] | None = None
     """None: all but `fleet`."""
     sign_in: str | None = None
     """Which of his sign-ins by key a cookie is of; None for anything else."""
+    only_session: str | None = None
+    """All that the bearer of a ticket or a share link may see; None: all of his tenant's."""
 
     def may(self, scope: Scope) -> bool:
         return scope is not Scope.FLEET if self.scopes is None else scope in self.scopes
@@ -130,6 +139,44 @@ class Principal(Frozen):
     def holder(self) -> str:
         """In whose name a stream is held: one of a sign-in ends with it, although the key goes on."""
         return f"{self.id}/{self.sign_in}" if self.sign_in else self.id
+
+
+class LeaseHolder(Frozen):
+    """id: `Principal.holder`. name: what people call him."""
+
+    kind: LeaseKind
+    id: str
+    name: str
+
+
+class Lease(Frozen):
+    """Who has keyboard and mouse of a session now. `number` grows with every change of the holder, so that of
+    two messages about it the newer one is known; 0: nobody ever had it. Times are UTC."""
+
+    session_id: str
+    number: int = Field(default=0, ge=0)
+    holder: LeaseHolder | None = None
+    """None: nobody."""
+    since: datetime | None = None
+    ends_at: datetime | None = None
+    """Without a renewal it ends then."""
+    reason: str | None = None
+    """Why he wanted it, in his words."""
+
+    @property
+    def is_a_persons(self) -> bool:
+        return self.holder is not None and self.holder.kind is LeaseKind.PERSON
+
+    def is_held_by(self, holder: str) -> bool:
+        """holder: `Principal.holder`."""
+        return self.holder is not None and self.holder.id == holder
+
+
+class ClipboardPolicy(Frozen):
+    """Which way the clipboard's text may go between a desktop and whoever controls or watches it."""
+
+    to_desktop: bool = True
+    from_desktop: bool = True
 
 
 class Session(Frozen):

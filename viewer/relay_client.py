@@ -13,6 +13,7 @@ from viewer.grants import GRANT_HEADER, Grant, Target, seal_grant
 from viewer.model import utcnow
 from viewer.nodes import Node, certificate_ends, client_of, why
 from viewer.relay.answers import ProbeResult, RelayProblem, StreamInfo, StreamList
+from viewer.settings import Settings
 
 AnswerT = TypeVar("AnswerT", bound=BaseModel)
 
@@ -111,3 +112,12 @@ def _detail(answer: httpx.Response) -> str:
         return RelayProblem.model_validate_json(answer.content).detail
     except ValidationError:
         return f"HTTP {answer.status_code}"
+
+
+def relays_of(settings: Settings) -> dict[str, RelayClient]:
+    """A client for each host's relay, by host."""
+    return {
+        host.name: RelayClient(host.name, url=host.relay_url, key=host.relay_key(), node=settings.node(host))
+        for host in settings.hosts
+        if host.relay_url is not None
+    }

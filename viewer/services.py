@@ -14,6 +14,7 @@ from viewer.event_hub import EventHub
 from viewer.model import Principal
 from viewer.oidc.provider import Provider
 from viewer.passwords import Passwords
+from viewer.relay_client import RelayClient, relays_of
 from viewer.settings import Settings
 from viewer.store import Store
 
@@ -148,12 +149,22 @@ class Services:
     oidc: Provider | None = field(init=False)
     """None: nobody signs in through a provider."""
     requests: RequestLimit = field(init=False)
+    _relays: dict[str, RelayClient] | None = field(default=None, init=False)
+    _relays_made: threading.Lock = field(default_factory=threading.Lock, init=False)
 
     def __post_init__(self) -> None:
         self.requests = RequestLimit(self.settings.requests_per_minute)
         self.events = EventHub(self.store)
         wanted, origin = self.settings.oidc, self.settings.canonical_origin
         self.oidc = None if wanted is None else Provider(wanted, f"{origin}/oidc/callback")
+
+    @property
+    def relays(self) -> dict[str, RelayClient]:
+        """A client for each host's relay, by host. Made at first use: their keys are files."""
+        with self._relays_made:
+            if self._relays is None:
+                self._relays = relays_of(self.settings)
+            return self._relays
 
     def stop(self) -> None:
         """End streams and waits, and do not wait for them: also for a signal handler."""
@@ -165,6 +176,8 @@ class Services:
         """The same, and wait until the last words of the streams are out."""
         self.stop()
         self.events.close()
+        for relay in (self._relays or {}).values():
+            relay.close()
 
 
 def services() -> Services:

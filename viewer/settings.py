@@ -22,7 +22,7 @@ from pydantic_core import ErrorDetails
 
 from viewer import logs
 from viewer.database_address import DatabaseAddress, PostgresAddress
-from viewer.model import Display, Frozen, Resolution, Role, Scope, WantedBackend
+from viewer.model import ClipboardPolicy, Display, Frozen, Resolution, Role, Scope, WantedBackend
 from viewer.nodes import Credentials, Node, NodeFilesUnusable
 from viewer.resources import Cpu, Memory, Quota
 
@@ -67,6 +67,11 @@ class TenantSettings(Frozen):
     name: Name
     keys: tuple[KeySettings, ...] = ()
     quota: Quota = Quota()
+    embed_origins: tuple[Origin, ...] = ()
+    """Whose pages may show this tenant's desktops: in frames, and by tickets."""
+    clipboard: ClipboardPolicy = ClipboardPolicy()
+    execd_while_held: bool = False
+    """May its agents go on using a sandbox's execd while a person has keyboard and mouse?"""
 
 
 class HostSettings(Frozen):
@@ -381,7 +386,11 @@ class Settings(Frozen):
 
     def quota(self, tenant: str) -> Quota:
         """Of a tenant that the settings do not name: none."""
-        return next((one.quota for one in self.tenants if one.name == tenant), Quota())
+        return self.tenant(tenant).quota
+
+    def tenant(self, name: str) -> TenantSettings:
+        """Of a tenant that the settings do not name: what one has that says nothing of itself."""
+        return next((one for one in self.tenants if one.name == name), TenantSettings(name=name))
 
     @property
     def sandbox_hosts(self) -> tuple[HostSettings, ...]:

@@ -543,3 +543,90 @@ class EntryRow(Base):
     )
     created_at: Mapped[datetime]
     ends_at: Mapped[datetime]
+
+
+class LeaseRow(Base):
+    """Who has keyboard and mouse of a session; one without a row: nobody, ever. `viewer.model.Lease`."""
+
+    __tablename__ = "leases"
+    __table_args__ = (Index("ix_leases_held", "ends_at"),)
+
+    session_id: Mapped[str] = mapped_column(
+        ForeignKey("sandbox_sessions.id", ondelete="CASCADE"), primary_key=True
+    )
+    tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"))
+    number: Mapped[Number]
+    kind: Mapped[str | None]
+    holder: Mapped[str | None]
+    holder_name: Mapped[str | None]
+    since: Mapped[datetime | None]
+    ends_at: Mapped[datetime | None]
+    used_at: Mapped[datetime | None]
+    """When the holder last did something with it, to within seconds."""
+    reason: Mapped[str | None]
+
+
+class LeaseRequestRow(Base):
+    """Somebody asks the holder for it. They go when the lease changes hands to him, or he takes it back."""
+
+    __tablename__ = "lease_requests"
+
+    session_id: Mapped[str] = mapped_column(
+        ForeignKey("sandbox_sessions.id", ondelete="CASCADE"), primary_key=True
+    )
+    holder: Mapped[str] = mapped_column(primary_key=True)
+    kind: Mapped[str]
+    name: Mapped[str]
+    reason: Mapped[str | None]
+    at: Mapped[datetime]
+
+
+class StreamTicketRow(Base):
+    """A short-lived way to one session's stream, made by a principal for a program or a foreign page."""
+
+    __tablename__ = "stream_tickets"
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"))
+    session_id: Mapped[str] = mapped_column(ForeignKey("sandbox_sessions.id", ondelete="CASCADE"), index=True)
+    holder: Mapped[str]
+    """`Principal.holder` of its maker: it is worth what he may do now."""
+    role: Mapped[str]
+    """`watch` or `control`."""
+    is_single_use: Mapped[bool]
+    created_at: Mapped[datetime]
+    used_at: Mapped[datetime | None]
+    revoked_at: Mapped[datetime | None]
+    ends_at: Mapped[datetime] = mapped_column(index=True)
+
+
+class ShareLinkRow(Base):
+    """A way to watch one session without an account."""
+
+    __tablename__ = "share_links"
+    __table_args__ = (Index("ix_share_links_session", "session_id", "created_at", "id"),)
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    sha256: Mapped[str] = mapped_column(unique=True)
+    tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"))
+    session_id: Mapped[str] = mapped_column(ForeignKey("sandbox_sessions.id", ondelete="CASCADE"))
+    label: Mapped[str]
+    is_single_use: Mapped[bool]
+    created_by: Mapped[str]
+    created_at: Mapped[datetime]
+    ends_at: Mapped[datetime]
+    revoked_at: Mapped[datetime | None]
+
+
+class ShareVisitRow(Base):
+    """A browser that came by a share link: the hash of its cookie, from where, and when it was last seen."""
+
+    __tablename__ = "share_visits"
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    sha256: Mapped[str] = mapped_column(unique=True)
+    link_id: Mapped[str] = mapped_column(ForeignKey("share_links.id", ondelete="CASCADE"), index=True)
+    address: Mapped[str | None]
+    user_agent: Mapped[str | None]
+    created_at: Mapped[datetime]
+    used_at: Mapped[datetime]

@@ -37,7 +37,7 @@ from viewer.nodes import CERTIFICATE_WARNING
 from viewer.placing import Placing, capacity_of
 from viewer.pool import PoolKeeper
 from viewer.relay.answers import ProbeOutcome, ProbeResult, StreamInfo
-from viewer.relay_client import RelayClient, RelayUnreachable
+from viewer.relay_client import RelayClient, RelayUnreachable, relays_of
 from viewer.sandbox_hosts import HostRefused, HostUnreachable, Sandbox, SandboxHost
 from viewer.settings import DesktopSettings, HostSettings, Settings, SettingsError, load_settings
 from viewer.store import Store
@@ -537,15 +537,6 @@ def _about(row: Session) -> AbstractContextManager[None]:
     """Lines of the log, and calls to hosts, that are for this session. Its own request id, not that of
     whoever asked for it: the viewer's log joins the two."""
     return logs.about(session_id=row.id, tenant=row.tenant_id, request_id=row.request_id)
-
-
-def relays_of(settings: Settings) -> dict[str, RelayClient]:
-    """A client for each host's relay, by host."""
-    return {
-        host.name: RelayClient(host.name, url=host.relay_url, key=host.relay_key(), node=settings.node(host))
-        for host in settings.hosts
-        if host.relay_url is not None
-    }
 
 
 def links_of(settings: Settings, relays: Mapping[str, RelayClient]) -> Iterator[HostLink]:

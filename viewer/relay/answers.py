@@ -26,12 +26,21 @@ class CloseCode:
     INTERNAL = 1011
     RESTARTING = 1012
     PROTOCOL_ERROR = 4400
+    SIGNED_OUT = 4401
+    """The sign-in, key, ticket or share link that it came by is over."""
     REVOKED = 4403
+    """The role is too small by now, or somebody closed it."""
     GONE = 4404
     TIMED_OUT = 4408
+    ENDED = 4410
+    """The session has ended."""
+    LEASE_LOST = 4423
+    """Somebody else has keyboard and mouse now: open it again to watch."""
     BUSY = 4429
     """Too many streams, of this session, of its tenant or on this relay."""
     UNREACHABLE = 4502
+    UNSUPERVISED = 4503
+    """The relay has not heard of the control plane for too long to know who may still watch."""
 
 
 class ProbeOutcome(StrEnum):
@@ -69,6 +78,10 @@ class StreamInfo(Frozen):
     principal: str
     may_control: bool
     opened_at: datetime
+    last_input_at: datetime | None = None
+    """When a key, the pointer or the clipboard last passed."""
+    under_lease: bool = False
+    ticket_id: str = ""
     bytes_to_browser: int
     bytes_to_desktop: int
     """Both of an `rfb` stream's payload; of others with the headers of their frames."""
@@ -80,6 +93,8 @@ class StreamList(Frozen):
     streams: list[StreamInfo]
     ports_used: dict[str, datetime] = Field(default_factory=dict)
     """By session: when a port of its sandbox was last asked for. The sessions that were last; UTC."""
+    leases: dict[str, int] = Field(default_factory=dict)
+    """By session: the number of the lease that the relay goes by."""
 
 
 class RelayProblem(Frozen):
