@@ -137,7 +137,10 @@ class ContentSite:
         return f"http://wiki.{DOMAIN}:{self.port}"
 
     def content_origin(self, session: Session) -> str:
-        return f"http://{session.id}.{self.content_domain}:{self.port}"
+        return self.content_origin_of(session.id)
+
+    def content_origin_of(self, session_id: str) -> str:
+        return f"http://{session_id}.{self.content_domain}:{self.port}"
 
     def key(self, role: Role) -> str:
         return self.store.accounts.add_key("acme", role, "tests").text
