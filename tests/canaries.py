@@ -29,6 +29,7 @@ def new_canaries() -> dict[str, str]:
         "value of env": f"e$ \"n'v\n{secrets.token_hex(4)}",
         "key of an OpenSandbox server": f"box-{secrets.token_hex(12)}",
         "webhook secret": new_webhook_secret(),
+        "ticket": f"dft_{secrets.token_urlsafe(90)}.{secrets.token_urlsafe(20)}",
         "cookie of a service": f"crumb-{secrets.token_hex(6)}",
     }
 

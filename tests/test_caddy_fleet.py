@@ -170,6 +170,14 @@ def test_opensandboxs_own_name_answers_without_the_prefix_too(fleet: CaddyFleet)
     assert fleet.viewer.asked[-1]["headers"]["x-forwarded-uri"] == f"/v1{port}"
 
 
+@pytest.mark.parametrize("offered", ["binary, ticket.dft_a-b.c", "binary,ticket.dft_a", "binary"])
+def test_ticket_among_the_subprotocols_is_shown_to_the_viewer_alone(fleet: CaddyFleet, offered: str) -> None:
+    seen = fleet.get("/stream/abc", headers={"Sec-WebSocket-Protocol": offered}).seen
+    assert seen["headers"]["sec-websocket-protocol"] == "binary"
+    (asked,) = fleet.viewer.asked
+    assert asked["headers"]["sec-websocket-protocol"] == offered
+
+
 # Ports of sandboxes
 
 

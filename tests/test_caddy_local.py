@@ -247,7 +247,7 @@ def test_no_secret_is_in_the_log_of_the_edge(local: LocalSite) -> None:
         "OPEN-SANDBOX-API-KEY": named["key of an OpenSandbox server"],
         "X-Df-Grant": named["sealed value"],
         "X-Df-Anything": named["Fernet key"],
-        "Sec-WebSocket-Protocol": named["VNC password"],
+        "Sec-WebSocket-Protocol": f"binary, ticket.{named['ticket']}, {named['VNC password']}",
         "Referer": f"http://{DOMAIN}/signin?token={named['sign-in token']}",
     }
     local.viewer.adds = {

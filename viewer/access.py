@@ -6,12 +6,12 @@ nothing is open by forgetting; one that does not say where answers at the viewer
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, TypeVar
+from collections.abc import Callable, Collection
+from typing import Any, Literal, TypeVar
 
-from flask import Flask, current_app, g, request
+from flask import Flask, Response, current_app, g, request
 
-from viewer import audit
+from viewer import audit, embedding, tickets
 from viewer.accounts import Credential, sign_in_id
 from viewer.attempts import network_of
 from viewer.credentials import hash_of
@@ -36,8 +36,12 @@ _RULE = "deskfleet_access"
 _DOOR = "deskfleet_door"
 _SCOPE = "deskfleet_scope"
 _PLACES = "deskfleet_places"
+_GUESTS = "deskfleet_guests"
 _SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
 
+
+Guest = Literal["ticket", "share"]
+"""Ways in, beside keys and sign-ins, of somebody who is shown one session and nothing else."""
 
 Door = Callable[[Role], Principal]
 """Finds who makes this request, of at least that role, or raises the problem that says why not."""
@@ -53,6 +57,20 @@ def needs(
         setattr(view, _DOOR, door)
         setattr(view, _SCOPE, scope)
         return _with_rule(view, role)
+
+    return attach
+
+
+def also_by(*ways: Guest) -> Callable[[_View], _View]:
+    """The view also lets in who comes by a ticket or a share link, to the one session that those are for: its
+    route has `<session_id>`, and any other id is 404 to him. All other views know nothing of such ways.
+
+    What tickets open, pages of the tenant's `embed_origins` may read.
+    """
+
+    def attach(view: _View) -> _View:
+        setattr(view, _GUESTS, frozenset(ways))
+        return view
 
     return attach
 
@@ -92,8 +110,22 @@ def enforce_on(app: Flask) -> None:
     missing = sorted(name for name, view in app.view_functions.items() if not hasattr(view, _RULE))
     if missing:
         raise TypeError(f"no access rule on: {', '.join(missing)}; decorate with @needs(…) or @anyone")
+    for rule in app.url_map.iter_rules():
+        if guests_of(app.view_functions[rule.endpoint]) and "session_id" not in rule.arguments:
+            raise TypeError(f"{rule.rule} lets in guests of one session, and does not say of which")
     app.before_request(_enforce)
     app.teardown_request(lambda _error: audit.over())
+
+
+def guests_of(view: Callable[..., Any]) -> frozenset[Guest]:
+    found: frozenset[Guest] = getattr(view, _GUESTS, frozenset())
+    return found
+
+
+def may_be_embedded() -> bool:
+    """Does this request go to what a ticket opens?"""
+    view = _view_asked_for()
+    return view is not None and "ticket" in guests_of(view)
 
 
 def principal() -> Principal:
@@ -156,8 +188,13 @@ def credential() -> Credential:
     return Credential(authorization=request.headers.get("Authorization"), cookie=request.cookies.get(COOKIE))
 
 
-def authenticate(shown: Credential | None = None) -> Principal:
-    """The principal of what the request shows (or of `shown`), or the 401 problem."""
+def authenticate(shown: Credential | None = None, *, also: Collection[Guest] = ()) -> Principal:
+    """The principal of what the request shows (or of `shown`), or the 401 problem. `also`: guests count too;
+    which session they ask for, the caller looks at (`check_session`)."""
+    for way, found_by in _FOUND_BY.items():
+        guest = found_by() if way in also else None
+        if guest is not None:
+            return guest
     shown = shown or credential()
     found = shown.principal(services().store.accounts)
     if found is not None:
@@ -168,6 +205,35 @@ def authenticate(shown: Credential | None = None) -> Principal:
             "The key is not valid here: it is wrong, revoked, over, or not sent as `Bearer <key>`."
         )
     raise _unauthorized("Send `Authorization: Bearer <key>`, or sign in with a browser.")
+
+
+def check_session(who: Principal, session_id: str | None) -> None:
+    """Raise 404 where a guest asks for another session than his."""
+    if who.only_session is not None and who.only_session != session_id:
+        raise not_found()
+
+
+def shown_ticket() -> tickets.Claims | None:
+    """The ticket that this request shows as its bearer, if it is signed by us. Raise 401 for any other."""
+    text = tickets.shown_as_bearer(request.headers.get("Authorization"))
+    return None if text is None else claims_of(text)
+
+
+def claims_of(ticket: str) -> tickets.Claims:
+    """Raise 401 for one that is not signed by us, before the database is asked anything."""
+    claims = tickets.claims_in(ticket, services().settings.secret_key)
+    if claims is None:
+        count_wrong_key()
+        raise ticket_over()
+    return claims
+
+
+def ticket_bearer(claims: tickets.Claims) -> Principal:
+    """Whoever shows this ticket, or the 401 problem."""
+    who = services().store.tickets.bearer(claims)
+    if who is None:
+        raise ticket_over()
+    return who
 
 
 def count_wrong_key() -> None:
@@ -246,6 +312,13 @@ def wants_page() -> bool:
     return mode == "navigate" if mode else "text/html" in request.headers.get("Accept", "")
 
 
+def ticket_over() -> Problem:
+    return _unauthorized(
+        "The ticket is not valid here: it is wrong, used, revoked or over, or its maker may no longer do what"
+        " it is for; get another one."
+    )
+
+
 def foreign_origin() -> Problem:
     return Problem(
         403,
@@ -277,25 +350,29 @@ def _enforce_place() -> None:
         raise not_found()
 
 
-def _enforce() -> None:
+def _enforce() -> Response | None:
+    """Its answer takes the place of the view's: a browser's question about it, which has no credential."""
     audit.in_request(client_address(), g.get("request_id", ""))
     view = _view_asked_for()
-    if view is None:
-        return
-    role = needed_role(view)
-    if role is None:
-        return
+    role = needed_role(view) if view is not None else None
+    if view is None or role is None:
+        return None
+    if "ticket" in guests_of(view) and (answer := embedding.preflight()) is not None:
+        return answer
     door: Door = getattr(view, _DOOR, None) or _main_door
     g.principal = door(role)
+    check_session(g.principal, (request.view_args or {}).get("session_id"))
     audit.by(g.principal.id)
     check_scope(g.principal, getattr(view, _SCOPE))
     seconds = services().requests.take(g.principal)
     if seconds:
         raise too_many_requests(seconds)
+    return None
 
 
 def _main_door(role: Role) -> Principal:
-    found = authenticate()
+    view = _view_asked_for()
+    found = authenticate(also=guests_of(view) if view is not None else ())
     if found.via == "cookie":
         _check_cookie_use()
     if not found.role.covers(role):
@@ -318,6 +395,16 @@ def _check_cookie_use() -> None:
         # A page of a sandbox can be same-site, so the Lax cookie comes along. It could not read the answer,
         # but it could hold event streams open.
         raise foreign_origin()
+
+
+def _by_ticket() -> Principal | None:
+    claims = shown_ticket()
+    return None if claims is None else ticket_bearer(claims)
+
+
+_FOUND_BY: dict[Guest, Callable[[], Principal | None]] = {"ticket": _by_ticket}
+"""For each way of a guest: who has come by it; None where this request shows nothing of the kind. What it
+shows and is not good is the 401 problem."""
 
 
 def _unauthorized(detail: str) -> Problem:

@@ -8,7 +8,16 @@ from flask import Flask, Response, g, request
 from werkzeug.exceptions import HTTPException, MethodNotAllowed
 from werkzeug.wrappers import Response as BaseResponse
 
-from viewer.access import anyone, enforce_on, is_answered_here, place, places_on, public_origin
+from viewer import embedding
+from viewer.access import (
+    anyone,
+    enforce_on,
+    is_answered_here,
+    may_be_embedded,
+    place,
+    places_on,
+    public_origin,
+)
 from viewer.accounts import UnknownKey, UnknownSignIn
 from viewer.api import api
 from viewer.assets import assets, read_manifest
@@ -53,6 +62,8 @@ from viewer.session_api import session_api
 from viewer.settings import Settings
 from viewer.sign_in import sign_in
 from viewer.store import Store
+from viewer.stream_api import stream_api
+from viewer.ticket_store import UnknownTicket
 from viewer.webhook_secrets import SecretNotFound
 from viewer.webhook_secrets_api import webhook_secrets_api
 from viewer.webhooks_in import webhooks_in
@@ -63,6 +74,7 @@ _log = logging.getLogger("deskfleet.viewer")
 
 _UNKNOWN = (
     SessionNotFound, UnknownWork, UnknownPerson, UnknownKey, UnknownSignIn, SecretNotFound, UnknownEndpoint,
+    UnknownTicket,
 )  # fmt: skip
 """What the stores say of a thing that never was, and of another tenant's."""
 
@@ -78,8 +90,8 @@ def create_app(settings: Settings, store: Store | None = None) -> Flask:
     app.extensions["deskfleet"] = Services(settings, store or Store(settings.database))
     app.add_url_rule("/healthz", view_func=healthz)
     for blueprint in (
-        api, session_api, work_api, people_api, audit_api, sandbox_api, events, content, authz, sign_in, oidc,
-        pages, assets, scrape,
+        api, session_api, stream_api, work_api, people_api, audit_api, sandbox_api, events, content, authz,
+        sign_in, oidc, pages, assets, scrape,
         webhook_secrets_api, webhooks_in, webhook_api,
     ):  # fmt: skip
         app.register_blueprint(blueprint)
@@ -199,4 +211,6 @@ def _finish(response: Response) -> Response:
         headers["Content-Security-Policy"] = "default-src 'none'; frame-ancestors 'none'"
     # Static files say for themselves how long they live; everything else is one person's, now.
     headers.setdefault("Cache-Control", "no-store")
+    if may_be_embedded():
+        embedding.let_page_read(response)
     return response

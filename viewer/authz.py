@@ -24,14 +24,20 @@ from viewer.access import (
     check_from_here,
     check_origin,
     check_scope,
+    check_session,
+    claims_of,
     count_wrong_key,
     credential,
     is_upgrade,
     place,
+    shown_ticket,
+    ticket_bearer,
+    ticket_over,
     wants_page,
 )
 from viewer.audit import Action
 from viewer.credentials import SealBroken, open_secret
+from viewer.embedding import is_listed
 from viewer.entries import Entry
 from viewer.grants import (
     GRANT_HEADER,
@@ -51,6 +57,7 @@ from viewer.places import PlaceKind, way_to_service
 from viewer.problems import Problem, not_found
 from viewer.rows import SessionNotFound
 from viewer.services import services
+from viewer.tickets import BROWSER_TICKET_SECONDS, Claims, shown_as_subprotocol
 
 authz = Blueprint("authz", __name__, url_prefix="/authz")
 
@@ -75,15 +82,51 @@ _EXECD_PORT = 44772
 @authz.get("/stream")
 @anyone
 def authorise_stream() -> Response:
-    who = authenticate()
+    claims = _ticket_of_a_page() or shown_ticket()
+    who = ticket_bearer(claims) if claims is not None else authenticate()
     if who.via == "cookie":
         check_origin()
     check_scope(who, Scope.STREAMS)
-    session = services().store.tenant(who.tenant).get(_session_id_asked_for())
+    session_id = _session_id_asked_for()
+    check_session(who, session_id)
+    session = services().store.tenant(who.tenant).get(session_id)
     target = _target(session)
     if target is None:
         raise not_found()
-    return _allowed(session, _grant("stream", session, who, target), who)
+    grant = _grant("stream", session, who, target)
+    if claims is not None:
+        grant = grant.model_copy(update={"ticket_id": claims.id})
+        # Last: what could not be opened anyhow does not use it up.
+        if not services().store.tickets.use(claims):
+            raise ticket_over()
+    return _allowed(session, grant, who)
+
+
+def _ticket_of_a_page() -> Claims | None:
+    """What a page without our cookie shows among the subprotocols. Such a page must be listed by its tenant,
+    and its ticket good for one stream and a short while: a handshake's headers are seen by many."""
+    text = shown_as_subprotocol(request.headers.get("Sec-WebSocket-Protocol", ""))
+    if text is None or request.headers.get("Authorization") is not None:
+        return None
+    claims = claims_of(text)
+    if not claims.is_for_browsers:
+        raise Problem(
+            403,
+            "ticket-too-wide",
+            "Not a ticket for a browser",
+            "As a subprotocol only a ticket for a single use that lives for at most"
+            f" {BROWSER_TICKET_SECONDS} seconds is taken; make one with `single_use` true and `ttl_seconds`"
+            f" {BROWSER_TICKET_SECONDS}, or send this one as `Authorization: Bearer <ticket>`.",
+        )
+    if not is_listed(request.headers.get("Origin"), claims.tenant):
+        raise Problem(
+            403,
+            "foreign-origin",
+            "Not from a listed page",
+            "With a ticket as a subprotocol this works only from the origins that the site file lists under"
+            " `embed_origins` of the tenant's policies.",
+        )
+    return claims
 
 
 @authz.get("/content")
@@ -229,6 +272,8 @@ def _allowed(session: Session, grant: Grant, who: Principal) -> Response:
 def _note_opening(session: Session, grant: Grant, who: Principal) -> None:
     """Before it is open, so that nobody is in who is not in the log."""
     detail: dict[str, object] = {"way": grant.purpose}
+    if who.via == "ticket":
+        detail["ticket"] = grant.ticket_id
     action: Action = "session.control" if grant.may_control else "session.view"
     if isinstance(grant.target, SandboxPort):
         action, detail = "session.port", {"port": grant.target.port}

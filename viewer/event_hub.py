@@ -25,6 +25,7 @@ from viewer.model import Frozen, HostStatus, Principal
 from viewer.public import public_session
 from viewer.rows import Event
 from viewer.store import Store
+from viewer.tickets import Claims
 
 HEARTBEAT_SECONDS = 15.0
 STALLED_SECONDS = 30.0
@@ -43,11 +44,24 @@ def frame(kind: str, event_id: int, data: str) -> bytes:
 
 
 class Reader(Frozen):
-    """Who reads a stream, what he has shown for it, and the origin of the addresses that he is told."""
+    """Who reads a stream, what he has shown for it, and the origin of the addresses that he is told.
+    session_id: the one session that he reads of; None: all of his tenant's."""
 
     who: Principal
     shown: Credential
     origin: str
+    ticket: Claims | None = None
+    """What he has shown, where it was one."""
+    session_id: str | None = None
+
+    def wants(self, event: Event) -> bool:
+        return self.session_id is None or self.session_id == event.session.id
+
+    def is_still(self, store: Store) -> bool:
+        """Would he who opened it still be let in, and as the same?"""
+        if self.ticket is not None:
+            return store.tickets.still_bearer(self.ticket) == self.who
+        return self.shown.principal(store.accounts) == self.who
 
 
 class EventStream(asyncio.Protocol):
@@ -272,7 +286,9 @@ class _Board:
         for event in news.events:
             for stream in self._streams.get(event.tenant_id, ()):
                 if stream.is_live and event.id > stream.last:
-                    if stream.has_room:
+                    if not stream.reader.wants(event):
+                        stream.last = event.id
+                    elif stream.has_room:
                         stream.send(news.frame(event, stream.reader.origin))
                         stream.last = event.id
                     else:
@@ -292,7 +308,8 @@ class _Board:
                 known = self._read_up_to
                 news = await asyncio.to_thread(self._missed, stream.reader.who.tenant, stream.last)
                 for event in news.events:
-                    stream.send(news.frame(event, stream.reader.origin))
+                    if stream.reader.wants(event):
+                        stream.send(news.frame(event, stream.reader.origin))
                     stream.last = event.id
                 if len(news.events) < _BATCH:
                     stream.last = max(stream.last, known)
@@ -327,9 +344,7 @@ class _Board:
 
     def _welcome(self, readers: set[Reader]) -> set[Reader]:
         """Without those whose key is revoked, who have signed out, or who have another role now."""
-        shown = {reader.shown for reader in readers}
-        whose = {one: one.principal(self._store.accounts) for one in shown}
-        return {reader for reader in readers if whose[reader.shown] == reader.who}
+        return {reader for reader in readers if reader.is_still(self._store)}
 
     # --- the thread that watches the outbox --------------------------------------------------------
 

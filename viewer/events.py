@@ -14,7 +14,7 @@ from typing import Literal
 from flask import Blueprint, Response, request
 from pydantic import BaseModel, Field
 
-from viewer.access import credential, needs, principal, public_origin
+from viewer.access import also_by, credential, needs, principal, public_origin, shown_ticket
 from viewer.event_hub import EventHub, EventStream, Reader, frame
 from viewer.model import Role
 from viewer.openapi import Answer, Operation, describes
@@ -63,13 +63,38 @@ class Handover:
     )
 )
 def stream_events() -> Response:
+    return _answer(session_id=None)
+
+
+@events.get("/sessions/<session_id>/events")
+@needs(Role.WATCHER)
+@also_by("ticket")
+@describes(
+    Operation(
+        summary="Changes of one session as they happen; also for the bearer of a ticket",
+        headers={"Last-Event-ID": "The id of the last event that arrived; the stream goes on after it."},
+        answers={
+            200: Answer(
+                "`session` with the session as in the API; `ready` comes first, `reset` after a gap.",
+                StreamedEvent,
+                media_type="text/event-stream",
+            )
+        },
+        problems=(404, 422, 503),
+    )
+)
+def stream_session_events(session_id: str) -> Response:
+    return _answer(session_id=services().store.tenant(principal().tenant).get(session_id).id)
+
+
+def _answer(session_id: str | None) -> Response:
     start = _last_event_id()
     # Not an empty text: its length would be told.
     answer = Response(iter(()), content_type="text/event-stream; charset=utf-8")
     answer.headers["X-Accel-Buffering"] = "no"
     if request.method == "HEAD":
         return answer
-    stream = _stream(start)
+    stream = _stream(start, session_id)
     handover = request.environ.get(HANDOVER)
     if isinstance(handover, Handover):
         handover.stream = stream
@@ -78,7 +103,7 @@ def stream_events() -> Response:
     return answer
 
 
-def _stream(start: int | None) -> EventStream:
+def _stream(start: int | None, session_id: str | None) -> EventStream:
     here, who = services(), principal()
     slots = here.streams
     if not slots.take(who):
@@ -94,7 +119,13 @@ def _stream(start: int | None) -> EventStream:
     except Exception:
         slots.give_back(who)
         raise
-    reader = Reader(who=who, shown=credential(), origin=public_origin())
+    reader = Reader(
+        who=who,
+        shown=credential(),
+        origin=public_origin(),
+        ticket=shown_ticket() if who.via == "ticket" else None,
+        session_id=session_id,
+    )
     return EventStream(reader, opening=opening, last=last, ended=lambda: slots.give_back(who))
 
 

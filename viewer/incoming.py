@@ -39,6 +39,12 @@ from viewer.desktop_options import (
 from viewer.model import Role, Scope, Status
 from viewer.problems import FieldError, Problem, from_validation, wrong_fields
 from viewer.resources import Cpu, Memory
+from viewer.tickets import (
+    LONGEST_TICKET_SECONDS,
+    SHORTEST_TICKET_SECONDS,
+    USUAL_TICKET_SECONDS,
+    TicketRole,
+)
 
 _Model = TypeVar("_Model", bound=BaseModel)
 
@@ -169,6 +175,24 @@ class RenewSession(BaseModel):
 
     ttl_seconds: int | None = Field(
         None, ge=SHORTEST_TTL_SECONDS, description="a whole number of seconds, from 60 to the fleet's maximum"
+    )
+
+
+class CreateTicket(BaseModel):
+    """What a ticket is to open, and for how long that may begin."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    role: TicketRole = Field(TicketRole.WATCH, description="`watch` or `control`")
+    ttl_seconds: int = Field(
+        USUAL_TICKET_SECONDS,
+        ge=SHORTEST_TICKET_SECONDS,
+        le=LONGEST_TICKET_SECONDS,
+        strict=True,
+        description=f"a whole number of seconds from {SHORTEST_TICKET_SECONDS} to {LONGEST_TICKET_SECONDS}",
+    )
+    single_use: bool = Field(
+        True, strict=True, description="true to open one stream by it, false for as many as come in its time"
     )
 
 

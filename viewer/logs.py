@@ -84,6 +84,7 @@ _PATTERNS = [
     (re.compile(r"\?[\w.~%-]+=[^\s\"'<>]*"), "?…"),
     # Anything by its looks: our keys (their id is no secret), what Fernet sealed, and 32 random bytes.
     (re.compile(r"df_([a-z0-9]{8})_[A-Za-z0-9_-]+"), rf"df_\1_{HIDDEN}"),
+    (re.compile(r"dft_[A-Za-z0-9_.-]+"), f"dft_{HIDDEN}"),
     (re.compile(r"whsec_[A-Za-z0-9+/%=]{6,}"), f"whsec_{HIDDEN}"),
     (re.compile(r"gAAAA[A-Za-z0-9_-]+={0,2}"), HIDDEN),
     # Mixed case, because a digest is as long.

@@ -6,7 +6,7 @@ from datetime import timedelta
 
 from flask import Blueprint, Response, request
 
-from viewer.access import needs, principal
+from viewer.access import also_by, needs, principal
 from viewer.answers import json_answer, public, public_list
 from viewer.creating import create, failed_create, may_be_warm, new_session, once_of, order_of, ttl
 from viewer.incoming import (
@@ -102,6 +102,7 @@ def list_sessions() -> Response:
 
 @session_api.get("/sessions/<session_id>")
 @needs(Role.WATCHER)
+@also_by("ticket")
 @describes(
     Operation(
         summary="One session; with `wait_seconds`, once it is no longer being made",

@@ -4,8 +4,8 @@
 never was. `store.work(id)` is its tasks and agents. `store.fleet` sees everything and is the worker's.
 `store.people(id)` are its people, `store.webhooks(id)` the addresses that its events go to. `store.accounts`
 holds keys and sign-ins, `store.attempts` counts failed ones, `store.entries` holds the ways to other origins,
-`store.deliveries` the events that go out. Every change of a session passes the state machine and is written
-in one transaction with its event.
+`store.tickets` those to single streams, `store.deliveries` the events that go out. Every change of a session
+passes the state machine and is written in one transaction with its event.
 """
 
 from __future__ import annotations
@@ -73,6 +73,7 @@ from viewer.rows import (
     write_labels,
 )
 from viewer.tables import EventRow, HistoryRow, HostRow, IdempotencyRow, SessionLabelRow, SessionRow
+from viewer.ticket_store import TicketStore
 from viewer.transitions import IllegalTransition, check_transition
 from viewer.webhook_secrets import WebhookSecretStore
 from viewer.work import WorkStore
@@ -114,6 +115,7 @@ class Store:
         self.attempts = AttemptStore(self._database)
         self.oidc = OidcPeople(self._database)
         self.entries = EntryStore(self._database, self.accounts)
+        self.tickets = TicketStore(self._database, self.accounts)
         self.figures = FigureStore(self._database)
         self.audit = AuditStore(self._database)
         self.webhook_secrets = WebhookSecretStore(self._database)
