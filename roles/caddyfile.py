@@ -21,7 +21,7 @@ OWN_CERTIFICATE, OWN_KEY = f"{TLS}/own.pem", f"{TLS}/own.key"
 """Copies of the operator's own files, which need not be readable for Caddy's user."""
 
 
-_RELAY_API = ("/probe/*", "/streams", "/streams/*", "/healthz")
+_RELAY_API = ("/probe/*", "/streams", "/streams/*", "/leases/*", "/input/*", "/healthz")
 _OPENSANDBOX_API = ("/v1/*", "/health", "/version")
 _HOSTWATCH_API = ("/hostwatch/*",)
 # Asked for once, a WebSocket goes on, whatever becomes of its maker: it has to come back and be asked for

@@ -14,6 +14,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 from urllib.error import URLError
 from urllib.request import urlopen
 
@@ -22,7 +23,8 @@ from pydantic import SecretStr
 
 from tests.hosts.own_docker import OwnDocker
 from viewer.grants import GRANT_HEADER, AnyTarget, Grant, PublishedPort, seal_grant
-from viewer.model import utcnow
+from viewer.model import Lease, LeaseHolder, LeaseKind, utcnow
+from viewer.relay_client import RelayClient
 
 PUBLISH_ADDRESS = "127.0.66.1"
 
@@ -60,6 +62,18 @@ def wait_until_answers(url: str, process: subprocess.Popen[bytes], *, seconds: f
     raise TimeoutError(f"{url} does not answer")
 
 
+def held_by(
+    holder: str | None,
+    number: int,
+    *,
+    kind: LeaseKind = LeaseKind.PERSON,
+    session_id: str = "s1",
+) -> Lease:
+    """The lease of a session, held by somebody of that id (`Principal.holder`), or by nobody."""
+    who = LeaseHolder(kind=kind, id=holder, name=holder.title()) if holder else None
+    return Lease(session_id=session_id, number=number, holder=who)
+
+
 @dataclass
 class RelayProcess:
     """A running relay and the key its control plane would have."""
@@ -85,6 +99,7 @@ class RelayProcess:
         seconds: float = 60,
         may_control: bool = True,
         key: bytes | None = None,
+        **more: Any,
     ) -> dict[str, str]:
         """Return the header that carries such a grant; an int target is a published port."""
         grant = Grant.model_validate(
@@ -97,9 +112,14 @@ class RelayProcess:
                 "target": PublishedPort(port=target) if isinstance(target, int) else target,
                 "vnc_password": SecretStr(password) if password is not None else None,
                 "expires_at": utcnow() + timedelta(seconds=seconds),
+                **more,
             }
         )
         return {GRANT_HEADER: seal_grant(grant, key or self.key)}
+
+    def client(self) -> RelayClient:
+        """As the control plane has it."""
+        return RelayClient("here", url=self.url, key=self.key)
 
     def give(self, desktop: str, *, tenant: str = "t1") -> None:
         """As the deploy does: from now on that desktop is this tenant's, and TigerVNC's."""

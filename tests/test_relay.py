@@ -89,6 +89,18 @@ def echo(client: socket.socket) -> None:
         client.sendall(data)
 
 
+def harmless(size: int) -> bytes:
+    """So many bytes, 9 at least, of messages that anybody may send."""
+    fence = 9 + (size - 9) % 10
+    requests = (b"\x03\x01" + bytes(8)) * ((size - fence) // 10)
+    return requests + pack(">B3xIB", 248, 0, fence - 9) + b"f" * (fence - 9)
+
+
+def cut_text(size: int) -> bytes:
+    """One message of so many bytes, which only whoever controls may send."""
+    return pack(">B3xi", 6, size - 8) + bytes(size - 8)
+
+
 class Viewer:
     """The browser's end of a stream: an unmodified WebSocket client that speaks RFB."""
 
@@ -157,6 +169,12 @@ def with_http(body: Callable[[aiohttp.ClientSession], Awaitable[None]]) -> None:
         ("GET", "/streams", {}),
         ("DELETE", "/streams/s1", {}),
         ("DELETE", "/streams/other", {"purpose": "manage"}),
+        ("PUT", "/leases/s1", None),
+        ("PUT", "/leases/s1", {}),
+        ("PUT", "/leases/s1", {"purpose": "lease"}),
+        ("PUT", "/leases/other", {"purpose": "lease", "lease": {"session_id": "s1"}}),
+        ("PUT", "/leases/s1", {"purpose": "lease", "lease": {"session_id": "other"}}),
+        ("GET", "/stream/s1", {"lease": {"session_id": "other"}}),
         ("DELETE", "/streams/s1/0a1b2c", {}),
         ("DELETE", "/streams/other/0a1b2c", {"purpose": "manage"}),
     ],
@@ -202,8 +220,8 @@ def test_bytes_pass_both_ways_and_the_subprotocol_is_echoed(relay: RelayProcess)
             assert viewer.socket.protocol == "binary"
             assert not viewer.socket.compress
             assert await viewer.shake_hands() == SERVER_INIT
-            for size in (1, 125, 126, 65536):
-                sent = bytes(range(256)) * (size // 256) + bytes(size % 256)
+            for size in (9, 125, 126, 65536):
+                sent = harmless(size)
                 await viewer.socket.send_bytes(sent)
                 assert await viewer.read(size) == sent
             await viewer.socket.close()
@@ -288,7 +306,7 @@ def test_open_streams_are_listed_with_their_bytes_and_closed_on_demand(relay: Re
             other = await open_viewer(http, relay, target=port, session_id="other")
             await mine.shake_hands()
             await other.shake_hands()
-            await mine.socket.send_bytes(b"x" * 100)
+            await mine.socket.send_bytes(harmless(100))
             await mine.read(100)
             info = {stream.session_id: stream for stream in (await listed(http)).streams}
             assert info["mine"].bytes_to_browser == len(SERVER_INIT) + 100
@@ -298,8 +316,8 @@ def test_open_streams_are_listed_with_their_bytes_and_closed_on_demand(relay: Re
             async with http.delete(relay.url + "/streams/mine", headers=manage) as answer:
                 assert answer.status == 204
             assert (await mine.ending())[0] == CloseCode.REVOKED
-            await other.socket.send_bytes(b"y")
-            assert await other.read(1) == b"y"
+            await other.socket.send_bytes(harmless(9))
+            assert await other.read(9) == harmless(9)
             await other.socket.close()
 
     with_http(body)
@@ -375,8 +393,8 @@ def test_many_streams_fit_although_the_soft_limit_on_files_is_small(tmp_path: Pa
                 for viewer in viewers:
                     await viewer.shake_hands()
                 for viewer in viewers:
-                    await viewer.socket.send_bytes(b"alive")
-                    assert await viewer.read(5) == b"alive"
+                    await viewer.socket.send_bytes(harmless(20))
+                    assert await viewer.read(20) == harmless(20)
                 await asyncio.gather(*(viewer.socket.close() for viewer in viewers))
 
         with_http(body)
@@ -639,7 +657,7 @@ def test_a_desktop_that_does_not_read_stops_the_browser_not_the_relay(relay: Rel
 
             async def pour() -> None:
                 for _ in range(total // 65536):
-                    await viewer.socket.send_bytes(bytes(65536))
+                    await viewer.socket.send_bytes(cut_text(65536))
 
             pouring = asyncio.create_task(pour())
             await asyncio.sleep(1)

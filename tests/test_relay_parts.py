@@ -9,19 +9,24 @@ import socket
 import struct
 import time
 import tracemalloc
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
 
 import pytest
 from PIL import Image
 
+from tests.relay_process import held_by
 from viewer.grants import Grant, PublishedPort
 from viewer.model import utcnow
 from viewer.relay.downstream import BUFFER_BYTES, BufferPool
 from viewer.relay.framing import binary_header, close_frame, pong
 from viewer.relay.jpeg import Look, NotAJpeg, look_at
+from viewer.relay.leases import LeaseNews
 from viewer.relay.rfb_stream import RfbStream
 from viewer.relay.settings import Settings
 from viewer.relay.splicing import FRAMES_AT_ONCE, FrameEdges, Pipe
+from viewer.relay.upstream import Upstream
 
 COLOURS = [(0, 0, 0), (255, 255, 255), (1, 200, 77), (128, 128, 128)]
 SIZES = [(1, 1), (8, 8), (17, 33), (640, 480), (1283, 801)]
@@ -280,23 +285,69 @@ def test_a_pipe_that_nobody_asks_for_edges_does_not_look_for_them() -> None:
     asyncio.run(body())
 
 
-def test_a_watchers_messages_are_sifted_in_portions() -> None:
+def rfb_stream(**grant: Any) -> RfbStream:
+    settings = Settings.model_validate(
+        {"listen": "127.0.0.1:1", "key_file": "k", "publish_address": "127.0.0.1", "desktops_dir": "d"}
+    )
+    about = Grant.model_validate({"purpose": "stream", "expires_at": utcnow(), **grant})
+    return RfbStream(about, PublishedPort(port=1), settings, BufferPool())
+
+
+@contextmanager
+def upstream() -> Iterator[tuple[Upstream, socket.socket]]:
+    ours, desktop = socket.socketpair()
+    for one in (ours, desktop):
+        one.setblocking(False)
+        one.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+    way = Upstream(ours, on_desktop_gone=lambda _: None)
+    with ours, desktop:
+        yield way, desktop
+        way.close()
+
+
+def test_a_browsers_messages_are_sifted_in_portions() -> None:
     """A message of a WebSocket may hold 262,144 of RFB's shortest."""
     request, act = b"\x03\0" + bytes(8), b"\xfa\0\x01\x02"
     sent = act * 20_000 + request
 
-    async def body() -> tuple[int, bytes]:
-        grant = Grant(purpose="stream", may_control=False, expires_at=utcnow())
-        settings = Settings.model_validate(
-            {"listen": "127.0.0.1:1", "key_file": "k", "publish_address": "127.0.0.1", "desktops_dir": "d"}
-        )
-        stream = RfbStream(grant, PublishedPort(port=1), settings, BufferPool())
-        sifting, turns = asyncio.ensure_future(stream.admit(sent)), 0
-        while not sifting.done():
-            await asyncio.sleep(0)
-            turns += 1
-        return turns, await sifting
+    async def body(*, may_control: bool) -> tuple[int, bytes]:
+        with upstream() as (way, desktop):
+            sifting = asyncio.ensure_future(rfb_stream(may_control=may_control).admit(sent, way))
+            turns = 0
+            while not sifting.done():
+                await asyncio.sleep(0)
+                turns += 1
+            return turns, desktop.recv(4096)
 
-    turns, passed = asyncio.run(body())
-    assert passed == request
-    assert turns >= len(sent) // 4096
+    for may_control in (True, False):
+        turns, passed = asyncio.run(body(may_control=may_control))
+        assert passed == request
+        assert turns >= len(sent) // 4096
+
+
+def test_what_a_slow_desktop_has_not_taken_stays_whole_when_the_lease_is_lost() -> None:
+    """What lets go of the keys stands behind it, and nothing of his follows."""
+    text = struct.pack(">B3xi", 6, 100_000) + bytes(range(250)) * 400
+    press, let_go = b"\x04\x01\0\0\0\0\0a", b"\x04\0\0\0\0\0\0a"
+
+    async def body() -> bytes:
+        stream = rfb_stream(session_id="s1", principal="alice", may_control=True, lease=held_by("alice", 1))
+        with upstream() as (way, desktop):
+            stream._upstream = way
+            admitting = asyncio.ensure_future(stream.admit(press + text, way))
+            while way.bytes_sent < len(press + text):
+                await asyncio.sleep(0)
+            assert not admitting.done()
+            stream.hear(LeaseNews(held_by("bob", 2), taken_from="alice"))
+            received = b""
+            while not admitting.done():
+                await asyncio.sleep(0)
+                with suppress(BlockingIOError):
+                    received += desktop.recv(1000)
+            await stream.admit(press, way)
+            with suppress(BlockingIOError):
+                while more := desktop.recv(65536):
+                    received += more
+            return received
+
+    assert asyncio.run(body()) == press + text + let_go

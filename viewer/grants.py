@@ -66,6 +66,8 @@ class Grant(Frozen):
     never do."""
     lease: Lease | None = None
     """Of the session, as the table had it when this was sealed; the relay goes by the newest it heard of."""
+    given_back: bool = False
+    """Of a `lease`: the former holder wanted it so, and keeps his stream."""
     under_lease: bool = False
     """This way acts on the desktop beside its keyboard (execd, DevTools): it is cut as soon as another person
     has the lease."""

@@ -37,7 +37,9 @@ _CALL_BUCKETS = (0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 _STREAM_KINDS = ("rfb", "content")
 # What follows these words in the path of a call to a host is an id, a name or a port.
-_NAMED = re.compile(r"(?<=/sandboxes/)[^/]+|(?<=/endpoints/)[^/]+|(?<=/probe/).+|(?<=/streams/).+")
+_NAMED = re.compile(
+    r"(?<=/sandboxes/)[^/]+|(?<=/endpoints/)[^/]+|(?<=/probe/).+|(?<=/streams/).+|(?<=/leases/).+"
+)
 
 REASONS = ("full", "unreachable", "image", "refused", "timeout", "ended", "other")
 """Why a create fails; any other word counts as the last one."""

@@ -10,7 +10,7 @@ from pydantic import BaseModel, SecretStr, ValidationError
 
 from viewer import metrics
 from viewer.grants import GRANT_HEADER, Grant, Target, seal_grant
-from viewer.model import utcnow
+from viewer.model import Lease, utcnow
 from viewer.nodes import Node, certificate_ends, client_of, why
 from viewer.relay.answers import ProbeResult, RelayProblem, StreamInfo, StreamList
 from viewer.settings import Settings
@@ -74,6 +74,18 @@ class RelayClient:
     def close_stream(self, stream: StreamInfo) -> None:
         """Close this one stream with code 4403; nothing happens if it is gone. Raises RelayUnreachable."""
         self._call("DELETE", f"/streams/{stream.session_id}/{stream.stream_id}", self._manage())
+
+    def set_lease(self, lease: Lease, *, given_back: bool = False) -> None:
+        """Say who has keyboard and mouse of the session now; the relay ignores what is older than it knows.
+        Whoever lost them is closed with 4423, unless he gave them back himself. Raises RelayUnreachable."""
+        grant = Grant(
+            purpose="lease",
+            session_id=lease.session_id,
+            lease=lease,
+            given_back=given_back,
+            expires_at=utcnow() + GRANT_LIFETIME,
+        )
+        self._call("PUT", f"/leases/{lease.session_id}", grant)
 
     def _manage(self) -> Grant:
         return Grant(purpose="manage", expires_at=utcnow() + GRANT_LIFETIME)

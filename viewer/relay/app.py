@@ -10,18 +10,18 @@ from yarl import URL
 from viewer import logs
 from viewer.grants import GRANT_HEADER, DesktopSocket, Grant, GrantRefused, SandboxPort, Target, open_grant
 from viewer.model import utcnow
-from viewer.relay.answers import CloseCode, StreamList
+from viewer.relay.answers import CloseCode
 from viewer.relay.content_files import ContentFiles
 from viewer.relay.content_paths import content_path
 from viewer.relay.desktop_access import check_tenant
 from viewer.relay.endings import ENDED
 from viewer.relay.http_head import offered
-from viewer.relay.port_messages import METHODS, refused, way_at_server
+from viewer.relay.port_messages import METHODS, refused, refused_by_lease, way_at_server
 from viewer.relay.ports import PortServer
 from viewer.relay.probing import probe
 from viewer.relay.problems import problem
 from viewer.relay.settings import Settings
-from viewer.relay.streams import StreamRefused, Streams
+from viewer.relay.streams import LockedOut, StreamRefused, Streams
 
 CONTENT = "/content/"
 REVOKED = "access to this session was revoked"
@@ -46,6 +46,7 @@ class Relay:
         app.cleanup_ctx.append(self._ports.open_with)
         app.router.add_get("/probe/{session_id}", self.probe, allow_head=False)
         app.router.add_get("/streams", self.list_streams, allow_head=False)
+        app.router.add_put("/leases/{session_id}", self.set_lease)
         app.router.add_delete("/streams/{session_id}", self.close_streams)
         app.router.add_delete("/streams/{session_id}/{stream_id}", self.close_stream)
         return app
@@ -114,6 +115,8 @@ class Relay:
             if not web.WebSocketResponse(protocols=wanted).can_prepare(request):
                 return refused(426, "NOT_A_WEBSOCKET", "this upgrade to a WebSocket is not a whole one")
             return await self.streams.carry_port(request, grant, server=server, way=way)
+        except LockedOut as refusal:
+            return refused_by_lease(str(refusal))
         except StreamRefused as refusal:
             return refused(429, "TOO_MANY", f"{refusal}; wait until one has ended", {"Retry-After": "1"})
 
@@ -130,8 +133,19 @@ class Relay:
             self._grant(request, purpose="manage")
         except GrantRefused as refusal:
             return problem(403, "List refused", str(refusal))
-        listed = StreamList(streams=self.streams.infos(), ports_used=self.streams.ports_used.times())
-        return _json(listed)
+        return _json(self.streams.listed())
+
+    async def set_lease(self, request: web.Request) -> web.Response:
+        """Who has keyboard and mouse now, as the grant says; an older number changes nothing."""
+        try:
+            grant = self._grant(request, purpose="lease")
+            _check_session(grant, request.match_info["session_id"])
+            if grant.lease is None:
+                raise GrantRefused("the grant names no lease")
+        except GrantRefused as refusal:
+            return problem(403, "Lease refused", str(refusal))
+        self.streams.hear_lease(grant.lease, given_back=grant.given_back)
+        return web.Response(status=204)
 
     async def close_streams(self, request: web.Request) -> web.Response:
         session_id = request.match_info["session_id"]
@@ -160,7 +174,12 @@ class Relay:
         token = request.headers.get(GRANT_HEADER)
         if not token:
             raise GrantRefused(f"the header {GRANT_HEADER} is missing; come through the edge")
-        return open_grant(token, self._key, purpose=purpose, now=utcnow())
+        grant = open_grant(token, self._key, purpose=purpose, now=utcnow())
+        if grant.lease is not None:
+            _check_session(grant, grant.lease.session_id)
+            if purpose != "lease":
+                self.streams.hear_lease(grant.lease)
+        return grant
 
     def _grant_for_content(self, request: web.Request) -> tuple[Grant, DesktopSocket]:
         grant = self._grant(request, purpose="content")

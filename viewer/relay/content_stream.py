@@ -27,6 +27,7 @@ class ContentStream(SplicedStream):
     """Answers the upgrade first: a page sees close codes, but never why an upgrade was refused."""
 
     kind = "content"
+    is_the_keyboard = True
 
     def __init__(
         self,

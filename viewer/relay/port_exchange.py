@@ -14,10 +14,10 @@ from yarl import URL
 
 from viewer.grants import Grant, SandboxPort
 from viewer.relay.answers import CloseCode
-from viewer.relay.port_messages import answer_headers, refused, request_headers
+from viewer.relay.port_messages import answer_headers, refused, refused_by_lease, request_headers
 from viewer.relay.settings import Settings
 from viewer.relay.spliced_stream import Answered
-from viewer.relay.stream import Stream, log
+from viewer.relay.stream import Ending, Stream, log
 
 LOOK_SECONDS = 1.0
 """How soon it is noticed that a client has left while the sandbox is silent."""
@@ -37,6 +37,7 @@ class PortExchange(Stream):
         self._way = way
         self._sent = 0
         self._received = 0
+        self._is_answered = False
 
     @property
     def bytes_to_browser(self) -> int:
@@ -50,16 +51,23 @@ class PortExchange(Stream):
         exchange = asyncio.create_task(self._exchange(request))
         exchange.add_done_callback(lambda _: self.end(CloseCode.OK, "it was answered"))
         looking = asyncio.create_task(self._notice_leaving(request))
+        ending = Ending(CloseCode.INTERNAL, "the relay failed")
         try:
-            await self._until_ended()
+            ending = await self._until_ended()
         finally:
             looking.cancel()
             if not exchange.done():
-                # What has gone out cannot be mended; a connection that is cut tells the client.
-                _cut(request)
+                if not self._can_be_refused(ending):
+                    # What has gone out cannot be mended; a connection that is cut tells the client.
+                    _cut(request)
                 exchange.cancel()
                 await asyncio.wait([exchange])
-        return Answered() if exchange.cancelled() else exchange.result()
+        if not exchange.cancelled():
+            return exchange.result()
+        return refused_by_lease(ending.reason) if self._can_be_refused(ending) else Answered()
+
+    def _can_be_refused(self, ending: Ending) -> bool:
+        return ending.code == CloseCode.LEASE_LOST and not self._is_answered
 
     async def _notice_leaving(self, request: web.Request) -> None:
         while request.transport is not None and not request.transport.is_closing():
@@ -108,6 +116,7 @@ class PortExchange(Stream):
         )
         whole = False
         try:
+            self._is_answered = True
             await answer.prepare(request)
             with suppress(ClientError, ConnectionError, TimeoutError):
                 async for part in upstream.content.iter_any():

@@ -71,6 +71,11 @@ def refused(status: int, code: str, message: str, headers: Mapping[str, str] | N
     )
 
 
+def refused_by_lease(why: str) -> web.Response:
+    """A person is at the keyboard, and the agent's ways around it are shut."""
+    return refused(423, "LEASE_HELD", f"{why}; wait until it is given back")
+
+
 def _root(sandbox_id: str, port: int) -> str:
     return f"/v1/sandboxes/{sandbox_id}/proxy/{port}"
 

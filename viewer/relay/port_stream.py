@@ -20,6 +20,7 @@ from viewer.relay.stream import Ending
 
 _STATUSES = {
     CloseCode.REVOKED: "403 Forbidden",
+    CloseCode.LEASE_LOST: "423 Locked",
     CloseCode.UNREACHABLE: "502 Bad Gateway",
     CloseCode.RESTARTING: "503 Service Unavailable",
     CloseCode.TIMED_OUT: "504 Gateway Timeout",
@@ -69,7 +70,8 @@ class PortStream(SplicedStream):
         if self._is_open:
             return super()._last_words(ending)
         status = _STATUSES.get(ending.code, "502 Bad Gateway")
-        problem = SandboxProblem(code="DESKFLEET::PORT_UNREACHABLE", message=ending.reason)
+        code = "LEASE_HELD" if ending.code == CloseCode.LEASE_LOST else "PORT_UNREACHABLE"
+        problem = SandboxProblem(code=f"DESKFLEET::{code}", message=ending.reason)
         body = problem.model_dump_json().encode()
         head = (
             f"HTTP/1.1 {status}\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n"

@@ -1,42 +1,53 @@
-"""A stream that carries RFB: parsed by the relay, which logs in for the browser and keeps view-only."""
+"""A stream that carries RFB. The relay logs in for the browser, and lets pass what role and lease allow."""
 
 from __future__ import annotations
 
 import asyncio
 import socket
 from contextlib import suppress
+from functools import partial
 
 from aiohttp import WSMsgType, web
 
 from viewer.grants import Grant, GrantRefused, Target
+from viewer.model import utcnow
 from viewer.relay.answers import CloseCode
 from viewer.relay.desktop_access import check_tenant
 from viewer.relay.desktops import DesktopUnreachable, connect, converse
 from viewer.relay.downstream import BufferPool, Downstream
 from viewer.relay.framing import close_reason
+from viewer.relay.leases import LeaseNews
 from viewer.relay.settings import Settings
 from viewer.relay.stream import CLOSING_SECONDS, Ending, Stream, log, own_handle
-from viewer.rfb.client_messages import ViewOnlyFilter
+from viewer.relay.upstream import Upstream
+from viewer.rfb.client_filter import ClientFilter
 from viewer.rfb.conversation import Conversation, ProtocolError, Refused
 from viewer.rfb.handshake import CLIENT_INIT_SHARED, client_handshake, server_handshake
 
 ADMIT_BYTES = 4096
-"""Of a watcher's messages at once: a thousand of the shortest, then the other streams have a turn."""
+"""Of a browser's messages at once: a thousand of the shortest, then the other streams have a turn."""
 
 
 class RfbStream(Stream):
-    """Both handshakes are the relay's own; then a watcher's messages are parsed, and dropped if they act."""
+    """Both handshakes are the relay's own; then the browser's messages are parsed, and what acts on the
+    desktop passes only from whoever may."""
 
     kind = "rfb"
+    is_the_keyboard = True
 
     def __init__(self, grant: Grant, target: Target, settings: Settings, pool: BufferPool) -> None:
         super().__init__(grant, settings)
         self._target = target
         self._pool = pool
         self._downstream: Downstream | None = None
-        self._bytes_to_desktop = 0
-        # View-only is kept here, not in the page: what a watcher sends to act never reaches the desktop.
-        self._view_only = None if grant.may_control else ViewOnlyFilter()
+        self._desktop: socket.socket | None = None
+        self._upstream: Upstream | None = None
+        # Kept here, not in the page: what a watcher sends to act never reaches the desktop.
+        self._filter = ClientFilter(
+            may_act=self.may_act,
+            may_ever_act=grant.may_control,
+            clipboard_to_desktop=grant.clipboard.to_desktop,
+        )
 
     @property
     def bytes_to_browser(self) -> int:
@@ -44,7 +55,12 @@ class RfbStream(Stream):
 
     @property
     def bytes_to_desktop(self) -> int:
-        return self._bytes_to_desktop
+        return self._upstream.bytes_sent if self._upstream else 0
+
+    def hear(self, news: LeaseNews) -> None:
+        super().hear(news)
+        if not self.may_act:
+            self._let_go()
 
     async def run(self, request: web.Request) -> web.WebSocketResponse:
         browser = web.WebSocketResponse(
@@ -79,17 +95,19 @@ class RfbStream(Stream):
             downstream.part()
             work.cancel()
             await asyncio.wait([work])
+            await self._hang_up()
 
     async def _join(self, browser: web.WebSocketResponse, downstream: Downstream) -> None:
         """Both handshakes, then browser to desktop until one of them ends; raises nothing."""
-        desktop: socket.socket | None = None
         try:
-            desktop = await self._log_in()
+            self._desktop = await self._log_in()
             early = await self._greet(browser, downstream)
-            await self._to_desktop(desktop, CLIENT_INIT_SHARED + await self.admit(early))
-            downstream.join(desktop)
+            self._upstream = Upstream(self._desktop, on_desktop_gone=partial(self.end, CloseCode.GONE))
+            self._upstream.send(CLIENT_INIT_SHARED)
+            await self.admit(early, self._upstream)
+            downstream.join(self._desktop)
             while True:
-                await self._to_desktop(desktop, await self.admit(await _next_bytes(browser, downstream)))
+                await self.admit(await _next_bytes(browser, downstream), self._upstream)
         except (DesktopUnreachable, Refused) as error:
             self.end(CloseCode.UNREACHABLE, str(error))
         except GrantRefused as error:
@@ -105,8 +123,6 @@ class RfbStream(Stream):
             self.end(CloseCode.INTERNAL, "the relay failed")
         finally:
             downstream.part()
-            if desktop is not None:
-                desktop.close()
 
     async def _log_in(self) -> socket.socket:
         password = self.grant.vnc_password.get_secret_value() if self.grant.vnc_password else None
@@ -140,25 +156,39 @@ class RfbStream(Stream):
             raise _BrowserLeft from None
         return conversation.leftover
 
-    async def admit(self, received: bytes) -> bytes:
-        """What of the browser's bytes may reach the desktop."""
-        if self._view_only is None:
-            return received
-        passed = self._view_only.feed(received[:ADMIT_BYTES])
-        for at in range(ADMIT_BYTES, len(received), ADMIT_BYTES):
-            await asyncio.sleep(0)
-            passed += self._view_only.feed(received[at : at + ADMIT_BYTES])
-        return passed
+    async def admit(self, received: bytes, upstream: Upstream) -> None:
+        """Send on what of the browser's bytes may reach the desktop. Returns when the kernel has taken it:
+        until then aiohttp stops reading the browser."""
+        for at in range(0, len(received), ADMIT_BYTES):
+            if at:
+                await asyncio.sleep(0)
+            self._filter.may_act = self.may_act
+            # Sent before anything else may happen: a lease that is lost must find it among what is held.
+            upstream.send(self._filter.feed(received[at : at + ADMIT_BYTES]))
+            if self._filter.has_acted:
+                self.last_input_at = utcnow()
+            await upstream.room()
 
-    async def _to_desktop(self, desktop: socket.socket, data: bytes) -> None:
-        """Returns when the kernel has taken all: until then aiohttp stops reading the browser."""
-        self._bytes_to_desktop += len(data)
+    def _let_go(self) -> None:
+        """No key and no button stays down because of somebody who can't lift it any more."""
+        if self._upstream is not None:
+            self._upstream.send(self._filter.held.release())
+
+    async def _hang_up(self) -> None:
+        """Let go of everything before the desktop sees the connection end."""
+        upstream, desktop = self._upstream, self._desktop
+        self._let_go()
         try:
-            sent = desktop.send(data)
-        except BlockingIOError:
-            sent = 0
-        if sent < len(data):
-            await asyncio.get_running_loop().sock_sendall(desktop, memoryview(data)[sent:])
+            if upstream is not None:
+                async with asyncio.timeout(CLOSING_SECONDS):
+                    await upstream.room()
+        except TimeoutError:
+            log.info("stream %s: the desktop takes nothing any more", self.stream_id)
+        finally:
+            if upstream is not None:
+                upstream.close()
+            if desktop is not None:
+                desktop.close()
 
     async def _close(
         self,

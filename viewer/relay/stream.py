@@ -8,19 +8,21 @@ import os
 import secrets
 import socket
 from abc import ABC, abstractmethod
+from datetime import datetime
 from typing import ClassVar, NamedTuple
 
 from aiohttp import web
 
 from viewer.grants import Grant
-from viewer.model import utcnow
+from viewer.model import Lease, utcnow
 from viewer.relay.answers import CloseCode, StreamInfo, StreamKind
 from viewer.relay.desktops import use_no_delay
+from viewer.relay.leases import LeaseNews, loss
 from viewer.relay.settings import Settings
 
 CLOSING_SECONDS = 0.5
-"""For a slow browser to take what is queued, and again for its close frame. Twice this stays below the
-2 s in which the relay must be gone after SIGTERM."""
+"""For a slow desktop to take what is queued, for a slow browser to do so, and again for its close frame.
+Thrice this stays below the 2 s in which the relay must be gone after SIGTERM."""
 
 log = logging.getLogger(__name__)
 
@@ -34,11 +36,16 @@ class Stream(ABC):
     """One stream. `run` returns when it is over; `end` may be called at any time, the first call decides."""
 
     kind: ClassVar[StreamKind]
+    is_the_keyboard: ClassVar[bool] = False
+    """Whether keyboard and mouse come this way: then who has the lease taken from him is closed."""
 
     def __init__(self, grant: Grant, settings: Settings) -> None:
         self.stream_id = secrets.token_hex(6)
         self.grant = grant
         self.opened_at = utcnow()
+        self.last_input_at: datetime | None = None
+        self.lease: Lease | None = grant.lease
+        """The newest that is known; None: control goes by the role alone."""
         self._settings = settings
         self._ending: asyncio.Future[Ending] = asyncio.get_running_loop().create_future()
 
@@ -58,6 +65,22 @@ class Stream(ABC):
         if not self._ending.done():
             self._ending.set_result(Ending(code, reason))
 
+    @property
+    def may_act(self) -> bool:
+        """Whether keys, pointer and the like pass now."""
+        held = self.lease is None or self.lease.is_held_by(self.grant.principal)
+        return self.grant.may_control and held
+
+    def hear(self, news: LeaseNews) -> None:
+        """Go by the news of this session's lease if it is any, and end if nothing is left to be done."""
+        if self.lease is not None and self.lease.number > news.lease.number:
+            return
+        self.lease = news.lease
+        if is_locked_out(self.grant, news.lease) or (
+            self.is_the_keyboard and self.grant.may_control and news.taken_from == self.grant.principal
+        ):
+            self.end(CloseCode.LEASE_LOST, loss(news.lease))
+
     def info(self) -> StreamInfo:
         return StreamInfo(
             stream_id=self.stream_id,
@@ -67,6 +90,9 @@ class Stream(ABC):
             principal=self.grant.principal,
             may_control=self.grant.may_control,
             opened_at=self.opened_at,
+            last_input_at=self.last_input_at,
+            under_lease=self.grant.under_lease,
+            ticket_id=self.grant.ticket_id,
             bytes_to_browser=self.bytes_to_browser,
             bytes_to_desktop=self.bytes_to_desktop,
         )
@@ -105,6 +131,16 @@ class Stream(ABC):
     def _who(self) -> str:
         grant = self.grant
         return f"session={grant.session_id} tenant={grant.tenant_id} principal={grant.principal}"
+
+
+def is_locked_out(grant: Grant, lease: Lease | None) -> bool:
+    """Whether this is a way around the keyboard, and another person is at the keyboard."""
+    return (
+        grant.under_lease
+        and lease is not None
+        and lease.is_a_persons
+        and not lease.is_held_by(grant.principal)
+    )
 
 
 def own_handle(transport: asyncio.Transport) -> socket.socket:

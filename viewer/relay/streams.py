@@ -9,16 +9,18 @@ from aiohttp import web
 from yarl import URL
 
 from viewer.grants import DesktopSocket, Grant, SandboxPort, Target
-from viewer.relay.answers import CloseCode, StreamInfo
+from viewer.model import Lease
+from viewer.relay.answers import CloseCode, StreamInfo, StreamList
 from viewer.relay.content_stream import ContentStream
 from viewer.relay.downstream import BufferPool
 from viewer.relay.endings import Endings
+from viewer.relay.leases import Leases, loss
 from viewer.relay.port_exchange import PortExchange
 from viewer.relay.port_stream import PortStream
 from viewer.relay.ports import PortServer, PortUse
 from viewer.relay.rfb_stream import RfbStream
 from viewer.relay.settings import Settings
-from viewer.relay.stream import Stream
+from viewer.relay.stream import Stream, is_locked_out
 from viewer.relay.stream_users import StreamUsers
 
 SETTLING_SECONDS = 0.5
@@ -27,6 +29,10 @@ SETTLING_SECONDS = 0.5
 
 class StreamRefused(Exception):
     """A limit on open streams is reached."""
+
+
+class LockedOut(Exception):
+    """Another person has keyboard and mouse, and this way leads around them."""
 
 
 class Room:
@@ -66,6 +72,7 @@ class Streams:
         self._pool = BufferPool()
         self.users = StreamUsers(settings)
         self.endings = Endings()
+        self.leases = Leases()
         self._open: dict[Stream, asyncio.Task[web.StreamResponse]] = {}
         self._room = Room(
             "streams",
@@ -83,6 +90,20 @@ class Streams:
 
     def infos(self) -> list[StreamInfo]:
         return [stream.info() for stream in self._open]
+
+    def listed(self) -> StreamList:
+        return StreamList(
+            streams=self.infos(), ports_used=self.ports_used.times(), leases=self.leases.numbers()
+        )
+
+    def hear_lease(self, lease: Lease, *, given_back: bool | None = None) -> None:
+        """Go by this lease from now on, unless a newer one is known (`Leases.hear`)."""
+        news = self.leases.hear(lease, given_back=given_back)
+        if news is None:
+            return
+        for stream in self._open:
+            if stream.grant.session_id == lease.session_id:
+                stream.hear(news)
 
     async def carry(self, request: web.Request, grant: Grant, target: Target) -> web.StreamResponse:
         """Run one RFB stream to its end; raises StreamRefused when there are too many."""
@@ -105,7 +126,9 @@ class Streams:
     async def carry_port(
         self, request: web.Request, grant: Grant, *, server: str, way: str
     ) -> web.StreamResponse:
-        """The same for a WebSocket to a port of a sandbox: `way` is where OpenSandbox has it."""
+        """The same for a WebSocket to a port of a sandbox: `way` is where OpenSandbox has it. Raises
+        LockedOut too."""
+        self._refuse_if_locked_out(grant)
         self._room.refuse_if_full(grant)
         return await self._use_port(
             request, PortStream(grant, self._settings, self._pool, server=server, way=way), self._room
@@ -115,9 +138,15 @@ class Streams:
         self, request: web.Request, grant: Grant, target: SandboxPort, *, server: PortServer, way: URL
     ) -> web.StreamResponse:
         """The same for one HTTP request; those have a limit of their own."""
+        self._refuse_if_locked_out(grant)
         self._room_for_requests.refuse_if_full(grant)
         exchange = PortExchange(grant, target, self._settings, server=server.session, way=way)
         return await self._use_port(request, exchange, self._room_for_requests)
+
+    def _refuse_if_locked_out(self, grant: Grant) -> None:
+        lease = self.leases.of(grant.session_id)
+        if lease is not None and is_locked_out(grant, lease):
+            raise LockedOut(loss(lease))
 
     async def _use_port(self, request: web.Request, stream: Stream, room: Room) -> web.StreamResponse:
         self.ports_used.note(stream.grant.session_id)
@@ -130,6 +159,9 @@ class Streams:
         self, request: web.Request, stream: Stream, room: Room | None = None
     ) -> web.StreamResponse:
         room = room or self._room
+        stream.lease = self.leases.of(stream.grant.session_id) or stream.lease
+        if stream.lease is not None and is_locked_out(stream.grant, stream.lease):
+            stream.end(CloseCode.LEASE_LOST, loss(stream.lease))
         task = asyncio.ensure_future(stream.run(request))
         self._open[stream] = task
         room.enter(stream.grant)
@@ -141,6 +173,8 @@ class Streams:
 
     def end_session(self, session_id: str, code: int, reason: str) -> int:
         """Ask all streams of the session to end; return how many there were."""
+        if code == CloseCode.ENDED:
+            self.leases.forget(session_id)
         of_session = [stream for stream in self._open if stream.grant.session_id == session_id]
         for stream in of_session:
             stream.end(code, reason)

@@ -1,12 +1,12 @@
 """Where client-to-server messages begin and end: their types and lengths, and nothing of their meaning.
 
 Client messages carry no length of their own, so an unknown type cannot be skipped: it raises, and the
-stream must end.
+stream must end. Nor may a length depend on what server and client have agreed on, because the relay does not
+see the server's side of it: what would change a length is not offered to the server (`client_filter`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from enum import IntEnum
 
 from viewer.rfb.conversation import ProtocolError
@@ -45,23 +45,25 @@ _FIXED = {
     ClientMessage.SET_PIXEL_FORMAT: 20,
     ClientMessage.UPDATE_REQUEST: 10,
     ClientMessage.KEY_EVENT: 8,
+    ClientMessage.POINTER_EVENT: 6,
     ClientMessage.CONTINUOUS_UPDATES: 10,
     ClientMessage.XVP: 4,
 }
 _HEADER = {
     ClientMessage.SET_ENCODINGS: 4,
-    ClientMessage.POINTER_EVENT: 2,
     ClientMessage.CUT_TEXT: 8,
     ClientMessage.FENCE: 9,
     ClientMessage.SET_DESKTOP_SIZE: 8,
     ClientMessage.QEMU: 2,
 }
-_EXTENDED_BUTTONS = 0x80
+HEADER_BYTES = 9
+"""So many tell the length of any message."""
 _QEMU_KEY_BYTES = 12
 
 
-def message_length(start: bytes) -> int | None:
-    """Length in bytes of the message that begins with `start`; None while too little is there to say."""
+def message_length(start: bytes | bytearray) -> int | None:
+    """Length in bytes of the message that begins with `start`; None while too little is there to say.
+    Raises ProtocolError."""
     if not start:
         return None
     try:
@@ -78,11 +80,9 @@ def message_length(start: bytes) -> int | None:
     return length
 
 
-def _length_from_header(kind: ClientMessage, start: bytes) -> int:
+def _length_from_header(kind: ClientMessage, start: bytes | bytearray) -> int:
     if kind is ClientMessage.SET_ENCODINGS:
         return 4 + 4 * int.from_bytes(start[2:4], "big")
-    if kind is ClientMessage.POINTER_EVENT:
-        return 7 if start[1] & _EXTENDED_BUTTONS else 6
     if kind is ClientMessage.CUT_TEXT:
         # A negative length marks the extended clipboard.
         return 8 + abs(int.from_bytes(start[4:8], "big", signed=True))
@@ -93,34 +93,3 @@ def _length_from_header(kind: ClientMessage, start: bytes) -> int:
     if start[1] != 0:
         raise ProtocolError(f"unknown QEMU client message {start[1]}")
     return _QEMU_KEY_BYTES
-
-
-class ClientMessageParser:
-    """Cuts a byte stream, however chunked, into whole messages."""
-
-    def __init__(self) -> None:
-        self._buffer = bytearray()
-
-    def feed(self, data: bytes) -> Iterator[bytes]:
-        """Yield every message completed by `data`; raises ProtocolError."""
-        self._buffer += data
-        start = 0
-        try:
-            while (length := message_length(bytes(self._buffer[start : start + 9]))) is not None:
-                if len(self._buffer) - start < length:
-                    return
-                yield bytes(self._buffer[start : start + length])
-                start += length
-        finally:
-            del self._buffer[:start]
-
-
-class ViewOnlyFilter:
-    """Lets a watcher's messages pass as far as they only ask for pictures."""
-
-    def __init__(self) -> None:
-        self._parser = ClientMessageParser()
-
-    def feed(self, data: bytes) -> bytes:
-        """Return the whole messages of `data` that may pass; raises ProtocolError."""
-        return b"".join(message for message in self._parser.feed(data) if message[0] not in ACTING)
