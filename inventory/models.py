@@ -395,6 +395,15 @@ class Ttl(Section):
         return self
 
 
+class Control(Section):
+    """For how many seconds keyboard and mouse of a desktop are somebody's: a person who does nothing with
+    them (idle), anybody at a time (most), an agent after its last input (agent)."""
+
+    idle: int = Field(default=300, ge=10, le=86_400)
+    most: int = Field(default=3600, ge=60, le=86_400)
+    agent: int = Field(default=30, ge=5, le=3600)
+
+
 class Quota(Section):
     """What all live sandboxes of a tenant may take together; None: no limit of its own."""
 
@@ -604,6 +613,7 @@ class Settings(Section):
     """Seconds that a session waits for a place before it is given up."""
     idle: Annotated[int | None, BeforeValidator(_seconds_or_none)] = Field(default=None, ge=60)
     """Seconds after which a session that nobody uses ends; None (in the file: none): never."""
+    control: Control = Control()
     requests: int = Field(default=6000, ge=60, le=1_000_000)
     """How often one key or person may ask in a minute."""
     keep: Keep = Keep()

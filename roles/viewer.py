@@ -196,6 +196,7 @@ def viewer_toml(config: HostConfig) -> str:
         "create_deadline_seconds": 120,
         "queue_seconds": settings.queue,
         "idle_seconds": settings.idle,
+        "control": {f"{name}_seconds": value for name, value in settings.control.model_dump().items()},
         "requests_per_minute": settings.requests,
         "keep_sessions_days": settings.keep.sessions_days,
         "keep_events_days": settings.keep.events_days,

@@ -97,6 +97,14 @@ TABLE = {
     "POST /api/v1/sessions": "OUT 403 403 202 202 202 202 202 202 403 403",
     "GET /api/v1/sessions/<session_id>": "OUT 403 200 200 200 200 404 200 200 200 403",
     "DELETE /api/v1/sessions/<session_id>": "OUT 403 403 204 204 204 404 204 204 403 403",
+    "GET /api/v1/sessions/<session_id>/lease": "OUT 403 200 200 200 200 404 200 200 200 403",
+    # The operator's key has taken it: too late for the admins' keys, but a person may, and only the first.
+    "POST /api/v1/sessions/<session_id>/lease/take": "OUT 403 403 200 423 423 404 200 423 403 403",
+    "POST /api/v1/sessions/<session_id>/lease/request": "OUT 403 403 200 202 202 404 202 202 403 403",
+    "DELETE /api/v1/sessions/<session_id>/lease/request": "OUT 403 403 204 204 204 404 204 204 403 403",
+    "POST /api/v1/sessions/<session_id>/lease/give": "OUT 403 403 422 422 422 404 422 422 403 403",
+    "POST /api/v1/sessions/<session_id>/lease/release": "OUT 403 403 200 200 200 404 200 200 403 403",
+    "POST /api/v1/sessions/<session_id>/lease/renew": "OUT 403 403 423 423 423 404 423 423 403 403",
     "GET /api/v1/sessions/<session_id>/history": "OUT 403 200 200 200 200 404 200 200 200 403",
     "POST /api/v1/sessions/<session_id>/pause": "OUT 403 403 409 409 409 404 409 409 403 403",
     "POST /api/v1/sessions/<session_id>/resume": "OUT 403 403 409 409 409 404 409 409 403 403",
@@ -164,6 +172,7 @@ TABLE = {
 
 
 BODIES: dict[str, object] = {
+    "POST /api/v1/sessions/<session_id>/lease/give": {"to": "key:nobody"},
     "POST /api/v1/people": {"login": "somebody", "role": "watcher"},
     "PATCH /api/v1/people/<person_id>": {"name": "Somebody"},
     "POST /api/v1/keys": {"role": "watcher"},
@@ -294,7 +303,9 @@ def test_route_answers_each_principal_as_the_table_says(
     if "<endpoint_id>" in path:
         endpoint, delivery = endpoint_with_a_delivery(store)
         path = path.replace("<endpoint_id>", endpoint).replace("<delivery_id>", delivery)
-    if method == "DELETE" or (path.startswith("/api/") and path.endswith(OF_ENDED_ONES)):
+    if method == "DELETE" or (
+        "/lease/" not in path and path.startswith("/api/") and path.endswith(OF_ENDED_ONES)
+    ):
         store.fleet.transition(session.id, Status.TERMINATED)
     uri = f"/v1/sandboxes/{session.id}/proxy/8000/" if path == "/authz/port" else f"/stream/{session.id}"
     is_sandbox_api = path == "/authz/port" or path.startswith("/v1/")

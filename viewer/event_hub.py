@@ -23,6 +23,7 @@ import uvloop
 from viewer.accounts import Credential
 from viewer.model import Frozen, HostStatus, Principal
 from viewer.public import public_session
+from viewer.public_leases import public_lease
 from viewer.rows import Event
 from viewer.store import Store
 from viewer.tickets import Claims
@@ -392,6 +393,11 @@ class _News:
     def frame(self, event: Event, origin: str) -> bytes:
         found = self._frames.get((event.id, origin))
         if found is None:
-            session = public_session(event.session, origin=origin, hosts=self._hosts)
-            found = self._frames[event.id, origin] = frame("session", event.id, session.model_dump_json())
+            found = self._frames[event.id, origin] = self._frame(event, origin)
         return found
+
+    def _frame(self, event: Event, origin: str) -> bytes:
+        if event.lease is not None:
+            return frame("lease", event.id, public_lease(event.lease).model_dump_json())
+        session = public_session(event.session, origin=origin, hosts=self._hosts)
+        return frame("session", event.id, session.model_dump_json())

@@ -196,6 +196,44 @@ class CreateTicket(BaseModel):
     )
 
 
+_LEASE_REASON = "1 to 200 printable characters: what for"
+_LEASE_SECONDS = "a whole number of seconds, from 5 to the fleet's maximum"
+
+
+class TakeLease(BaseModel):
+    """force: also from another person; for admins who sit at a browser."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    reason: Label | None = Field(None, description=_LEASE_REASON)
+    seconds: int | None = Field(None, description=_LEASE_SECONDS)
+    force: bool = Field(False, description="true to take them from another person, which an admin may")
+
+
+class AskForLease(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    reason: Label | None = Field(None, description=_LEASE_REASON)
+
+
+class GiveLease(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    to: Label = Field(description="the `by.id` of one who asks")
+
+
+class ReleaseLease(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    force: bool = Field(False, description="true to take them from whoever has them, which an admin may")
+
+
+class RenewLease(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    seconds: int | None = Field(None, description=_LEASE_SECONDS)
+
+
 class TerminateSessions(BaseModel):
     """Which sandboxes are to end: all given conditions hold. Without any, `all` must be true."""
 

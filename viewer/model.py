@@ -105,8 +105,10 @@ EventType = Literal[
     "session.terminated",
     "session.error",
     "session.updated",
+    "session.lease",
 ]
-"""What an event tells of: that a session is there, has become something, or anything else about it."""
+"""What an event tells of: that a session is there, has become something, or anything else about it; and who
+has its keyboard and mouse, or asks for them."""
 
 
 class HostStatus(StrEnum):
@@ -170,6 +172,22 @@ class Lease(Frozen):
     def is_held_by(self, holder: str) -> bool:
         """holder: `Principal.holder`."""
         return self.holder is not None and self.holder.id == holder
+
+
+class LeaseRequest(Frozen):
+    """Somebody asks whoever has keyboard and mouse for them."""
+
+    by: LeaseHolder
+    reason: str | None = None
+    at: datetime
+
+
+class LeaseState(Frozen):
+    """A lease and those who ask for it, oldest first, as they were then."""
+
+    lease: Lease
+    requests: tuple[LeaseRequest, ...] = ()
+    at: datetime
 
 
 class ClipboardPolicy(Frozen):

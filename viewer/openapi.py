@@ -143,6 +143,7 @@ _MEANINGS = {
     413: "The body is over 64 KiB.",
     415: "The body is not JSON.",
     422: "Fields cannot be used; `errors` names each one and what mends it.",
+    423: "Somebody else has keyboard and mouse; `held_by` says who, since when and why.",
     429: "Your tenant has as many desktops as it may, or too many in the making; or too much was asked in a"
     " short time, or with wrong keys or signatures. Try again later.",
     502: "The sandbox host could not make the desktop.",

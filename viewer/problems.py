@@ -8,7 +8,8 @@ from flask import Response
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from viewer.model import Frozen, Role, Scope
+from viewer.model import Frozen, Lease, Role, Scope
+from viewer.public_leases import HeldBy, held_by
 from viewer.settings import nearest
 
 MEDIA_TYPE = "application/problem+json"
@@ -23,7 +24,8 @@ class FieldError(Frozen):
 
 
 class ProblemDocument(Frozen):
-    """RFC 9457, with members of ours: the fields at fault, the session that a failed create left behind."""
+    """RFC 9457, with members of ours: the fields at fault, the session that a failed create left behind, who
+    has keyboard and mouse."""
 
     type: str
     title: str
@@ -32,6 +34,7 @@ class ProblemDocument(Frozen):
     errors: tuple[FieldError, ...] | None = None
     session_id: str | None = None
     error_message: str | None = None
+    held_by: HeldBy | None = None
 
 
 class Problem(Exception):
@@ -48,6 +51,7 @@ class Problem(Exception):
         headers: dict[str, str] | None = None,
         session_id: str | None = None,
         error_message: str | None = None,
+        held_by: HeldBy | None = None,
     ) -> None:
         super().__init__(detail)
         self.document = ProblemDocument(
@@ -58,6 +62,7 @@ class Problem(Exception):
             errors=tuple(errors) or None,
             session_id=session_id,
             error_message=error_message,
+            held_by=held_by,
         )
         self.headers = headers or {}
 
@@ -91,6 +96,21 @@ def not_found() -> Problem:
     return Problem(
         404, "not-found", "Not found", "There is nothing here for you; check the address and the id."
     )
+
+
+def lease_held(lease: Lease) -> Problem:
+    """Somebody else has the session's keyboard and mouse."""
+    holder = held_by(lease)
+    if holder is None:
+        detail = "Nobody has keyboard and mouse of this desktop; take them first."
+        return Problem(423, "lease-held", "Not yours", detail)
+    since = f" since {lease.since:%H:%M:%S} UTC" if lease.since else ""
+    why = f" ({lease.reason})" if lease.reason else ""
+    detail = (
+        f"{holder.name} has keyboard and mouse of this desktop{since}{why}; ask for them, or wait for the"
+        " event that says who has them then."
+    )
+    return Problem(423, "lease-held", "Somebody else has control", detail, held_by=holder)
 
 
 def role_too_small(needed: Role, have: Role) -> Problem:

@@ -23,6 +23,7 @@ from viewer.model import (
     Display,
     Frozen,
     Kind,
+    LeaseState,
     Session,
     Status,
     Via,
@@ -58,6 +59,19 @@ class Event(Frozen):
     tenant_id: str
     type: EventType
     session: Session
+    lease: LeaseState | None = None
+    """Of a `session.lease` alone: who has keyboard and mouse since."""
+
+    @property
+    def at(self) -> datetime:
+        return self.lease.at if self.lease is not None else self.session.updated_at
+
+
+class _LeasePayload(Frozen):
+    """What a `session.lease` has in the outbox; all other events have the session alone."""
+
+    session: Session
+    lease: LeaseState
 
 
 class Step(Frozen):
@@ -111,9 +125,14 @@ def sessions_of(orm: OrmSession, query: Select[SessionRow]) -> list[Session]:
 
 
 def event_of(row: EventRow) -> Event:
-    session = Session.model_validate_json(row.payload)
+    lease: LeaseState | None = None
+    if row.type == "session.lease":
+        told = _LeasePayload.model_validate_json(row.payload)
+        session, lease = told.session, told.lease
+    else:
+        session = Session.model_validate_json(row.payload)
     return Event.model_validate(
-        {"id": row.id, "tenant_id": row.tenant_id, "type": row.type, "session": session}
+        {"id": row.id, "tenant_id": row.tenant_id, "type": row.type, "session": session, "lease": lease}
     )
 
 
@@ -265,6 +284,20 @@ def tell(orm: OrmSession, row: SessionRow, by: str, event_type: EventType, *, is
                 detail=row.error_message,
             )
         )
+
+
+def tell_of_lease(orm: OrmSession, row: SessionRow, state: LeaseState) -> None:
+    """Write who has the session's keyboard and mouse now into the outbox. It is no change of the session."""
+    payload = _LeasePayload(session=session_of(row), lease=state)
+    orm.add(
+        EventRow(
+            tenant_id=row.tenant_id,
+            session_id=row.id,
+            type="session.lease",
+            at=state.at,
+            payload=payload.model_dump_json(exclude={"session": _NOT_IN_EVENTS}),
+        )
+    )
 
 
 class sandbox_is_free:

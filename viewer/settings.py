@@ -303,6 +303,16 @@ class OidcSettings(Frozen):
         return self
 
 
+class ControlSettings(Frozen):
+    """How long keyboard and mouse of a desktop are somebody's, in seconds. idle_seconds: a person who does
+    nothing with them. most_seconds: at a time, without a renewal. agent_seconds: an agent after its last
+    input, where it named no time."""
+
+    idle_seconds: int = Field(default=300, ge=10, le=86_400)
+    most_seconds: int = Field(default=3600, ge=60, le=86_400)
+    agent_seconds: int = Field(default=30, ge=5, le=3600)
+
+
 class Settings(Frozen):
     fleet_id: str = Field(min_length=1, max_length=63)
     origins: tuple[Origin, ...] = Field(min_length=1)
@@ -324,6 +334,7 @@ class Settings(Frozen):
     """How long a session waits for a place before it is given up."""
     idle_seconds: int | None = Field(default=None, ge=60)
     """A session that says nothing else ends when nobody has used it for this long; None: never."""
+    control: ControlSettings = ControlSettings()
     requests_per_minute: int = Field(default=6000, ge=60)
     """Of one key or person, to one viewer; a few too many wait a moment, more are refused."""
     keep_sessions_days: int = Field(default=30, ge=1)

@@ -4,8 +4,9 @@
 never was. `store.work(id)` is its tasks and agents. `store.fleet` sees everything and is the worker's.
 `store.people(id)` are its people, `store.webhooks(id)` the addresses that its events go to. `store.accounts`
 holds keys and sign-ins, `store.attempts` counts failed ones, `store.entries` holds the ways to other origins,
-`store.tickets` those to single streams, `store.deliveries` the events that go out. Every change of a session
-passes the state machine and is written in one transaction with its event.
+`store.tickets` those to single streams, `store.leases` who has keyboard and mouse, `store.deliveries` the
+events that go out. Every change of a session passes the state machine and is written in one transaction with
+its event.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from viewer.entries import EntryStore
 from viewer.event_intake import EventIntake, Refusals
 from viewer.figures import FigureStore
 from viewer.fleet_store import IDEMPOTENCY_LIFE, FleetStore
+from viewer.leases import LeaseStore
 from viewer.listing import Page, SessionFilter, looks_for, matching, numbered_page, page_of
 from viewer.listing import conditions as conditions_of
 from viewer.model import (
@@ -116,6 +118,7 @@ class Store:
         self.oidc = OidcPeople(self._database)
         self.entries = EntryStore(self._database, self.accounts)
         self.tickets = TicketStore(self._database, self.accounts)
+        self.leases = LeaseStore(self._database)
         self.figures = FigureStore(self._database)
         self.audit = AuditStore(self._database)
         self.webhook_secrets = WebhookSecretStore(self._database)

@@ -15,18 +15,25 @@ from viewer.cli.output import Output, clock, reason_of
 from viewer.cli.problems import Refused
 from viewer.model import Frozen
 from viewer.public import PublicSession
+from viewer.public_leases import PublicLease, in_words
 
 RETRY_SECONDS = 2.0
 
-_KIND: TypeAdapter[Literal["ready", "session", "reset"]] = TypeAdapter(Literal["ready", "session", "reset"])
+Kind = Literal["ready", "session", "lease", "reset"]
+_KIND: TypeAdapter[Kind] = TypeAdapter(Kind)
 
 
 class Event(Frozen):
     """id: where to go on from (`--after`). `reset`: some were missed for good, so lists must be read anew."""
 
     id: int
-    event: Literal["ready", "session", "reset"]
+    event: Kind
     session: PublicSession | None = None
+    lease: PublicLease | None = None
+
+    def is_of(self, session_id: str) -> bool:
+        told = self.session.id if self.session is not None else self.lease and self.lease.session_id
+        return told == session_id
 
 
 def add_to(nouns: Nouns) -> None:
@@ -41,20 +48,18 @@ def _events(asked: argparse.Namespace, api: Api, out: Output) -> int:
     for event in follow(api, asked.after, out.note):
         if event.event == "reset":
             out.note("events were missed that are not kept any more; list what you follow again")
-        if event.event == "ready" or (
-            asked.session and event.event == "session" and not _is_of(event, asked)
-        ):
+        is_of_another = bool(asked.session) and event.event != "reset" and not event.is_of(asked.session)
+        if event.event == "ready" or is_of_another:
             continue
         out.line(event, _as_text(event))
     return 0
 
 
-def _is_of(event: Event, asked: argparse.Namespace) -> bool:
-    return event.session is not None and event.session.id == asked.session
-
-
 def _as_text(event: Event) -> str | None:
-    session = event.session
+    session, lease = event.session, event.lease
+    if lease is not None:
+        at = lease.since or (lease.requests[-1].at if lease.requests else None)
+        return f"{clock(at) if at else ' ' * 8}  {lease.session_id}  {in_words(lease)}"
     if session is None:
         return None
     return f"{clock(session.updated_at)}  {session.id}  {session.status:<10}  {reason_of(session)}".rstrip()
@@ -94,10 +99,12 @@ def read_events(lines: Iterable[str]) -> Iterator[Event]:
 def _event(fields: dict[str, str]) -> Event:
     try:
         kind = _KIND.validate_python(fields.get("event"))
-        session = None
+        session = lease = None
         if kind == "session":
             session = PublicSession.model_validate_json(fields["data"], extra="ignore")
-        return Event(id=int(fields.get("id", "")), event=kind, session=session)
+        elif kind == "lease":
+            lease = PublicLease.model_validate_json(fields["data"], extra="ignore")
+        return Event(id=int(fields.get("id", "")), event=kind, session=session, lease=lease)
     except (ValidationError, ValueError) as error:
         raise Refused(
             "an event came that this version does not understand; install the fleet's own"

@@ -26,6 +26,7 @@ from viewer.deliveries.sending import Lookup, Sender
 from viewer.deliveries.store import Job, Recorded
 from viewer.model import Frozen, utcnow
 from viewer.public import PublicSession, public_session
+from viewer.public_leases import PublicLease, public_lease
 from viewer.rows import Event
 from viewer.settings import Settings
 from viewer.store import Store
@@ -49,6 +50,12 @@ class SessionEvent(Frozen):
     type: str
     timestamp: datetime
     data: PublicSession
+
+
+class LeaseEvent(SessionEvent):
+    """The same for `session.lease`. lease: who has keyboard and mouse since."""
+
+    lease: PublicLease
 
 
 class Holder(Frozen):
@@ -122,8 +129,12 @@ class Deliverer:
 
         def compose(event: Event) -> str:
             session = public_session(event.session, origin=self._settings.canonical_origin, hosts=hosts)
-            at = event.session.updated_at
-            return SessionEvent(type=event.type, timestamp=at, data=session).model_dump_json()
+            if event.lease is not None:
+                lease = public_lease(event.lease)
+                return LeaseEvent(
+                    type=event.type, timestamp=event.at, data=session, lease=lease
+                ).model_dump_json()
+            return SessionEvent(type=event.type, timestamp=event.at, data=session).model_dump_json()
 
         for one in behind:
             try:

@@ -15,6 +15,8 @@ from viewer.model import EventType, Frozen
 TEST_TYPE: Literal["webhook.test"] = "webhook.test"
 WebhookType = EventType | Literal["webhook.test"]
 EVENT_TYPES: tuple[str, ...] = get_args(EventType)
+ONLY_WHEN_NAMED: frozenset[EventType] = frozenset({"session.lease"})
+"""Too many for somebody who did not ask for them: an agent at work takes and loses the lease all the time."""
 
 MOST_ENDPOINTS = 10
 """That one tenant may have."""
@@ -49,7 +51,7 @@ class DeliveryStatus(StrEnum):
 
 
 class Endpoint(Frozen):
-    """Where a tenant wants its events sent. `types` empty: all of them."""
+    """Where a tenant wants its events sent. `types` empty: all of them but ONLY_WHEN_NAMED."""
 
     id: str
     tenant_id: str
@@ -68,7 +70,7 @@ class Endpoint(Frozen):
     disabled_reason: str | None
 
     def wants(self, event_type: EventType) -> bool:
-        return not self.types or event_type in self.types
+        return event_type in self.types or (not self.types and event_type not in ONLY_WHEN_NAMED)
 
     def sealed_secrets(self, now: datetime) -> tuple[str, ...]:
         """What a delivery is signed with, the newest first."""

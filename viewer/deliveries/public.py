@@ -7,11 +7,13 @@ from typing import Annotated
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
 
-from viewer.deliveries.model import EVENT_TYPES, DeliveryStatus, WebhookType
+from viewer.deliveries.model import EVENT_TYPES, ONLY_WHEN_NAMED, DeliveryStatus, WebhookType
 from viewer.model import EventType, Frozen
 
 _URL_WANTED = "an https address of the public internet, such as https://example.com/hooks/deskfleet"
-_TYPES_WANTED = f"any of {', '.join(EVENT_TYPES)}, each once; an empty list for all"
+_TYPES_WANTED = (
+    f"any of {', '.join(EVENT_TYPES)}, each once; an empty list for all but {', '.join(ONLY_WHEN_NAMED)}"
+)
 _LABEL_WANTED = "0 to 200 printable characters"
 
 Url = Annotated[str, StringConstraints(min_length=1, max_length=2000)]
@@ -65,7 +67,9 @@ class PublicWebhook(Frozen):
     id: str
     url: str
     label: str
-    types: tuple[EventType, ...] = Field(description="Which events it gets; empty: all of them.")
+    types: tuple[EventType, ...] = Field(
+        description="Which events it gets; empty: all of them but `session.lease`."
+    )
     enabled: bool
     disabled_at: datetime | None
     disabled_reason: str | None

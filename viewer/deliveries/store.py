@@ -425,7 +425,7 @@ def _due_of(
 def message_id_of(endpoint_id: str, event: Event) -> str:
     """One for an event and an endpoint. The time is in it because a database that was restored from a backup
     gives out event ids again, for other events."""
-    name = f"{endpoint_id} {event.id} {event.session.updated_at.isoformat()}"
+    name = f"{endpoint_id} {event.id} {event.at.isoformat()}"
     return f"msg_{uuid.uuid5(uuid.NAMESPACE_URL, name).hex}"
 
 
