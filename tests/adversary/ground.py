@@ -30,14 +30,17 @@ PORT = 8000
 
 
 class Sandboxes(TinyUpstream):
-    """Sandboxes: the host's OpenSandbox server as far as its proxy goes; keeps the paths that reached it."""
+    """Sandboxes: the host's OpenSandbox server as far as its proxy goes; keeps what reached it."""
 
     def __init__(self) -> None:
         super().__init__("opensandbox", "127.0.0.1", free_port())
         self.seen: list[str] = []
+        """Paths."""
+        self.headers: list[dict[str, str]] = []
 
     async def _answer(self, request: web.Request) -> web.StreamResponse:
         self.seen.append(request.raw_path)
+        self.headers.append(dict(request.headers))
         return await super()._answer(request)
 
 

@@ -110,6 +110,9 @@ class Relay:
                 return await self.streams.carry_exchange(
                     request, grant, target, server=self._ports, way=address
                 )
+            if request.method != hdrs.METH_GET:
+                message = f"a WebSocket is opened by GET, not by {request.method}"
+                return refused(405, "WRONG_METHOD", message, {"Allow": "GET"})
             # The sandbox chooses among them; of none that is known here aiohttp would warn.
             wanted = offered(request.headers.get(hdrs.SEC_WEBSOCKET_PROTOCOL, ""))
             if not web.WebSocketResponse(protocols=wanted).can_prepare(request):
