@@ -44,6 +44,7 @@ class Relay:
         app.router.add_get(f"{CONTENT}{{tail:.*}}", self.content, allow_head=False)
         app.router.add_route("*", "/port/{session_id}{tail:(/.*)?}", self.port)
         app.cleanup_ctx.append(self._ports.open_with)
+        app.cleanup_ctx.append(self.streams.look_after)
         app.router.add_get("/probe/{session_id}", self.probe, allow_head=False)
         app.router.add_get("/streams", self.list_streams, allow_head=False)
         app.router.add_put("/leases/{session_id}", self.set_lease)

@@ -14,7 +14,7 @@ import asyncio
 import socket
 from collections.abc import Callable
 
-from viewer.relay.framing import binary_header, pong
+from viewer.relay.framing import binary_header, ping, pong
 
 BUFFER_BYTES = 1 << 18
 """Larger reads cost a slow browser more memory and save no more CPU (128 KiB cost a tenth more per MB)."""
@@ -61,6 +61,8 @@ class Downstream:
         self._drained.set()
         self.bytes_sent = 0
         """Payload bytes taken from the desktop for this browser."""
+        self.bytes_taken = 0
+        """By the browser's kernel or the edge's, headers included."""
 
     def send(self, message: bytes) -> None:
         """Queue one binary message that does not come from the joined desktop (the handshake)."""
@@ -73,6 +75,11 @@ class Downstream:
             self._pong = pong(payload)
         else:
             self._queue([pong(payload)])
+
+    def ping(self) -> None:
+        """Unless the browser is behind: what waits for it already shows whether it is there."""
+        if not self._pending:
+            self._queue([ping()])
 
     def join(self, desktop: socket.socket) -> None:
         """From now on pass on whatever the desktop sends."""
@@ -92,7 +99,7 @@ class Downstream:
 
     @property
     def between_frames(self) -> bool:
-        """Whether a close frame may be written now."""
+        """Whether a close frame may be written now: nothing waits."""
         return not self._pending
 
     def close(self) -> None:
@@ -170,6 +177,7 @@ class Downstream:
             self.part()
             self._on_browser_gone(f"the browser has gone ({error.strerror})")
             return
+        self.bytes_taken += taken
         pending = self._pending
         while pending and taken >= len(pending[0]):
             taken -= len(pending[0])

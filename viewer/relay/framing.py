@@ -7,6 +7,7 @@ from viewer.relay.answers import LONGEST_CLOSE_REASON
 _FINAL = 0x80
 _BINARY = 0x2
 _CLOSE = 0x8
+_PING = 0x9
 _PONG = 0xA
 
 
@@ -18,6 +19,11 @@ def binary_header(length: int) -> bytes:
 def pong(payload: bytes) -> bytes:
     """A whole pong frame; a ping's payload is 125 bytes at most."""
     return _header(_PONG, len(payload)) + payload
+
+
+def ping() -> bytes:
+    """A whole ping frame without a payload."""
+    return _header(_PING, 0)
 
 
 def close_frame(code: int, reason: str) -> bytes:

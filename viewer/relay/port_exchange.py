@@ -69,6 +69,9 @@ class PortExchange(Stream):
     def _can_be_refused(self, ending: Ending) -> bool:
         return ending.code == CloseCode.LEASE_LOST and not self._is_answered
 
+    def look(self, now: float) -> None:
+        """Reading and writing have time limits of their own."""
+
     async def _notice_leaving(self, request: web.Request) -> None:
         while request.transport is not None and not request.transport.is_closing():
             await asyncio.sleep(LOOK_SECONDS)

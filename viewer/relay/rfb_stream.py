@@ -43,6 +43,7 @@ class RfbStream(Stream):
         self._desktop: socket.socket | None = None
         self._upstream: Upstream | None = None
         # Kept here, not in the page: what a watcher sends to act never reaches the desktop.
+        self._heard_at = self._pinged_at = asyncio.get_running_loop().time()
         self._filter = ClientFilter(
             may_act=self.may_act,
             may_ever_act=grant.may_control,
@@ -61,6 +62,21 @@ class RfbStream(Stream):
         super().hear(news)
         if not self.may_act:
             self._let_go()
+
+    def look(self, now: float) -> None:
+        downstream, upstream, settings = self._downstream, self._upstream, self._settings
+        if downstream is None or upstream is None:
+            return
+        self._end_if_stuck(now, taken=downstream.bytes_taken, waits=not downstream.between_frames)
+        if upstream.is_waiting or not downstream.between_frames:
+            # The desktop takes nothing, so the browser is not read, and its pongs wait with the rest; or the
+            # browser is behind, and has not been asked.
+            self._heard_at = now
+        elif now - self._heard_at >= settings.silent_browser_seconds:
+            self.end(CloseCode.TIMED_OUT, "the browser does not answer any more")
+        elif now - self._pinged_at >= settings.ping_seconds:
+            self._pinged_at = now
+            downstream.ping()
 
     async def run(self, request: web.Request) -> web.WebSocketResponse:
         browser = web.WebSocketResponse(
@@ -107,7 +123,7 @@ class RfbStream(Stream):
             await self.admit(early, self._upstream)
             downstream.join(self._desktop)
             while True:
-                await self.admit(await _next_bytes(browser, downstream), self._upstream)
+                await self.admit(await self._next_bytes(browser, downstream), self._upstream)
         except (DesktopUnreachable, Refused) as error:
             self.end(CloseCode.UNREACHABLE, str(error))
         except GrantRefused as error:
@@ -150,11 +166,25 @@ class RfbStream(Stream):
         try:
             async with asyncio.timeout(self._settings.handshake_seconds):
                 while not conversation.done:
-                    downstream.send(conversation.feed(await _next_bytes(browser, downstream)))
+                    downstream.send(conversation.feed(await self._next_bytes(browser, downstream)))
         except TimeoutError:
             self.end(CloseCode.TIMED_OUT, "the viewer did not finish its handshake in time")
             raise _BrowserLeft from None
         return conversation.leftover
+
+    async def _next_bytes(self, browser: web.WebSocketResponse, downstream: Downstream) -> bytes:
+        """The browser's next binary message; raises _BrowserLeft or ProtocolError."""
+        while True:
+            message = await browser.receive()
+            self._heard_at = asyncio.get_running_loop().time()
+            if message.type is WSMsgType.BINARY:
+                return bytes(message.data)
+            if message.type is WSMsgType.PING:
+                downstream.answer_ping(bytes(message.data))
+            elif message.type is WSMsgType.TEXT:
+                raise ProtocolError("the viewer sent text; a stream takes binary messages")
+            elif message.type is not WSMsgType.PONG:
+                raise _BrowserLeft
 
     async def admit(self, received: bytes, upstream: Upstream) -> None:
         """Send on what of the browser's bytes may reach the desktop. Returns when the kernel has taken it:
@@ -213,20 +243,6 @@ class RfbStream(Stream):
 
 class _BrowserLeft(Exception):
     pass
-
-
-async def _next_bytes(browser: web.WebSocketResponse, downstream: Downstream) -> bytes:
-    """The browser's next binary message; raises _BrowserLeft or ProtocolError."""
-    while True:
-        message = await browser.receive()
-        if message.type is WSMsgType.BINARY:
-            return bytes(message.data)
-        if message.type is WSMsgType.PING:
-            downstream.answer_ping(bytes(message.data))
-        elif message.type is WSMsgType.TEXT:
-            raise ProtocolError("the viewer sent text; a stream takes binary messages")
-        elif message.type is not WSMsgType.PONG:
-            raise _BrowserLeft
 
 
 async def _flushed_transport(request: web.Request) -> asyncio.Transport:

@@ -44,6 +44,12 @@ class Settings(Frozen):
     max_streams_per_session: int = Field(default=16, ge=1)
     max_message_bytes: int = Field(default=1 << 20, ge=1024)
     """A WebSocket message from a browser must be smaller than this."""
+    slow_browser_seconds: float = Field(default=30, gt=0)
+    """A stream ends whose browser takes nothing for so long while something waits for it."""
+    ping_seconds: float = Field(default=15, gt=0)
+    """Between two pings to the browser of an RFB stream."""
+    silent_browser_seconds: float = Field(default=45, gt=0)
+    """Such a stream ends when its browser has sent nothing for so long, not even a pong."""
 
     content_seconds: float = Field(default=60, gt=0)
     """For one file of a desktop's web client, a slow browser included."""
@@ -69,6 +75,11 @@ class Settings(Frozen):
     @property
     def max_port_requests_per_tenant(self) -> int:
         return max(1, int(self.max_port_requests * self.max_tenant_share))
+
+    @property
+    def look_seconds(self) -> float:
+        """Between two looks at every stream; short enough for all of these times."""
+        return min(5.0, min(self.slow_browser_seconds, self.ping_seconds, self.silent_browser_seconds) / 3)
 
     @property
     def address(self) -> tuple[str, int]:

@@ -56,6 +56,10 @@ class SplicedStream(Stream):
     def bytes_to_desktop(self) -> int:
         return self._to_far.bytes_passed if self._to_far else 0
 
+    def look(self, now: float) -> None:
+        if self._to_browser is not None:
+            self._end_if_stuck(now, taken=self._to_browser.bytes_taken, waits=self._to_browser.is_waiting)
+
     async def run(self, request: web.Request) -> web.StreamResponse:
         transport = request.transport
         if transport is None or transport.is_closing():

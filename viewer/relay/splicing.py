@@ -116,6 +116,12 @@ class Pipe:
         self._drained.set()
         self.bytes_passed = 0
         """Taken from the source, frame headers included."""
+        self.bytes_taken = 0
+        """By the sink; what it has not taken waits."""
+
+    @property
+    def is_waiting(self) -> bool:
+        return self._rest is not None
 
     def start(self, early: bytes) -> None:
         """Pass on `early`, which was read from the source before, and whatever comes."""
@@ -197,6 +203,7 @@ class Pipe:
             self.close()
             self._on_sink_gone(error.strerror)
             return
+        self.bytes_taken += taken
         self._looked_at -= taken
         if taken < len(rest):
             self._rest = rest[taken:]

@@ -32,6 +32,20 @@ class Ending(NamedTuple):
     reason: str
 
 
+class Standstill:
+    """How long a browser has taken nothing although something waits for it."""
+
+    def __init__(self) -> None:
+        self._taken = -1
+        self._since = 0.0
+
+    def seconds(self, now: float, *, taken: int, waits: bool) -> float:
+        """taken: bytes, in all. Asked now and then; `now` is the event loop's time."""
+        if taken != self._taken or not waits:
+            self._taken, self._since = taken, now
+        return now - self._since
+
+
 class Stream(ABC):
     """One stream. `run` returns when it is over; `end` may be called at any time, the first call decides."""
 
@@ -47,6 +61,7 @@ class Stream(ABC):
         self.lease: Lease | None = grant.lease
         """The newest that is known; None: control goes by the role alone."""
         self._settings = settings
+        self._standstill = Standstill()
         self._ending: asyncio.Future[Ending] = asyncio.get_running_loop().create_future()
 
     @abstractmethod
@@ -80,6 +95,15 @@ class Stream(ABC):
             self.is_the_keyboard and self.grant.may_control and news.taken_from == self.grant.principal
         ):
             self.end(CloseCode.LEASE_LOST, loss(news.lease))
+
+    @abstractmethod
+    def look(self, now: float) -> None:
+        """Called every `look_seconds`: end if the browser has gone without a word."""
+
+    def _end_if_stuck(self, now: float, *, taken: int, waits: bool) -> None:
+        stuck = self._standstill.seconds(now, taken=taken, waits=waits)
+        if stuck >= self._settings.slow_browser_seconds:
+            self.end(CloseCode.TIMED_OUT, f"the browser took nothing for {stuck:.0f} s")
 
     def info(self) -> StreamInfo:
         return StreamInfo(

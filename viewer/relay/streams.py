@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from collections.abc import AsyncIterator
 
 from aiohttp import web
 from yarl import URL
@@ -20,7 +21,8 @@ from viewer.relay.port_stream import PortStream
 from viewer.relay.ports import PortServer, PortUse
 from viewer.relay.rfb_stream import RfbStream
 from viewer.relay.settings import Settings
-from viewer.relay.stream import Stream, is_locked_out
+from viewer.relay.spliced_stream import Answered
+from viewer.relay.stream import Stream, is_locked_out, log
 from viewer.relay.stream_users import StreamUsers
 
 SETTLING_SECONDS = 0.5
@@ -167,6 +169,9 @@ class Streams:
         room.enter(stream.grant)
         try:
             return await task
+        except ConnectionResetError:
+            log.info("stream %s: the browser left before it was answered", stream.stream_id)
+            return Answered()
         finally:
             del self._open[stream]
             room.leave(stream.grant)
@@ -185,6 +190,20 @@ class Streams:
         for stream in self._open:
             if (stream.grant.session_id, stream.stream_id) == (session_id, stream_id):
                 stream.end(code, reason)
+
+    async def look_after(self, app: web.Application) -> AsyncIterator[None]:
+        """An aiohttp cleanup context: notices browsers that are gone or take nothing."""
+        looking = asyncio.create_task(self._look())
+        yield
+        looking.cancel()
+        await asyncio.wait([looking])
+
+    async def _look(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            await asyncio.sleep(self._settings.look_seconds)
+            for stream in self._open:
+                stream.look(loop.time())
 
     async def end_all(self, code: int, reason: str) -> None:
         """End every stream and return when the browsers have been told, or would not listen."""

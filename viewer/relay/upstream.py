@@ -24,6 +24,10 @@ class Upstream:
         self._is_open = True
         self.bytes_sent = 0
 
+    @property
+    def is_waiting(self) -> bool:
+        return bool(self._waiting)
+
     def send(self, messages: bytes) -> None:
         """Queue whole messages."""
         if not messages or not self._is_open:
