@@ -9,6 +9,7 @@ from xdist.remote import Producer  # type: ignore[import-untyped]
 from xdist.scheduler import LoadScopeScheduling  # type: ignore[import-untyped]
 
 from tests import postgres
+from tests.quick_engines import quick_engines
 from tests.role_runner import run_role
 from tests.viewer_fixtures import (
     app,
@@ -69,6 +70,7 @@ __all__ = [
     "new_database",
     "people",
     "postgres_server",
+    "quick_engines",
     "run_role",
     "settings",
     "store",

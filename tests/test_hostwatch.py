@@ -375,6 +375,8 @@ def test_each_event_has_the_host_looked_at_twice_and_a_storm_no_more_often(
     finally:
         stop.set()
         scripted.is_away = True
+        # Else their last words are in the log of the next test.
+        wait_until(lambda: all(thread.name != "events of box1" for thread in threading.enumerate()))
 
 
 def test_host_that_says_nothing_of_itself_is_logged_once_and_its_last_report_stays(

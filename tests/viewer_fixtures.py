@@ -8,7 +8,7 @@ What the worker would do to a session, a test does itself through `store.fleet`.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextvars import Context
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -20,7 +20,7 @@ from argon2 import PasswordHasher
 from cryptography.fernet import Fernet
 from flask import Flask
 from flask.testing import FlaskClient
-from sqlalchemy import insert, select
+from sqlalchemy import Table, insert, select
 
 from tests import postgres
 from tests.postgres import PostgresServer, running_server
@@ -36,7 +36,7 @@ from viewer.passwords import Passwords
 from viewer.services import Services
 from viewer.settings import Settings
 from viewer.store import NewSession, Store
-from viewer.tables import ApiKeyRow, AuditChainRow, AuditRow, Base, TenantRow
+from viewer.tables import Base
 
 ORIGIN = "http://deskfleet.localhost:8088"
 OTHER_ORIGIN = "http://localhost:8088"
@@ -79,10 +79,11 @@ class People:
 
 @dataclass(frozen=True)
 class Everybody:
-    """The people, and the rows by which a database knows them."""
+    """The people, and how a database knows them: all of SQLite's, or the rows of one that has none."""
 
     people: People
-    rows: dict[type[Base], list[dict[str, Any]]] = field(repr=False)
+    sqlite: bytes = field(repr=False)
+    rows: dict[Table, list[dict[str, Any]]] = field(repr=False)
 
 
 def settings_values(directory: Path) -> dict[str, Any]:
@@ -189,10 +190,19 @@ def migrated_database(tmp_path_factory: pytest.TempPathFactory) -> bytes:
 
 
 @pytest.fixture
-def store(settings: Settings, migrated_database: bytes) -> Iterator[Store]:
+def store(settings: Settings, request: pytest.FixtureRequest) -> Iterator[Store]:
+    """Empty, but for the people where a test has them."""
+    everybody: Everybody | None = None
+    if "people" in request.fixturenames:
+        everybody = request.getfixturevalue("everybody")
     if isinstance(settings.database, Path):
-        settings.database.write_bytes(migrated_database)
+        empty: bytes = request.getfixturevalue("migrated_database")
+        settings.database.write_bytes(everybody.sqlite if everybody else empty)
     opened = Store(settings.database)
+    if everybody and isinstance(settings.database, PostgresAddress):
+        with opened._database.writing() as orm:
+            for table, rows in everybody.rows.items():
+                orm.execute(insert(table), rows)
     yield opened
     opened.close()
 
@@ -200,20 +210,17 @@ def store(settings: Settings, migrated_database: bytes) -> Iterator[Store]:
 @pytest.fixture(scope="session")
 def everybody(migrated_database: bytes, tmp_path_factory: pytest.TempPathFactory) -> Everybody:
     """The people of all tests of this process, declared once as the deploy declares them."""
-    path = tmp_path_factory.mktemp("people") / "people.db"
-    path.write_bytes(migrated_database)
-    store = Store(path)
-    found = People(
+    people = People(
         alice=Person("acme", new_key().text),
         wanda=Person("acme", new_key().text),
         ada=Person("acme", new_key().text),
         bob=Person("bolt", new_key().text),
     )
     roles = {
-        found.alice: Role.OPERATOR,
-        found.wanda: Role.WATCHER,
-        found.ada: Role.ADMIN,
-        found.bob: Role.OPERATOR,
+        people.alice: Role.OPERATOR,
+        people.wanda: Role.WATCHER,
+        people.ada: Role.ADMIN,
+        people.bob: Role.OPERATOR,
     }
     keys = [
         DeclaredKey(
@@ -227,36 +234,50 @@ def everybody(migrated_database: bytes, tmp_path_factory: pytest.TempPathFactory
         )
         for person, role in roles.items()
     ]
+
+    def declare(store: Store) -> None:
+        store.accounts.sync_declared(["acme", "bolt"], keys)
+
+    path = tmp_path_factory.mktemp("people") / "people.db"
+    return everybody_after(declare, path, first=migrated_database, people=people)
+
+
+def everybody_after(
+    declare: Callable[[Store], None], path: Path, *, first: bytes, people: People
+) -> Everybody:
+    """The people, as the SQLite database `path` knows them that was `first` before `declare`."""
+    path.write_bytes(first)
+    store = Store(path)
     # In nobody's name, whatever test comes first and whoever acts in it.
-    Context().run(store.accounts.sync_declared, ["acme", "bolt"], keys)
-    rows = _rows_of(store, TenantRow, ApiKeyRow, AuditRow, AuditChainRow)
+    Context().run(declare, store)
+    rows = _rows_of(store)
+    store.backup(path.with_suffix(".copy"))
     store.close()
-    return Everybody(found, rows)
+    return Everybody(people, path.with_suffix(".copy").read_bytes(), rows)
 
 
 @pytest.fixture
 def people(store: Store, everybody: Everybody) -> People:
-    """Their rows, just as the declaration left them: nearly every test needs them."""
-    with store._database.writing() as orm:
-        for table, rows in everybody.rows.items():
-            orm.execute(insert(table), rows)
+    """Just as the declaration left them: nearly every test needs them, and `store` brings them."""
     return everybody.people
 
 
-def _rows_of(store: Store, *tables: type[Base]) -> dict[type[Base], list[dict[str, Any]]]:
-    """All that is in these tables, but the numbers that a database gives by itself."""
+def _rows_of(store: Store) -> dict[Table, list[dict[str, Any]]]:
+    """All that it holds, in an order in which it may be written, but the numbers that a database gives by
+    itself."""
     with store._database.reading() as orm:
-        return {
+        found = {
             table: [
                 {
                     name: value
                     for name, value in row.items()
-                    if not (name == "id" and table.__table__.c.id.autoincrement is True)
+                    if not (name == "id" and table.c.id.autoincrement is True)
                 }
-                for row in orm.execute(select(*table.__table__.columns)).mappings()
+                for row in orm.execute(select(*table.columns)).mappings()
             ]
-            for table in tables
+            for table in Base.metadata.sorted_tables
         }
+    return {table: rows for table, rows in found.items() if rows}
 
 
 @pytest.fixture(scope="session")

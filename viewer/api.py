@@ -80,5 +80,4 @@ def get_me() -> Response:
 @anyone
 @describes(Operation(summary="This description", answers={200: Answer("OpenAPI 3.1.")}))
 def get_openapi() -> Response:
-    text = current_app.json.dumps(openapi.document(current_app, __version__))
-    return Response(text, content_type="application/json")
+    return Response(openapi.served(current_app, __version__), content_type="application/json")
