@@ -151,6 +151,8 @@ def running_relay(
         "publish_address": PUBLISH_ADDRESS,
         "desktops_dir": str(directory / "desktops"),
         "desktop_secrets_dir": str(directory / "secrets"),
+        # Hardly any test has a control plane that the relay would hear of.
+        "supervision_seconds": 3600.0,
         **settings,
     }
     path = directory / "relay.toml"

@@ -25,6 +25,7 @@ from viewer import logs
 from viewer.access import COOKIE
 from viewer.accounts import PersonIsOut
 from viewer.attempts import LONGEST_WAIT, network_of, of_address, of_login
+from viewer.audit_store import AuditFilter
 from viewer.credentials import hash_of
 from viewer.entries import Audience
 from viewer.model import Role, Scope, utcnow
@@ -485,3 +486,40 @@ def test_database_holds_neither_passwords_nor_what_was_typed_as_a_login(
     assert "$argon2id$" in everything
     for secret in (PASSWORD, WRONG, "my-secret-password"):
         assert secret not in everything
+
+
+# --- a tenant that is taken out of the settings -------------------------------------------------
+
+
+def test_nobody_of_a_tenant_that_the_settings_name_no_more_comes_in_until_it_is_back(
+    client: ViewerClient, store: Store, people: People, mara: Person
+) -> None:
+    by_hand = store.accounts.add_key("acme", Role.OPERATOR)
+    hers = signed_in(client, "mara")
+    shown = ({"Authorization": f"Bearer {by_hand.text}"}, hers, people.bob.headers)
+
+    def answers() -> list[int]:
+        return [client.get("/api/v1/me", headers=headers).status_code for headers in shown]
+
+    assert answers() == [200, 200, 200]
+    store.accounts.sync_declared(["bolt"], [])
+    assert answers()[:2] == [401, 401]
+    assert come_in(client, "mara").status_code == 401
+    assert store.accounts.roles_of([f"key:{by_hand.id}"]) == {}
+    store.accounts.sync_declared(["bolt"], [])
+    store.accounts.sync_declared(["acme", "bolt"], [])
+    assert answers()[:2] == [200, 200]
+    actions = [
+        entry.action for entry in store.audit.page("acme", AuditFilter(), None, 50).items
+        if entry.action.startswith("tenant.")
+    ]  # fmt: skip
+    assert actions == ["tenant.enable", "tenant.disable", "tenant.create"]
+
+
+def test_a_tenant_that_was_made_by_hand_is_none_of_the_settings_business(
+    client: ViewerClient, store: Store, people: People
+) -> None:
+    store.accounts.add_tenant("cord")
+    key = store.accounts.add_key("cord", Role.OPERATOR)
+    store.accounts.sync_declared(["acme", "bolt"], [])
+    assert client.get("/api/v1/me", headers={"Authorization": f"Bearer {key.text}"}).status_code == 200

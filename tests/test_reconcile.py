@@ -34,7 +34,7 @@ from viewer.reconcile import (
     due,
     no_longer_allowed,
 )
-from viewer.relay.answers import StreamInfo
+from viewer.relay.answers import CloseCode, StreamInfo
 from viewer.sandbox_hosts import FLEET_KEY, Sandbox, SandboxState, SandboxStatus, Stamp
 
 NOW = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
@@ -128,24 +128,26 @@ def stream(row: Session, **fields: object) -> StreamInfo:
 
 
 @pytest.mark.parametrize(
-    ("row", "fields", "stays"),
+    ("row", "fields", "code"),
     [
-        ({}, {}, True),
-        ({"status": Status.PAUSED}, {}, True),
-        ({"kind": Kind.DESKTOP, "sandbox_id": "studio"}, {}, True),
-        ({"status": Status.TERMINATED}, {}, False),
-        ({}, {"session_id": "s-unknown"}, False),
-        ({"tenant_id": "other"}, {"tenant_id": "main"}, False),
-        ({"tenant_id": "other"}, {}, False),  # the principal is nobody there
-        ({}, {"principal": "key:revoked"}, False),
-        ({}, {"principal": "key:watcher", "may_control": False}, True),
-        ({}, {"principal": "key:watcher"}, False),
-        ({}, {"principal": "link:1", "may_control": False}, True),
-        ({}, {"principal": "link:1"}, True),
+        ({}, {}, None),
+        ({"status": Status.PAUSED}, {}, None),
+        ({"kind": Kind.DESKTOP, "sandbox_id": "studio"}, {}, None),
+        ({"status": Status.TERMINATED}, {}, CloseCode.ENDED),
+        ({}, {"session_id": "s-unknown"}, CloseCode.ENDED),
+        ({"tenant_id": "other"}, {"tenant_id": "main"}, CloseCode.ENDED),
+        ({"tenant_id": "other"}, {}, CloseCode.SIGNED_OUT),  # the principal is nobody there
+        ({}, {"principal": "key:revoked"}, CloseCode.SIGNED_OUT),
+        ({}, {"principal": "key:watcher", "may_control": False}, None),
+        ({}, {"principal": "key:watcher"}, CloseCode.REVOKED),
+        ({}, {"principal": "link:1", "may_control": False}, None),
+        ({}, {"principal": "link:1"}, None),
+        ({}, {"ticket_id": "good"}, None),
+        ({}, {"ticket_id": "revoked"}, CloseCode.SIGNED_OUT),
     ],
 )
 def test_stream_stays_while_it_would_be_let_in_again(
-    row: dict[str, object], fields: dict[str, object], stays: bool
+    row: dict[str, object], fields: dict[str, object], code: int | None
 ) -> None:
     roles = {
         ("key:1", "main"): Role.OPERATOR,
@@ -154,7 +156,9 @@ def test_stream_stays_while_it_would_be_let_in_again(
     }
     its = session(**row)  # type: ignore[arg-type]
     open_now = stream(its, **fields)
-    assert no_longer_allowed([open_now], rows=[its], roles=roles) == ([] if stays else [open_now])
+    tenant_of = {} if its.status.is_terminal else {its.id: its.tenant_id}
+    closing = no_longer_allowed([open_now], tenant_of=tenant_of, roles=roles, revoked={"revoked"})
+    assert [one.code for one in closing] == ([code] if code else [])
 
 
 # --- the table alone ------------------------------------------------------------------------------------

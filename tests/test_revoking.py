@@ -110,7 +110,8 @@ def test_who_loses_the_right_loses_the_stream_and_the_others_keep_theirs(
                 else:
                     lower_to_watcher(store, people)
                 await asyncio.to_thread(watch.look)
-                assert (await alice.ending())[0] == CloseCode.REVOKED
+                told = CloseCode.SIGNED_OUT if change == "revoked" else CloseCode.REVOKED
+                assert (await alice.ending())[0] == told
                 await ada.socket.close()
 
     asyncio.run(body())
@@ -155,7 +156,8 @@ def test_what_is_done_to_a_person_counts_for_his_open_streams(
                 assert len(await asyncio.to_thread(link.relay.streams)) == 2
                 CHANGES[change](store, mara, hers)
                 await asyncio.to_thread(watch.look)
-                assert (await closing.ending())[0] == CloseCode.REVOKED
+                told = CloseCode.REVOKED if change == "lowered" else CloseCode.SIGNED_OUT
+                assert (await closing.ending())[0] == told
                 left = await asyncio.to_thread(link.relay.streams)
                 assert [one.principal for one in left] == [ninas]
                 await going_on.socket.close()

@@ -187,13 +187,16 @@ class AccountStore:
             return ApiKey.model_validate(row, from_attributes=True)
 
     def sync_declared(self, tenants: Sequence[str], keys: Sequence[DeclaredKey]) -> None:
-        """Make the settings true: add and change tenants and keys, revoke declared keys that went away."""
+        """Make the settings true: add and change tenants and keys, revoke declared keys that went away, and
+        disable tenants that did: nobody of theirs comes in until they are back."""
         with self._database.writing() as orm:
             for name in tenants:
-                if orm.get(TenantRow, name) is None:
-                    orm.add(TenantRow(id=name, created_at=utcnow()))
-                    audit.note(orm, name, "tenant.create", f"tenant:{name}")
+                _declare_tenant(orm, name)
             orm.flush()
+            for tenant in orm.scalars(
+                select(TenantRow).where(TenantRow.from_settings, TenantRow.id.not_in(tenants))
+            ):
+                _disable(orm, tenant)
             for key in keys:
                 _declare(orm, key)
             kept = {key.id for key in keys}
@@ -218,7 +221,7 @@ class AccountStore:
         """Whose key has this id; None when it is no longer good. Only for what that key has made before."""
         with self._database.reading() as orm:
             row = orm.get(ApiKeyRow, key_id)
-        return _principal_of_row(row) if row is not None and _is_good(row) else None
+            return _principal_of_row(row) if row is not None and _is_good(orm, row) else None
 
     def roles_of(self, holders: Collection[str]) -> dict[tuple[str, str], Role]:
         """What these may do now, by `Principal.holder` and tenant; one without a valid key or sign-in is
@@ -234,7 +237,7 @@ class AccountStore:
             SignInRow.used_at > now - SIGN_IN_IDLE,
         )
         with self._database.reading() as orm:
-            found = [_principal_of_row(row) for row in orm.scalars(keys) if _is_good(row)]
+            found = [_principal_of_row(row) for row in orm.scalars(keys) if _is_good(orm, row)]
             signed_in = [_principal_of_sign_in(orm, row) for row in orm.scalars(sign_ins)]
         everybody = [*found, *(who for who in signed_in if who is not None)]
         return {(who.holder, who.tenant): who.role for who in everybody if who.may(Scope.STREAMS)}
@@ -306,7 +309,7 @@ class AccountStore:
         """
         with self._database.writing() as orm:
             row = orm.get(PersonRow, person_id)
-            if row is None or row.disabled_at is not None:
+            if row is None or row.disabled_at is not None or not _is_open(orm, row.tenant_id):
                 raise PersonIsOut
             if password_hash is not None and row.password_hash != password_hash:
                 raise PersonIsOut
@@ -495,11 +498,17 @@ def _key_of(orm: OrmSession, text: str) -> ApiKeyRow | None:
     row = orm.get(ApiKeyRow, key_id)
     # Compared even when there is no row, so that the time taken does not tell which ids exist.
     right = same(hash_of(text), row.sha256 if row is not None else _NO_HASH)
-    return row if row is not None and right and _is_good(row) else None
+    return row if row is not None and right and _is_good(orm, row) else None
 
 
-def _is_good(row: ApiKeyRow) -> bool:
-    return row.revoked_at is None and (row.ends_at is None or row.ends_at > utcnow())
+def _is_good(orm: OrmSession, row: ApiKeyRow) -> bool:
+    is_over = row.revoked_at is not None or (row.ends_at is not None and row.ends_at <= utcnow())
+    return not is_over and _is_open(orm, row.tenant_id)
+
+
+def _is_open(orm: OrmSession, tenant_id: str) -> bool:
+    """May anybody of this tenant come in?"""
+    return orm.get_one(TenantRow, tenant_id).disabled_at is None
 
 
 def _principal_of_row(row: ApiKeyRow) -> Principal:
@@ -514,13 +523,15 @@ def _scopes_of(row: ApiKeyRow) -> frozenset[Scope] | None:
 
 def _principal_of_sign_in(orm: OrmSession, row: SignInRow) -> Principal | None:
     """Whose it is, as he is now; None where whoever he was may come in no more."""
+    if not _is_open(orm, row.tenant_id):
+        return None
     sign_in = sign_in_id(row.sha256)
     if row.person_id is not None:
         person = orm.get(PersonRow, row.person_id)
         return None if person is None or person.disabled_at is not None else _as_principal(person, sign_in)
     if row.key_id is not None:
         key = orm.get(ApiKeyRow, row.key_id)
-        if key is None or not _is_good(key):
+        if key is None or not _is_good(orm, key):
             return None
         return _principal_of_row(key).model_copy(update={"via": "cookie", "sign_in": sign_in})
     # A link makes one sign-in, and is its name.
@@ -599,6 +610,23 @@ def _key_row(key: DeclaredKey, *, from_settings: bool) -> ApiKeyRow:
 
 def _stored(scopes: Collection[Scope] | None) -> list[str] | None:
     return None if scopes is None else sorted(scope.value for scope in set(scopes))
+
+
+def _declare_tenant(orm: OrmSession, name: str) -> None:
+    row = orm.get(TenantRow, name)
+    if row is None:
+        orm.add(TenantRow(id=name, created_at=utcnow(), from_settings=True))
+        audit.note(orm, name, "tenant.create", f"tenant:{name}")
+        return
+    if row.disabled_at is not None:
+        audit.note(orm, name, "tenant.enable", f"tenant:{name}")
+    row.from_settings, row.disabled_at = True, None
+
+
+def _disable(orm: OrmSession, row: TenantRow) -> None:
+    if row.disabled_at is None:
+        row.disabled_at = utcnow()
+        audit.note(orm, row.id, "tenant.disable", f"tenant:{row.id}")
 
 
 def _declare(orm: OrmSession, key: DeclaredKey) -> None:

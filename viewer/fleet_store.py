@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from datetime import datetime, timedelta
 from typing import Unpack
 
@@ -127,6 +127,13 @@ class FleetStore:
     def on_host(self, host: str) -> list[Session]:
         """The live sessions placed on that host, oldest first."""
         return self._live(SessionRow.host == host)
+
+    def tenants_of(self, host: str, session_ids: Collection[str]) -> dict[str, str]:
+        """Those of these sessions that live on that host, with whose they are."""
+        query = live_rows(SessionRow.id.in_(session_ids), SessionRow.host == host)
+        columns = query.with_only_columns(SessionRow.id, SessionRow.tenant_id)
+        with self._database.reading() as orm:
+            return {row.id: row.tenant_id for row in orm.execute(columns)}
 
     def by_request(self, request_id: str) -> Session | None:
         """The session, live or terminal, that a sandbox's metadata names."""

@@ -14,7 +14,7 @@ from pydantic import Field
 
 from viewer.model import POOL_TENANT, Frozen, Kind, Role, Session, Status
 from viewer.placement import FULL, NO_ROOM
-from viewer.relay.answers import StreamInfo
+from viewer.relay.answers import CloseCode, StreamInfo
 from viewer.sandbox_hosts import Sandbox, SandboxState
 
 MISSES_BEFORE_GONE = 2
@@ -223,25 +223,55 @@ def reason_of_end(row: Session) -> str:
     return IDLE if row.idle_ends_at is not None and row.idle_ends_at <= asked else ON_REQUEST
 
 
+class Closing(Frozen):
+    """A stream that is to be closed, with what its page is told (`CloseCode`)."""
+
+    stream: StreamInfo
+    code: int
+    reason: str
+
+
 def no_longer_allowed(
-    streams: Iterable[StreamInfo], *, rows: Iterable[Session], roles: Mapping[tuple[str, str], Role]
-) -> list[StreamInfo]:
-    """Return the streams that would not be let in as they are if they were asked for now.
+    streams: Iterable[StreamInfo],
+    *,
+    tenant_of: Mapping[str, str],
+    roles: Mapping[tuple[str, str], Role],
+    revoked: Collection[str] = (),
+) -> list[Closing]:
+    """Return the streams that would not be let in as they are if they were asked for now, and why.
 
-    `rows`: the live sessions on the relay's host, read after the streams were listed. `roles`: what each
-    stream's principal may do now, by its name there and tenant.
+    `tenant_of`: of the live sessions on the relay's host, read after the streams were listed. `roles`: what
+    each stream's principal may do now, by its name there and tenant. `revoked`: tickets that are.
     """
-    tenant_of = {row.id: row.tenant_id for row in rows if not row.status.is_terminal}
-    return [
-        stream
-        for stream in streams
-        if tenant_of.get(stream.session_id) != stream.tenant_id
-        or not _covers_stream(roles.get((stream.principal, stream.tenant_id)), stream)
-    ]
+    found = ((stream, _why_not(stream, tenant_of, roles, revoked)) for stream in streams)
+    return [Closing(stream=stream, code=why[0], reason=why[1]) for stream, why in found if why is not None]
 
 
-def _covers_stream(role: Role | None, stream: StreamInfo) -> bool:
-    return role is not None and role.covers(Role.OPERATOR if stream.may_control else Role.WATCHER)
+def _why_not(
+    stream: StreamInfo,
+    tenant_of: Mapping[str, str],
+    roles: Mapping[tuple[str, str], Role],
+    revoked: Collection[str],
+) -> tuple[int, str] | None:
+    if tenant_of.get(stream.session_id) != stream.tenant_id:
+        return CloseCode.ENDED, "the session has ended"
+    role = roles.get((stream.principal, stream.tenant_id))
+    if role is None:
+        return CloseCode.SIGNED_OUT, _what_is_over(stream.principal)
+    if stream.ticket_id in revoked:
+        return CloseCode.SIGNED_OUT, "the ticket that this was opened by is revoked"
+    if not role.covers(Role.OPERATOR if stream.may_control else Role.WATCHER):
+        return CloseCode.REVOKED, f"the role that this was opened in is {role} now"
+    return None
+
+
+def _what_is_over(holder: str) -> str:
+    """holder: `Principal.holder`."""
+    if holder.startswith("share:"):
+        return "the share link that this was opened by is over"
+    if holder.startswith("key:") and "/" not in holder:
+        return "the key that this was opened by is revoked or over"
+    return "this browser is no longer signed in"
 
 
 def compare(

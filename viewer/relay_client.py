@@ -12,7 +12,7 @@ from viewer import metrics
 from viewer.grants import GRANT_HEADER, Grant, Target, seal_grant
 from viewer.model import Lease, utcnow
 from viewer.nodes import Node, certificate_ends, client_of, why
-from viewer.relay.answers import ProbeResult, RelayProblem, StreamInfo, StreamList
+from viewer.relay.answers import ProbeResult, RelayProblem, StreamInfo, StreamList, cut_reason
 from viewer.settings import Settings
 
 AnswerT = TypeVar("AnswerT", bound=BaseModel)
@@ -71,9 +71,11 @@ class RelayClient:
         """Return the same, and when the ports of which session were used last. Raises RelayUnreachable."""
         return self._read(StreamList, self._call("GET", "/streams", self._manage()))
 
-    def close_stream(self, stream: StreamInfo) -> None:
-        """Close this one stream with code 4403; nothing happens if it is gone. Raises RelayUnreachable."""
-        self._call("DELETE", f"/streams/{stream.session_id}/{stream.stream_id}", self._manage())
+    def close_stream(self, stream: StreamInfo, code: int, reason: str) -> None:
+        """Close this one stream with that code (`CloseCode`) and a sentence for whoever has it; nothing
+        happens if it is gone. Raises RelayUnreachable."""
+        path = f"/streams/{stream.session_id}/{stream.stream_id}"
+        self._call("DELETE", path, self._manage(), params={"code": str(code), "reason": cut_reason(reason)})
 
     def set_lease(self, lease: Lease, *, given_back: bool = False) -> None:
         """Say who has keyboard and mouse of the session now; the relay ignores what is older than it knows.
@@ -91,13 +93,19 @@ class RelayClient:
         return Grant(purpose="manage", expires_at=utcnow() + GRANT_LIFETIME)
 
     def _call(
-        self, method: str, path: str, grant: Grant, *, timeout: httpx.Timeout | None = None
+        self,
+        method: str,
+        path: str,
+        grant: Grant,
+        *,
+        timeout: httpx.Timeout | None = None,
+        params: dict[str, str] | None = None,
     ) -> httpx.Response:
         headers = {GRANT_HEADER: seal_grant(grant, self._key)}
         try:
             with metrics.host_call(self._host, method, path):
                 answer = self._http.request(
-                    method, path, headers=headers, timeout=timeout or self._http.timeout
+                    method, path, headers=headers, params=params, timeout=timeout or self._http.timeout
                 )
         except httpx.TransportError as error:
             raise RelayUnreachable(

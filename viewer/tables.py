@@ -77,6 +77,10 @@ class TenantRow(Base):
 
     id: Mapped[str] = mapped_column(primary_key=True)
     created_at: Mapped[datetime]
+    from_settings: Mapped[bool] = mapped_column(server_default=false())
+    """The settings name it, or did when they were last read."""
+    disabled_at: Mapped[datetime | None]
+    """Since then the settings name it no more: none of its keys and people comes in."""
 
 
 class SessionRow(Base):

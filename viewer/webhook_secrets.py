@@ -126,7 +126,8 @@ class WebhookSecretStore:
         rotation; it names the tenant, and proves nothing. Oldest first, so that nobody pushes another out.
         """
         with self._database.reading() as orm:
-            query = select(WebhookSecretRow).where(_is_good())
+            shut = select(TenantRow.id).where(TenantRow.disabled_at.is_not(None))
+            query = select(WebhookSecretRow).where(_is_good(), WebhookSecretRow.tenant_id.not_in(shut))
             if source is not None:
                 named = orm.get(WebhookSecretRow, source)
                 if named is None:

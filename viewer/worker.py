@@ -36,11 +36,12 @@ from viewer.model import Display, HostStatus, Session, Status, utcnow
 from viewer.nodes import CERTIFICATE_WARNING
 from viewer.placing import Placing, capacity_of
 from viewer.pool import PoolKeeper
-from viewer.relay.answers import ProbeOutcome, ProbeResult, StreamInfo
+from viewer.relay.answers import ProbeOutcome, ProbeResult
 from viewer.relay_client import RelayClient, RelayUnreachable, relays_of
 from viewer.sandbox_hosts import HostRefused, HostUnreachable, Sandbox, SandboxHost
 from viewer.settings import DesktopSettings, HostSettings, Settings, SettingsError, load_settings
 from viewer.store import Store
+from viewer.stream_watch import StreamWatch
 from viewer.transitions import IllegalTransition
 
 log = logging.getLogger("deskfleet.worker")
@@ -75,7 +76,7 @@ REPORT = "report of "
 
 
 class RelayWatch:
-    """One host through its relay alone: does it answer, and does each open stream still have its right?"""
+    """One host through its relay alone: does it answer? And `streams`: does each open one have its right?"""
 
     def __init__(
         self,
@@ -89,8 +90,8 @@ class RelayWatch:
         self._own_certificate_ends = own_certificate_ends
         self._warned_of: datetime | None = None
         self._relay = relay
+        self.streams = None if relay is None else StreamWatch(name, relay, store)
         self._fleet = store.fleet
-        self._accounts = store.accounts
         self._last_said: tuple[HostStatus, str | None, float] | None = None
         self._wake = threading.Event()
 
@@ -121,33 +122,7 @@ class RelayWatch:
 
     def _uses(self) -> reconcile.Uses:
         """Who watches and works with what, after closing what is not allowed. Raises RelayUnreachable."""
-        if self._relay is None:
-            return reconcile.Uses()
-        seen = self._relay.stream_list()
-        allowed = self._close_what_is_no_longer_allowed(self._relay, seen.streams)
-        return reconcile.uses_of(allowed, seen.ports_used, now=utcnow())
-
-    def _close_what_is_no_longer_allowed(
-        self, relay: RelayClient, streams: list[StreamInfo]
-    ) -> list[StreamInfo]:
-        """A revoked key, a smaller role, an ended session end their streams; those that go on."""
-        metrics.streams_open(self._name, [stream.kind for stream in streams])
-        if not streams:
-            return []
-        closing = reconcile.no_longer_allowed(
-            streams,
-            rows=self._fleet.on_host(self._name),
-            roles=self._accounts.roles_of({stream.principal for stream in streams}),
-        )
-        try:
-            for stream in closing:
-                relay.close_stream(stream)
-                log.info("stream %s of session %s: closed: %s may not have it any more",
-                         stream.stream_id, stream.session_id, stream.principal)  # fmt: skip
-        except RelayUnreachable as problem:
-            log.warning("%s; streams that lost their right are closed at the next look", problem)
-        closed = {stream.stream_id for stream in closing}
-        return [stream for stream in streams if stream.stream_id not in closed]
+        return reconcile.Uses() if self.streams is None else self.streams.look()
 
     def _say(self, status: HostStatus, detail: str | None) -> None:
         """Write the host's status when it is news, and from time to time that it is still so."""
@@ -420,9 +395,9 @@ class Worker:
         """Act until `stop` is set; then let what is in hand finish, for some seconds."""
         self._desktops.retire()
         self._fleet.forget_hosts(known=self._watches)
-        threads = [
-            threading.Thread(target=watch.run, args=(stop,), daemon=True) for watch in self._watches.values()
-        ]
+        looking = [watch.run for watch in self._watches.values()]
+        looking += [watch.streams.run for watch in self._watches.values() if watch.streams is not None]
+        threads = [threading.Thread(target=run, args=(stop,), daemon=True) for run in looking]
         delivering = threading.Thread(target=self._deliverer.run, args=(stop,), name="webhooks", daemon=True)
         for thread in (*threads, delivering):
             thread.start()

@@ -14,6 +14,7 @@ from tests.pages.content_site import BELOW, ContentSite
 from tests.relay_process import RelayProcess
 from tests.test_relay_content import Studio, relay_at, studio_at
 from viewer.model import Role
+from viewer.relay.answers import CloseCode
 from viewer.relay_client import RelayClient
 
 pytestmark = [pytest.mark.browser, pytest.mark.real]
@@ -74,7 +75,7 @@ def test_page_says_why_the_relay_ended_a_stream_and_does_not_come_back(
     steps = page.evaluate("history.length")
     with closing(RelayClient("here", url=relay.url, key=relay.key)) as worker:
         [stream] = worker.streams()
-        worker.close_stream(stream)
+        worker.close_stream(stream, CloseCode.REVOKED, "it was closed")
     expect(cover).to_contain_text("Your access to this desktop was withdrawn")
     expect(cover.get_by_role("button")).to_have_text("Try again")
     page.wait_for_timeout(1500)

@@ -14,6 +14,11 @@ LONGEST_CLOSE_REASON = 120
 """Bytes of UTF-8; a WebSocket close frame has room for 123."""
 
 
+def cut_reason(reason: str) -> str:
+    """What of it fits into a close frame, without half a character at its end."""
+    return reason.encode()[:LONGEST_CLOSE_REASON].decode(errors="ignore")
+
+
 StreamKind = Literal["rfb", "content", "port"]
 
 

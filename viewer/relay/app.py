@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
+from collections.abc import AsyncIterator
+
 from aiohttp import hdrs, web
 from aiohttp.typedefs import Handler
 from pydantic import BaseModel
@@ -10,7 +14,7 @@ from yarl import URL
 from viewer import logs
 from viewer.grants import GRANT_HEADER, DesktopSocket, Grant, GrantRefused, SandboxPort, Target, open_grant
 from viewer.model import utcnow
-from viewer.relay.answers import CloseCode
+from viewer.relay.answers import CloseCode, cut_reason
 from viewer.relay.content_files import ContentFiles
 from viewer.relay.content_paths import content_path
 from viewer.relay.desktop_access import check_tenant
@@ -21,10 +25,14 @@ from viewer.relay.ports import PortServer
 from viewer.relay.probing import probe
 from viewer.relay.problems import problem
 from viewer.relay.settings import Settings
+from viewer.relay.stream import Ending
 from viewer.relay.streams import LockedOut, StreamRefused, Streams
 
 CONTENT = "/content/"
 REVOKED = "access to this session was revoked"
+UNSUPERVISED = "the control plane has been silent for too long; try again when it is back"
+SUPERVISION_LOOKS = 10
+"""So many times in `supervision_seconds` it is looked whether they are over."""
 
 
 class Relay:
@@ -36,6 +44,7 @@ class Relay:
         self.streams = Streams(settings)
         self._files = ContentFiles(settings)
         self._ports = PortServer(settings)
+        self._heard_at = time.monotonic()
 
     def app(self) -> web.Application:
         app = web.Application(middlewares=[_name_the_request])
@@ -45,12 +54,29 @@ class Relay:
         app.router.add_route("*", "/port/{session_id}{tail:(/.*)?}", self.port)
         app.cleanup_ctx.append(self._ports.open_with)
         app.cleanup_ctx.append(self.streams.look_after)
+        app.cleanup_ctx.append(self._watch_supervision)
         app.router.add_get("/probe/{session_id}", self.probe, allow_head=False)
         app.router.add_get("/streams", self.list_streams, allow_head=False)
         app.router.add_put("/leases/{session_id}", self.set_lease)
         app.router.add_delete("/streams/{session_id}", self.close_streams)
         app.router.add_delete("/streams/{session_id}/{stream_id}", self.close_stream)
         return app
+
+    async def _watch_supervision(self, _app: web.Application) -> AsyncIterator[None]:
+        watching = asyncio.create_task(self._end_all_when_unsupervised())
+        yield
+        watching.cancel()
+
+    async def _end_all_when_unsupervised(self) -> None:
+        """Who may still watch, only the control plane knows; a relay that it has left alone lets nobody."""
+        while True:
+            await asyncio.sleep(self._settings.supervision_seconds / SUPERVISION_LOOKS)
+            if not self._is_supervised:
+                self.streams.end_every(CloseCode.UNSUPERVISED, UNSUPERVISED)
+
+    @property
+    def _is_supervised(self) -> bool:
+        return time.monotonic() - self._heard_at < self._settings.supervision_seconds
 
     async def healthz(self, request: web.Request) -> web.Response:
         return web.Response(text="ok")
@@ -63,6 +89,8 @@ class Relay:
             return problem(403, "Stream refused", str(refusal))
         if not web.WebSocketResponse(protocols=("binary",)).can_prepare(request):
             return problem(426, "Not a WebSocket", "open a stream with a WebSocket upgrade")
+        if not self._is_supervised:
+            return await _close_at_once(request, CloseCode.UNSUPERVISED, UNSUPERVISED)
         try:
             return await self.streams.carry(request, grant, target)
         except StreamRefused as refusal:
@@ -85,6 +113,9 @@ class Relay:
             return await self._files.give(request, grant.session_id, target, path)
         if not web.WebSocketResponse(protocols=("binary",)).can_prepare(request):
             return problem(426, "Not a WebSocket", "open a stream with a WebSocket upgrade")
+        if not self._is_supervised:
+            self.streams.endings.remember(grant, CloseCode.UNSUPERVISED)
+            return await _close_at_once(request, CloseCode.UNSUPERVISED, UNSUPERVISED)
         try:
             return await self.streams.carry_content(request, grant, target)
         except StreamRefused as refusal:
@@ -96,6 +127,8 @@ class Relay:
             grant, target = self._grant_for_port(request)
         except GrantRefused as refusal:
             return problem(403, "Port refused", str(refusal))
+        if not self._is_supervised:
+            return refused(503, "UNSUPERVISED", UNSUPERVISED, {"Retry-After": "5"})
         server = self._settings.opensandbox_url
         if server is None:
             return refused(502, "PORT_UNREACHABLE", "this host has no sandboxes")
@@ -157,7 +190,10 @@ class Relay:
             self._check_may_close(request, session_id)
         except GrantRefused as refusal:
             return problem(403, "Close refused", str(refusal))
-        self.streams.end_session(session_id, CloseCode.REVOKED, REVOKED)
+        ending = _ending_asked_for(request)
+        if ending is None:
+            return _no_such_ending()
+        self.streams.end_session(session_id, *ending)
         return web.Response(status=204)
 
     async def close_stream(self, request: web.Request) -> web.Response:
@@ -166,7 +202,10 @@ class Relay:
             self._check_may_close(request, session_id)
         except GrantRefused as refusal:
             return problem(403, "Close refused", str(refusal))
-        self.streams.end_one(session_id, stream_id, CloseCode.REVOKED, REVOKED)
+        ending = _ending_asked_for(request)
+        if ending is None:
+            return _no_such_ending()
+        self.streams.end_one(session_id, stream_id, *ending)
         return web.Response(status=204)
 
     def _check_may_close(self, request: web.Request, session_id: str) -> None:
@@ -183,6 +222,8 @@ class Relay:
             _check_session(grant, grant.lease.session_id)
             if purpose != "lease":
                 self.streams.hear_lease(grant.lease)
+        if purpose == "manage":
+            self._heard_at = time.monotonic()
         return grant
 
     def _grant_for_content(self, request: web.Request) -> tuple[Grant, DesktopSocket]:
@@ -218,6 +259,21 @@ async def _name_the_request(request: web.Request, handler: Handler) -> web.Strea
 def _check_session(grant: Grant, session_id: str) -> None:
     if grant.session_id != session_id:
         raise GrantRefused("the grant is for another session")
+
+
+def _ending_asked_for(request: web.Request) -> Ending | None:
+    """`?code=…&reason=…`: what the page is told; without a code, that access was revoked. None for a code
+    that is not ours to give."""
+    code, reason = request.query.get("code"), request.query.get("reason")
+    if code is None:
+        return Ending(CloseCode.REVOKED, REVOKED)
+    if not (code.isascii() and code.isdigit() and 4400 <= int(code) <= 4599):
+        return None
+    return Ending(int(code), cut_reason(reason or REVOKED))
+
+
+def _no_such_ending() -> web.Response:
+    return problem(400, "No such close code", "code must be a number from 4400 to 4599")
 
 
 def _json(answer: BaseModel) -> web.Response:

@@ -38,6 +38,8 @@ class Settings(Frozen):
     handshake_seconds: float = Field(default=10, gt=0)
     """For each of the two handshakes of a stream."""
     probe_seconds: float = Field(default=20, gt=0)
+    supervision_seconds: float = Field(default=120, gt=0)
+    """Without a sign of life of the control plane for so long, all streams end and none begins."""
     max_streams: int = Field(default=400, ge=1)
     max_tenant_share: float = Field(default=0.5, gt=0, le=1)
     """What part of `max_streams` one tenant may take, so that it cannot shut out the others."""

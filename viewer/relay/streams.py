@@ -205,10 +205,14 @@ class Streams:
             for stream in self._open:
                 stream.look(loop.time())
 
-    async def end_all(self, code: int, reason: str) -> None:
-        """End every stream and return when the browsers have been told, or would not listen."""
+    def end_every(self, code: int, reason: str) -> None:
+        """Ask every stream to end, and do not wait."""
         for stream in self._open:
             stream.end(code, reason)
+
+    async def end_all(self, code: int, reason: str) -> None:
+        """End every stream and return when the browsers have been told, or would not listen."""
+        self.end_every(code, reason)
         if self._open:
             await asyncio.wait(list(self._open.values()))
         await self.users.settle(SETTLING_SECONDS)

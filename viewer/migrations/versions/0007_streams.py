@@ -1,4 +1,4 @@
-"""Who has keyboard and mouse; tickets and share links to streams."""
+"""Who has keyboard and mouse; tickets and share links to streams; tenants that the settings named."""
 
 from __future__ import annotations
 
@@ -17,11 +17,17 @@ def upgrade() -> None:
     _add_leases()
     _add_stream_tickets()
     _add_share_links()
+    op.add_column(
+        "tenants", sa.Column("from_settings", sa.Boolean(), server_default=sa.false(), nullable=False)
+    )
+    op.add_column("tenants", sa.Column("disabled_at", sa.DateTime(), nullable=True))
 
 
 def downgrade() -> None:
     for table in ("share_visits", "share_links", "stream_tickets", "lease_requests", "leases"):
         op.drop_table(table)
+    for column in ("disabled_at", "from_settings"):
+        op.drop_column("tenants", column)
 
 
 def _of_session(table: str) -> sa.ForeignKeyConstraint:
