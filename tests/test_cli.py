@@ -667,6 +667,24 @@ def commands(parser: argparse.ArgumentParser, words: str = "deskfleet") -> Itera
             yield from commands(one, f"{words} {name}")
 
 
+def test_share_link_is_printed_once_listed_and_revoked(shell: Shell, store: Store, people: People) -> None:
+    session = running_session(store, people.alice)
+    assert shell(people.alice, f"shares create {session.id} --ttl 2h --single-use --label", "for Bo") == 0
+    link = shell.out.strip()
+    assert re.fullmatch(re.escape(ORIGIN) + r"/s#[\w-]{43}", link)
+    (share,) = store.shares.list(session)
+    assert (share.label, share.is_single_use) == ("for Bo", True)
+    assert share.id in shell.err
+    assert shell(people.alice, f"shares list {session.id}") == 0
+    assert "for Bo" in shell.out
+    assert link.partition("#")[2] not in shell.out
+    assert shell(people.alice, f"shares revoke {session.id} {share.id}") == 0
+    assert shell(people.alice, f"shares list {session.id}") == 0
+    assert "revoked" in shell.out
+    assert shell(people.alice, f"shares create {session.id} --ttl 8d") == 2
+    assert shell(people.wanda, f"shares list {session.id}") == 1
+
+
 def test_every_command_is_documented() -> None:
     told = Path("docs/cli.md").read_text()
     assert [command for command in commands(parser_of_all()) if command not in told] == []

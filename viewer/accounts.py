@@ -18,6 +18,7 @@ from viewer.credentials import NewKey, SecretToken, hash_of, key_id_of, new_key,
 from viewer.database import Database, DatabaseBusy
 from viewer.listing import Page, one_page, page_of
 from viewer.model import POOL_TENANT, Frozen, Principal, Role, Scope, utcnow
+from viewer.shares import visitors_of
 from viewer.tables import ApiKeyRow, PersonRow, SignInLinkRow, SignInRow, TenantRow
 
 SIGN_IN_IDLE = timedelta(hours=12)
@@ -229,7 +230,9 @@ class AccountStore:
         now = utcnow()
         keyed = [name for name in holders if name.startswith("key:") and "/" not in name]
         links = [name for name in holders if name.startswith("link:")]
-        sign_in_ids = [name.partition("/")[2] for name in holders if "/" in name]
+        sign_in_ids = [
+            name.partition("/")[2] for name in holders if "/" in name and not name.startswith("share:")
+        ]
         keys = select(ApiKeyRow).where(ApiKeyRow.id.in_([name.removeprefix("key:") for name in keyed]))
         sign_ins = select(SignInRow).where(
             SignInRow.principal_id.in_(links) | _id_of_sign_in().in_(sign_in_ids),
@@ -239,7 +242,8 @@ class AccountStore:
         with self._database.reading() as orm:
             found = [_principal_of_row(row) for row in orm.scalars(keys) if _is_good(orm, row)]
             signed_in = [_principal_of_sign_in(orm, row) for row in orm.scalars(sign_ins)]
-        everybody = [*found, *(who for who in signed_in if who is not None)]
+            visitors = visitors_of(orm, holders, now)
+        everybody = [*found, *(who for who in signed_in if who is not None), *visitors]
         return {(who.holder, who.tenant): who.role for who in everybody if who.may(Scope.STREAMS)}
 
     def name_of(self, principal: Principal) -> str:

@@ -61,6 +61,8 @@ from viewer.scrape import scrape
 from viewer.services import Services, services
 from viewer.session_api import session_api
 from viewer.settings import Settings
+from viewer.shares import ShareNotFound
+from viewer.shares_api import shares_api
 from viewer.sign_in import sign_in
 from viewer.store import Store
 from viewer.stream_api import stream_api
@@ -75,7 +77,7 @@ _log = logging.getLogger("deskfleet.viewer")
 
 _UNKNOWN = (
     SessionNotFound, UnknownWork, UnknownPerson, UnknownKey, UnknownSignIn, SecretNotFound, UnknownEndpoint,
-    UnknownTicket,
+    UnknownTicket, ShareNotFound,
 )  # fmt: skip
 """What the stores say of a thing that never was, and of another tenant's."""
 
@@ -92,7 +94,7 @@ def create_app(settings: Settings, store: Store | None = None) -> Flask:
     app.add_url_rule("/healthz", view_func=healthz)
     for blueprint in (
         api, session_api, stream_api, lease_api, work_api, people_api, audit_api, sandbox_api, events,
-        content, authz, sign_in, oidc, pages, assets, scrape,
+        content, authz, sign_in, oidc, pages, assets, scrape, shares_api,
         webhook_secrets_api, webhooks_in, webhook_api,
     ):  # fmt: skip
         app.register_blueprint(blueprint)
@@ -202,7 +204,7 @@ def _finish(response: Response) -> Response:
     drain_body()
     headers = response.headers
     headers["X-Content-Type-Options"] = "nosniff"
-    headers["Referrer-Policy"] = "same-origin"
+    headers.setdefault("Referrer-Policy", "same-origin")
     headers["Cross-Origin-Resource-Policy"] = "same-origin"
     if response.mimetype == "text/html":
         # A page beside the viewer has brought its own.

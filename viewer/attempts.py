@@ -87,6 +87,13 @@ def of_signatures(address: str) -> Bucket:
     )
 
 
+def of_share_links(address: str) -> Bucket:
+    """Wrong share links, apart from both: whoever is sent a bad one is to be kept out of nothing else."""
+    return Bucket(
+        name=f"share-ip:{network_of(address)}", allowed=ADDRESS_ALLOWED, first_wait=FIRST_WAIT["ip"]
+    )
+
+
 def network_of(address: str) -> str:
     try:
         found = ipaddress.ip_address(address)

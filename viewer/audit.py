@@ -20,7 +20,14 @@ from sqlalchemy import insert
 from sqlalchemy.orm import Session as OrmSession
 
 from viewer.model import Frozen, utcnow
-from viewer.tables import ApiKeyRow, AuditChainRow, AuditRow, PersonRow, WebhookSecretRow
+from viewer.tables import (
+    ApiKeyRow,
+    AuditChainRow,
+    AuditRow,
+    PersonRow,
+    ShareLinkRow,
+    WebhookSecretRow,
+)
 
 NO_TENANT = "-"
 """Whose log it is when something is done for no tenant, or nobody knows for which: a failed sign-in under an
@@ -51,6 +58,9 @@ Action: TypeAlias = Literal[
     "service.open",
     "entry.ticket",
     "entry.open",
+    "share.create",
+    "share.open",
+    "share.revoke",
     "sign_in.ok",
     "sign_in.failed",
     "sign_in.locked",
@@ -112,6 +122,9 @@ ACTIONS: dict[Action, str] = {
     "service.open": "A service beside the viewer was opened.",
     "entry.ticket": "A one-time ticket for a desktop's own page, or for a service, was made.",
     "entry.open": "Such a ticket was used.",
+    "share.create": "A link was made by which a session is watched without an account.",
+    "share.open": "A browser came by such a link, or was refused.",
+    "share.revoke": "Such a link was revoked.",
     "sign_in.ok": "Somebody signed in with a browser.",
     "sign_in.failed": "Somebody tried to, with what is wrong, used up or over.",
     "sign_in.locked": "A name or an address was locked out after too many failures.",
@@ -158,7 +171,8 @@ Detail: TypeAlias = Mapping[str, object]
 
 
 class Actor(Frozen):
-    """Who acts. principal: `key:…`, `person:…`, `link:…`, `webhook_secret:…` (who signed an event); `worker`,
+    """Who acts. principal: `key:…`, `person:…`, `link:…`, `share:…` (whoever has that link),
+    `webhook_secret:…` (who signed an event); `worker`,
     `deploy` (the settings, when the viewer starts), `host:<user>` (the command line there), or `nobody`: no
     credential, or none that is good."""
 
@@ -322,9 +336,9 @@ def _name_of(orm: OrmSession, principal: str) -> str:
     if kind == "webhook_secret":
         secret = orm.get(WebhookSecretRow, ident)
         return secret.label if secret is not None else ident
-    if kind == "webhook_secret":
-        secret = orm.get(WebhookSecretRow, ident)
-        return secret.label if secret is not None else ident
+    if kind == "share":
+        link = orm.get(ShareLinkRow, ident)
+        return (link.label if link is not None else "") or "share link"
     return {"worker": "the worker", "deploy": "the deploy", "link": "sign-in link"}.get(kind, principal)
 
 

@@ -57,6 +57,7 @@ from viewer.places import PlaceKind, way_to_service
 from viewer.problems import Problem, not_found
 from viewer.rows import SessionNotFound
 from viewer.services import services
+from viewer.share_visits import is_asked_by_visit, visitor_to
 from viewer.tickets import BROWSER_TICKET_SECONDS, Claims, shown_as_subprotocol
 
 authz = Blueprint("authz", __name__, url_prefix="/authz")
@@ -82,9 +83,10 @@ _EXECD_PORT = 44772
 @authz.get("/stream")
 @anyone
 def authorise_stream() -> Response:
-    claims = _ticket_of_a_page() or shown_ticket()
-    who = ticket_bearer(claims) if claims is not None else authenticate()
-    if who.via == "cookie":
+    is_visit = is_asked_by_visit(_uri_asked_for())
+    claims = None if is_visit else _ticket_of_a_page() or shown_ticket()
+    who = _visitor() if is_visit else ticket_bearer(claims) if claims is not None else authenticate()
+    if who.via in ("cookie", "share"):
         check_origin()
     check_scope(who, Scope.STREAMS)
     session_id = _session_id_asked_for()
@@ -100,6 +102,11 @@ def authorise_stream() -> Response:
         if not services().store.tickets.use(claims):
             raise ticket_over()
     return _allowed(session, grant, who)
+
+
+def _visitor() -> Principal:
+    """Who watches that session by a share link, whatever else the browser shows."""
+    return visitor_to(_session_id_asked_for()).who
 
 
 def _ticket_of_a_page() -> Claims | None:
@@ -314,6 +321,7 @@ def _grant(
         tenant_id=session.tenant_id,
         principal=who.holder,
         may_control=who.role.covers(Role.OPERATOR),
+        ticket_id=who.id.removeprefix("share:") if who.via == "share" else "",
         target=target,
         vnc_password=_vnc_password(session) if purpose == "stream" else None,
         expires_at=utcnow() + GRANT_LIFE,

@@ -393,6 +393,26 @@ class ChangePerson(BaseModel):
     disabled: bool | None = Field(None, description="true to shut him out, false to let him in again")
 
 
+class CreateShare(BaseModel):
+    """A link by which somebody without an account watches a session."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    label: Label | None = Field(None, description="1 to 200 printable characters: whom it is for")
+    ttl_seconds: int = Field(
+        3600, ge=60, le=7 * 24 * 3600, description="a whole number of seconds from 60 to 604800 (7 days)"
+    )
+    single_use: bool = Field(False, description="true to let in only the first browser that comes by it")
+
+
+class OpenShare(BaseModel):
+    """What the page behind a share link posts."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    token: str = Field(max_length=200, repr=False, description="what stands behind the # of the link")
+
+
 class CreateKey(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 

@@ -149,6 +149,7 @@ _MEANINGS = {
     403: "The role or the scopes do not cover it, or a cookie was used from a foreign page.",
     404: "Unknown, or another tenant's.",
     409: "Not possible for what is there.",
+    410: "It is over: a share link that was revoked, has expired or was used, or its session has ended.",
     413: "The body is over 64 KiB.",
     415: "The body is not JSON.",
     422: "Fields cannot be used; `errors` names each one and what mends it.",

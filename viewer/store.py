@@ -4,9 +4,9 @@
 never was. `store.work(id)` is its tasks and agents. `store.fleet` sees everything and is the worker's.
 `store.people(id)` are its people, `store.webhooks(id)` the addresses that its events go to. `store.accounts`
 holds keys and sign-ins, `store.attempts` counts failed ones, `store.entries` holds the ways to other origins,
-`store.tickets` those to single streams, `store.leases` who has keyboard and mouse, `store.deliveries` the
-events that go out. Every change of a session passes the state machine and is written in one transaction with
-its event.
+`store.tickets` those to single streams, `store.shares` the links by which people without an account watch,
+`store.leases` who has keyboard and mouse, `store.deliveries` the events that go out. Every change of a
+session passes the state machine and is written in one transaction with its event.
 """
 
 from __future__ import annotations
@@ -74,6 +74,7 @@ from viewer.rows import (
     tell,
     write_labels,
 )
+from viewer.shares import ShareStore
 from viewer.tables import EventRow, HistoryRow, HostRow, IdempotencyRow, SessionLabelRow, SessionRow
 from viewer.ticket_store import TicketStore
 from viewer.transitions import IllegalTransition, check_transition
@@ -124,6 +125,7 @@ class Store:
         self.webhook_secrets = WebhookSecretStore(self._database)
         self.refused_events = Refusals(self._database)
         self.deliveries = DeliveryStore(self._database)
+        self.shares = ShareStore(self._database)
 
     def tenant(self, tenant_id: str) -> TenantStore:
         return TenantStore(self._database, tenant_id)

@@ -27,6 +27,7 @@ from viewer.deliveries.public import (
 from viewer.incoming import (
     AuditQuery,
     CreateSession,
+    CreateShare,
     CreateWebhookSecret,
     DrainHost,
     ExportQuery,
@@ -59,6 +60,7 @@ from viewer.public import (
     Terminated,
     WebhookSecretList,
 )
+from viewer.share_answers import NewPublicShare, ShareList
 
 _PREFIX = "/api/v1"
 # Ending and pausing wait 15 s for the host, a wait is asked for in small pieces.
@@ -145,6 +147,17 @@ class Api:
 
     def history(self, session_id: str) -> History:
         return self._ask("GET", _path("sessions", session_id, "history"), History)
+
+    # --- share links ---------------------------------------------------------------------------------
+
+    def create_share(self, session_id: str, wanted: CreateShare) -> NewPublicShare:
+        return self._ask("POST", _path("sessions", session_id, "shares"), NewPublicShare, body=wanted)
+
+    def shares(self, session_id: str) -> ShareList:
+        return self._ask("GET", _path("sessions", session_id, "shares"), ShareList)
+
+    def revoke_share(self, session_id: str, share_id: str) -> None:
+        self._send("DELETE", _path("sessions", session_id, "shares", share_id))
 
     # --- tasks and agents ----------------------------------------------------------------------------
 

@@ -24,7 +24,7 @@ FRONTEND = Path(__file__).parent
 BUILD = FRONTEND.parent / "static" / "build"
 ENTRY_POINTS = (
     "sandboxes.js", "hosts.js", "account.js", "view.js", "signin.js", "set-password.js", "enter.js",
-    "error.js", "app.css",
+    "error.js", "share.js", "shared.js", "app.css",
 )  # fmt: skip
 COPIED = ("favicon.svg",)
 LICENCES = "licences.txt"

@@ -1,6 +1,7 @@
 // The account page: where somebody is signed in, and his password.
 
 import { call, goToSignIn, serverNow } from "./api.js";
+import { browserName } from "./browsers.js";
 import { element } from "./dom.js";
 import "./header.js";
 import { ago, exactly } from "./session.js";
@@ -18,10 +19,6 @@ import { ago, exactly } from "./session.js";
 const list = document.querySelector("#sign-ins");
 const listError = document.querySelector("#sign-ins-error");
 const endOthers = document.querySelector("#end-others");
-
-// The first that matches: browsers claim to be each other.
-const BROWSERS = [["Edge", /Edg\//], ["Opera", /OPR\//], ["Firefox", /Firefox\//], ["Chrome", /Chrom(e|ium)\//], ["Safari", /Safari\//]];
-const SYSTEMS = [["Android", /Android/], ["iOS", /iPhone|iPad/], ["Windows", /Windows/], ["macOS", /Mac OS/], ["Linux", /Linux|X11/]];
 
 endOthers.addEventListener("click", () => act(endOthers, "DELETE", "/api/v1/me/sign-ins"));
 readSignIns();
@@ -59,10 +56,7 @@ function row(signIn) {
 
 /** @param {SignIn} signIn */
 function nameOf(signIn) {
-  const text = signIn.user_agent ?? "";
-  const browser = BROWSERS.find(([, pattern]) => pattern.test(text))?.[0];
-  const system = SYSTEMS.find(([, pattern]) => pattern.test(text))?.[0];
-  return [browser, system].filter(Boolean).join(" on ") || text.slice(0, 40) || "A browser";
+  return browserName(signIn.user_agent);
 }
 
 async function act(button, method, path) {

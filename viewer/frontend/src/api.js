@@ -2,12 +2,13 @@
 
 /** An answer that is not the one hoped for. `status` 0 means that no answer came at all. */
 export class Problem extends Error {
-  /** @param {number} status @param {string} message @param {Record<string, string>} fields @param {number} retryAfter seconds */
-  constructor(status, message, fields = {}, retryAfter = 0) {
+  /** @param {number} status @param {string} message @param {Record<string, string>} fields @param {number} retryAfter seconds @param {string} title */
+  constructor(status, message, fields = {}, retryAfter = 0, title = "") {
     super(message);
     this.status = status;
     this.fields = fields;
     this.retryAfter = retryAfter;
+    this.title = title;
   }
 }
 
@@ -73,7 +74,7 @@ function problemFrom(response, answer) {
     if (typeof error?.field === "string") fields[error.field] = [error.message, error.mend].filter(Boolean).join("; ");
   }
   const message = answer?.detail || answer?.title || fallback(response.status);
-  return new Problem(response.status, message, fields, Number(response.headers.get("Retry-After")) || 0);
+  return new Problem(response.status, message, fields, Number(response.headers.get("Retry-After")) || 0, answer?.title ?? "");
 }
 
 function fallback(status) {

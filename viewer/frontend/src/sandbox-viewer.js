@@ -1,11 +1,12 @@
 // <sandbox-viewer session="…">: one desktop with its status and its controls.
 //
 // Attributes: `session` (id); `bare` (fills the window, without the row of facts); `back` (address of the list, for
-// narrow screens). The page sets `.live` (a Live) once, before or after the element is on the page.
+// narrow screens); `shared` (watched by a share link); `note` (a word on the second line). The page sets `.live` (a Live) once, before or after the element is on the page.
 
 import { Problem, goToSignIn, serverNow, terminateSession } from "./api.js";
 import { ContentFrame } from "./content-frame.js";
 import { badge, element, icon, iconButton, relabel, setTag, setText } from "./dom.js";
+import { ShareDialog } from "./share-dialog.js";
 import { CLOSE, ago, backendOf, badgeOf, countdown, duration, endsOf, exactly, hostIsLost, inWords, isEnding, isOver, isQueued, nameOf, placeInLine, screenOf, shortId } from "./session.js";
 
 const BACK_OFF_S = [0.5, 1, 2, 3, 5, 8, 10];
@@ -158,7 +159,7 @@ class SandboxViewer extends HTMLElement {
     this.#shownAs = this.#session.display;
     const stream = (this.#stream = this.#shownAs === "kasmvnc"
       ? new ContentFrame(this.#parts.stage, id, { name: nameOf(this.#session), viewOnly: IS_WATCHER })
-      : new module.Stream(this.#parts.stage, id));
+      : new module.Stream(this.#parts.stage, id, { shared: this.hasAttribute("shared") }));
     stream.addEventListener("connected", () => this.#connected());
     stream.addEventListener("painted", () => stream === this.#stream && this.#forgetLastFrame());
     stream.addEventListener("clipboard", (event) => (this.#parts.clipboardText.value = event.detail));
@@ -258,6 +259,7 @@ class SandboxViewer extends HTMLElement {
       refresh: iconButton("refresh", "Reconnect", () => this.refresh(), { "data-control": "refresh" }),
       fullscreen: iconButton("fullscreen", "Full screen", () => this.#toggleFullscreen(), { "data-control": "fullscreen" }),
       tab: element("a", { class: "icon-button", target: "_blank", rel: "noopener", title: "Open in a new tab", "aria-label": "Open in a new tab", "data-control": "tab" }, icon("tab")),
+      share: iconButton("share", "Share", () => this.#session && this.#shareDialog.open(this.#session), { "data-control": "share" }),
       terminate: iconButton("stop", "Terminate", () => this.#askToTerminate(), { "data-control": "terminate" }),
       notice: element("p", { class: "viewer-notice", hidden: true }),
       stage: element("div", { class: "viewer-stage" }),
@@ -276,15 +278,17 @@ class SandboxViewer extends HTMLElement {
     this.#coverParts();
     this.append(
       element("header", { class: "viewer-bar" }, parts.back, element("div", { class: "viewer-name" }, element("div", { class: "viewer-heading" }, parts.title, parts.badge), parts.subtitle),
-        element("div", { class: "viewer-controls" }, parts.clipboard, parts.refresh, parts.fullscreen, parts.tab, parts.terminate)),
+        element("div", { class: "viewer-controls" }, parts.clipboard, parts.refresh, parts.fullscreen, parts.tab, parts.share, parts.terminate)),
       parts.notice, element("div", { class: "viewer-screen" }, parts.stage, parts.lastFrame, parts.cover, parts.clipboardPanel, parts.hint), parts.facts);
     this.#dialog = new TerminateDialog(this);
+    this.#shareDialog = new ShareDialog(this);
     parts.stage.addEventListener("keydown", (event) => this.#maybeReleaseKeyboard(event), { capture: true });
     parts.stage.addEventListener("focusout", () => this.#stream?.releaseKeys());
     parts.clipboardPanel.addEventListener("keydown", (event) => event.key === "Escape" && this.#closeClipboard());
   }
 
   #dialog = null;
+  #shareDialog = null;
 
   #coverParts() {
     const cover = {
@@ -317,7 +321,7 @@ class SandboxViewer extends HTMLElement {
   #renderBar(session) {
     const parts = this.#parts;
     setText(parts.title, session ? nameOf(session) : shortId(this.getAttribute("session") ?? "") || "No desktop");
-    setText(parts.subtitle, [session && screenOf(session), session && IS_WATCHER && "view only"].filter(Boolean).join(" · "));
+    setText(parts.subtitle, [session && screenOf(session), session && IS_WATCHER && "view only", session && this.getAttribute("note")].filter(Boolean).join(" · "));
     const shown = session ? badgeOf(session) : null;
     if (shown && parts.badge.querySelector(".badge")?.textContent !== shown.label) parts.badge.replaceChildren(badge(shown));
     if (!shown) parts.badge.replaceChildren();
@@ -332,6 +336,8 @@ class SandboxViewer extends HTMLElement {
     parts.tab.hidden = this.hasAttribute("bare");
     if (live && session.novnc_url) parts.tab.href = session.novnc_url;
     else parts.tab.removeAttribute("href");
+    parts.share.hidden = IS_WATCHER || (session && session.display !== "rfb");
+    parts.share.disabled = !live;
     parts.terminate.hidden = session?.kind === "desktop" || IS_WATCHER;
     parts.terminate.disabled = !live;
     if (this.#link !== "connected") this.#closeClipboard();

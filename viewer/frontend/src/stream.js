@@ -10,17 +10,21 @@ export class Stream extends EventTarget {
   #stage;
   #ended = false;
 
-  /** @param {HTMLElement} stage empty element to draw in @param {string} sessionId */
-  constructor(stage, sessionId) {
+  /**
+   * @param {HTMLElement} stage empty element to draw in @param {string} sessionId
+   * @param {{shared?: boolean}} options by a share link: watched in the name of that, whoever is signed in here
+   */
+  constructor(stage, sessionId, { shared = false } = {}) {
     super();
     this.#stage = stage;
     const scheme = location.protocol === "https:" ? "wss:" : "ws:";
     // Our own socket rather than an address: noVNC's `disconnect` says neither code nor reason, the socket does.
-    this.#socket = new WebSocket(`${scheme}//${location.host}/stream/${encodeURIComponent(sessionId)}`, ["binary"]);
+    this.#socket = new WebSocket(`${scheme}//${location.host}/stream/${encodeURIComponent(sessionId)}${shared ? "?as=share" : ""}`, ["binary"]);
     this.#socket.addEventListener("close", (event) => this.#closed(event.code, event.reason));
     this.#rfb = new RFB(stage, this.#socket, { shared: true, wsProtocols: ["binary"] });
     this.#rfb.scaleViewport = true;
     this.#rfb.focusOnClick = true;
+    this.#rfb.viewOnly = shared;
     this.#rfb.background = "transparent";
     this.#rfb.addEventListener("connect", () => this.#connected());
     this.#rfb.addEventListener("securityfailure", (event) => this.#closed(CLOSE.protocol, event.detail.reason ?? ""));
