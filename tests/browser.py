@@ -24,10 +24,10 @@ PHONE = (390, 844)
 
 
 @contextmanager
-def chromium() -> Iterator[Browser]:
+def chromium(*more_flags: str) -> Iterator[Browser]:
     """The machine's own Chromium, headless, driven by Playwright, for as long as the `with` block runs."""
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=[*FLAGS, *more_flags])
         try:
             yield browser
         finally:

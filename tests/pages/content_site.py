@@ -96,12 +96,21 @@ class TinyService:
 class ContentSite:
     """Runs while the `with` block does. One tenant, `acme`; `key(role)` makes keys of it.
 
-    relay: a real one, in place of the StubRelay.
+    relay: a real one, in place of the StubRelay. tls: by Caddy's own authority, at `domain`, which then is
+    not below localhost: browsers must be told where it is.
     """
 
     def __init__(
-        self, folder: Path, content_domain: str | None, *, relay: RelayProcess | None = None
+        self,
+        folder: Path,
+        content_domain: str | None,
+        *,
+        relay: RelayProcess | None = None,
+        domain: str = DOMAIN,
+        tls: bool = False,
     ) -> None:
+        self.domain = domain
+        self.scheme = "https" if tls else "http"
         self.folder = folder
         self._real_relay = relay
         self.content_domain = content_domain
@@ -130,17 +139,17 @@ class ContentSite:
 
     @property
     def origin(self) -> str:
-        return f"http://{DOMAIN}:{self.port}"
+        return f"{self.scheme}://{self.domain}:{self.port}"
 
     @property
     def service_origin(self) -> str:
-        return f"http://wiki.{DOMAIN}:{self.port}"
+        return f"{self.scheme}://wiki.{self.domain}:{self.port}"
 
     def content_origin(self, session: Session) -> str:
         return self.content_origin_of(session.id)
 
     def content_origin_of(self, session_id: str) -> str:
-        return f"http://{session_id}.{self.content_domain}:{self.port}"
+        return f"{self.scheme}://{session_id}.{self.content_domain}:{self.port}"
 
     def key(self, role: Role) -> str:
         return self.store.accounts.add_key("acme", role, "tests").text
@@ -197,9 +206,10 @@ class ContentSite:
 
     def _settings(self) -> dict[str, Any]:
         values = settings_values(self.folder)
-        service = {"name": "wiki", "host_name": f"wiki.{DOMAIN}", "role": "operator"}
+        service = {"name": "wiki", "host_name": f"wiki.{self.domain}", "role": "operator"}
+        local = [f"http://localhost:{self.port}"] if self.scheme == "http" else []
         values |= {
-            "origins": [self.origin, f"http://localhost:{self.port}"],
+            "origins": [self.origin, *local],
             "listen": f"127.0.0.1:{self._ports['viewer']}",
             "services": [service],
         }
@@ -214,7 +224,8 @@ class ContentSite:
                     "here": {"groups": ["edge", "control", "sandboxes", "desktops"], "connect": "@fake/here"}
                 },
                 "settings": {
-                    "domain": DOMAIN,
+                    "domain": self.domain,
+                    "tls": "internal" if self.scheme == "https" else "none",
                     "edge_port": self.port,
                     "content_domain": self.content_domain or "none",
                     "ports": self._ports,
@@ -229,6 +240,10 @@ class ContentSite:
         text = text.replace("/run/deskfleet/caddy", short).replace(
             "/var/lib/deskfleet/caddy", f"{short}/data"
         )
+        if self.scheme == "https":
+            # Names with certificates are for every address; and the port 80 is not ours here.
+            own = f"{{\n\tdefault_bind 127.0.0.1\n\thttp_port {free_port()}\n"
+            text = text.replace("{\n", own, 1)
         path = self.folder / "Caddyfile"
         path.write_text(text)
         return path
