@@ -7,7 +7,7 @@ clock is ended by the worker, or by the next who wants it, whoever comes first. 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime, timedelta
 
 from sqlalchemy import delete, select
@@ -113,6 +113,14 @@ class LeaseStore:
             query = query.where(SessionRow.host == host)
         with self._database.reading() as orm:
             return [_held_of(row, on, Status(status)) for row, on, status in orm.execute(query)]
+
+    def of_sessions(self, session_ids: Collection[str]) -> list[Lease]:
+        """Those of these sessions that somebody ever had."""
+        with self._database.reading() as orm:
+            return [
+                _lease_of(row)
+                for row in orm.scalars(select(LeaseRow).where(LeaseRow.session_id.in_(session_ids)))
+            ]
 
     # --- changing hands ----------------------------------------------------------------------------
 
