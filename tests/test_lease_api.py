@@ -6,16 +6,19 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from cryptography.fernet import Fernet
 from flask import Flask
 
-from tests.viewer_fixtures import ORIGIN, People, ViewerClient, running_session, sign_in
+from tests.viewer_fixtures import ORIGIN, People, Person, ViewerClient, running_session, sign_in
+from viewer.grants import GRANT_HEADER, Grant
 from viewer.leases import LeaseHeld
 from viewer.leasing import check_may_act, hold_for_input
-from viewer.model import Display, Lease, LeaseKind, Principal, Role, Session, Status
+from viewer.model import ClipboardPolicy, Display, Lease, LeaseKind, Principal, Role, Session, Status
 from viewer.people import NewPerson
 from viewer.problems import Problem
 from viewer.relay_client import RelayUnreachable
 from viewer.services import Services
+from viewer.settings import Settings
 from viewer.store import Store
 
 
@@ -228,21 +231,113 @@ def test_input_holds_it_for_an_agent_and_is_refused_while_another_one_has_it(
         with pytest.raises(Problem) as refusal:
             hold_for_input(session, other)
         assert refusal.value.status == 423
-        assert check_may_act(session, other).number == 1  # an agent's lease keeps nobody from commands
+        check_may_act(store.leases.of(session.id), other)  # an agent's keeps nobody from commands
     bob("take")
     with app.test_request_context():
-        for act in (hold_for_input, check_may_act):
-            with pytest.raises(Problem) as refusal:
-                act(session, robot)
-            assert refusal.value.document.held_by is not None
-            assert refusal.value.document.held_by.name == "Bob"
+        with pytest.raises(Problem) as refusal:
+            hold_for_input(session, robot)
+        assert refusal.value.document.held_by is not None
+        assert refusal.value.document.held_by.name == "Bob"
+
+
+# --- ways around the keyboard -----------------------------------------------------------------------
+
+
+def ask_for_port(client: ViewerClient, session: Session, person: Person, way: str = "44772/command") -> Any:
+    uri = f"/v1/sandboxes/{session.id}/proxy/{way}"
+    headers = {**person.headers, "X-Forwarded-Uri": uri, "X-Forwarded-Method": "POST"}
+    return client.get("/authz/port", headers=headers)
+
+
+def grant_of(answer: Any, settings: Settings) -> Grant:
+    key = settings.hosts[0].relay_key()
+    return Grant.model_validate_json(Fernet(key).decrypt(answer.headers[GRANT_HEADER].encode()))
+
+
+def test_commands_are_refused_while_a_person_has_it_in_the_words_of_that_api(
+    client: ViewerClient, session: Session, people: People, bob: Caller
+) -> None:
+    assert ask_for_port(client, session, people.alice).status_code == 200
+    bob("take", reason="a captcha")
+    answer = ask_for_port(client, session, people.alice)
+    assert answer.status_code == 423
+    assert answer.json["code"] == "DESKFLEET::LEASE_HELD"
+    assert "Bob has keyboard and mouse of this desktop" in answer.json["message"]
+    assert "(a captcha)" in answer.json["message"]
+    bob("release")
+    assert ask_for_port(client, session, people.alice).status_code == 200
+
+
+def test_other_ports_are_nobodys_keyboard_and_devtools_are(
+    client: ViewerClient, store: Store, people: People
+) -> None:
+    chrome = running_session(store, people.alice, sandbox_id="box-2", image="chrome")
+    bob = Principal(id="person:bob", tenant="acme", role=Role.OPERATOR, via="cookie", sign_in="b1")
+    store.leases.take(chrome, bob, name="Bob", kind=LeaseKind.PERSON, reason=None, seconds=60)
+    ways = {
+        "8000/": 200, "9222/json": 423, "44772/files": 423,
+        "44772/proxy/9222/": 423, "44772/proxy/8000/": 423,
+    }  # fmt: skip
+    assert {way: ask_for_port(client, chrome, people.alice, way).status_code for way in ways} == ways
+
+
+def test_an_agents_lease_and_a_person_whose_time_is_over_keep_nobody_from_commands(
+    client: ViewerClient, session: Session, people: People, robot: Caller, store: Store
+) -> None:
+    robot("take")
+    assert ask_for_port(client, session, people.ada).status_code == 200
+    bob = Principal(id="person:bob", tenant="acme", role=Role.OPERATOR, via="cookie", sign_in="b1")
+    store.leases.take(session, bob, name="Bob", kind=LeaseKind.PERSON, reason=None, seconds=0)
+    assert ask_for_port(client, session, people.alice).status_code == 200
+
+
+def test_a_tenant_may_allow_commands_whoever_has_it_but_no_devtools(
+    app: Flask, client: ViewerClient, store: Store, people: People
+) -> None:
+    here: Services = app.extensions["deskfleet"]
+    tenants = tuple(one.model_copy(update={"execd_while_held": True}) for one in here.settings.tenants)
+    here.settings = here.settings.model_copy(update={"tenants": tenants})
+    chrome = running_session(store, people.alice, sandbox_id="box-2", image="chrome")
+    bob = Principal(id="person:bob", tenant="acme", role=Role.OPERATOR, via="cookie", sign_in="b1")
+    store.leases.take(chrome, bob, name="Bob", kind=LeaseKind.PERSON, reason=None, seconds=60)
+    allowed = ask_for_port(client, chrome, people.alice)
+    assert allowed.status_code == 200
+    assert not grant_of(allowed, here.settings).under_lease
+    assert ask_for_port(client, chrome, people.alice, "44772/proxy/9222/json").status_code == 423
+
+
+def test_every_grant_says_who_has_it_and_how_text_may_be_copied(
+    app: Flask, client: ViewerClient, session: Session, people: People, robot: Caller
+) -> None:
+    here: Services = app.extensions["deskfleet"]
+    uri = {"X-Forwarded-Uri": f"/stream/{session.id}", "X-Forwarded-Method": "GET"}
+    nobody = grant_of(client.get("/authz/stream", headers={**people.wanda.headers, **uri}), here.settings)
+    assert nobody.lease == Lease(session_id=session.id)
+    robot("take")
+    tenants = tuple(
+        one.model_copy(update={"clipboard": ClipboardPolicy(to_desktop=False)})
+        for one in here.settings.tenants
+    )
+    here.settings = here.settings.model_copy(update={"tenants": tenants})
+    grant = grant_of(client.get("/authz/stream", headers={**people.alice.headers, **uri}), here.settings)
+    assert grant.lease is not None
+    assert grant.lease.is_held_by(grant.principal)
+    assert not grant.under_lease
+    assert grant.clipboard == ClipboardPolicy(to_desktop=False)
+    port = grant_of(ask_for_port(client, session, people.alice), here.settings)
+    assert port.under_lease
+    assert port.lease == grant.lease
+    assert not grant_of(ask_for_port(client, session, people.alice, "8000/"), here.settings).under_lease
+
+
+# --- who is who -------------------------------------------------------------------------------------
 
 
 def test_a_person_may_act_on_the_desktop_that_he_has(app: Flask, store: Store, session: Session) -> None:
     bob = Principal(id="person:bob", tenant="acme", role=Role.OPERATOR, via="cookie", sign_in="b1")
     store.leases.take(session, bob, name="Bob", kind=LeaseKind.PERSON, reason=None, seconds=60)
     with app.test_request_context():
-        assert check_may_act(session, bob).is_held_by(bob.holder)
+        check_may_act(store.leases.of(session.id), bob)
 
 
 def test_a_key_that_signs_a_browser_in_is_its_own_holder_there(

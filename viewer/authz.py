@@ -50,6 +50,7 @@ from viewer.grants import (
     Target,
     seal_grant,
 )
+from viewer.leasing import EXECD_PORT, acts_around_the_keyboard, check_may_act
 from viewer.model import Display, Kind, Principal, Role, Scope, Session, Status, utcnow
 from viewer.opensandbox.ports import check_ports
 from viewer.opensandbox.refusals import key_holder, sandbox_not_found
@@ -76,8 +77,6 @@ _PORT = re.compile(
     r"(/[\x21-\x22\x24-\x3e\x40-\x7e]*)?(?:\?[^#\s]*)?",
     re.ASCII,
 )
-_EXECD_PORT = 44772
-"""OpenSandbox's own program in every sandbox; its `/proxy/<port>/` leads on to any other port there."""
 
 
 @authz.get("/stream")
@@ -181,7 +180,11 @@ def authorise_port() -> Response:
         raise sandbox_not_found()
     check_ports(session, asked.ports)
     target = SandboxPort(sandbox_id=session.sandbox_id, port=asked.port)
-    return _allowed(session, _grant("port", session, who, target), who)
+    grant = _grant("port", session, who, target)
+    if acts_around_the_keyboard(session, asked.ports):
+        grant = grant.model_copy(update={"under_lease": True})
+        check_may_act(grant.lease, who)
+    return _allowed(session, grant, who)
 
 
 class _PortAsked(NamedTuple):
@@ -197,7 +200,7 @@ def _port_asked_for() -> _PortAsked:
     if match is None or int(match[2]) > 65535:
         raise sandbox_not_found()
     port, further = int(match[2]), frozenset[int]()
-    if port == _EXECD_PORT:
+    if port == EXECD_PORT:
         further = frozenset(map(int, re.findall(r"proxy/+0*([0-9]{1,5})(?![0-9])", _decoded(match[3] or ""))))
     return _PortAsked(match[1], port, further | {port})
 
@@ -322,6 +325,8 @@ def _grant(
         principal=who.holder,
         may_control=who.role.covers(Role.OPERATOR),
         ticket_id=who.id.removeprefix("share:") if who.via == "share" else "",
+        lease=services().store.leases.of(session.id),
+        clipboard=services().settings.tenant(session.tenant_id).clipboard,
         target=target,
         vnc_password=_vnc_password(session) if purpose == "stream" else None,
         expires_at=utcnow() + GRANT_LIFE,

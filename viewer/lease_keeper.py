@@ -1,8 +1,8 @@
 """What ends a lease that nobody gave back, and what tells the relay of it where the viewer could not.
 
 `due` is the decision, pure, from the table, the relay's list of streams, and the time; `LeaseKeeper` acts on
-it, for one host, in the worker. Whatever happens to a holder, his lease ends: with his stream, with his rights,
-with the session, when he does nothing, and at the latest by the clock, which needs no relay.
+it, for one host, in the worker. Whatever happens to a holder, his lease ends: with his stream, his rights,
+the session, when he does nothing, and at the latest by the clock, which needs no relay.
 """
 
 from __future__ import annotations

@@ -7,6 +7,7 @@ it does not answer, the change stands all the same, and the worker tells it as s
 from __future__ import annotations
 
 import logging
+from collections.abc import Set
 from datetime import timedelta
 
 from viewer.leases import LeaseHeld, kind_of
@@ -14,6 +15,11 @@ from viewer.model import Lease, LeaseKind, Principal, Session, utcnow
 from viewer.problems import lease_held
 from viewer.relay_client import RelayUnreachable
 from viewer.services import services
+
+EXECD_PORT = 44772
+"""OpenSandbox's own program in every sandbox; its `/proxy/<port>/` leads on to any other port there."""
+DEVTOOLS_PORT = 9222
+"""In images whose browser has DevTools."""
 
 _log = logging.getLogger("deskfleet.viewer")
 
@@ -59,11 +65,20 @@ def _lasts(lease: Lease, seconds: int) -> bool:
     return lease.ends_at is not None and lease.ends_at - utcnow() > timedelta(seconds=seconds / 2)
 
 
-def check_may_act(session: Session, who: Principal) -> Lease:
-    """Raise the problem 423 while another person has keyboard and mouse; for ways that act on the desktop
-    beside its keyboard, such as commands inside it."""
-    lease = services().store.leases.of(session.id)
-    is_over = lease.ends_at is not None and lease.ends_at <= utcnow()
-    if lease.is_a_persons and not is_over and not lease.is_held_by(who.holder):
+def acts_around_the_keyboard(session: Session, ports: Set[int]) -> bool:
+    """Does one of these ports of the session lead to its desktop beside keyboard and mouse: execd, which runs
+    commands (unless the tenant lets it, whoever has them), or the browser's DevTools?"""
+    here = services().settings
+    image = here.image(session.image)
+    around = {DEVTOOLS_PORT} if image is not None and image.devtools else set()
+    if not here.tenant(session.tenant_id).execd_while_held:
+        around.add(EXECD_PORT)
+    return bool(ports & around)
+
+
+def check_may_act(lease: Lease | None, who: Principal) -> None:
+    """Raise the problem 423 while another person has keyboard and mouse; for ways around them."""
+    if lease is None or not lease.is_a_persons or lease.is_held_by(who.holder):
+        return
+    if lease.ends_at is None or lease.ends_at > utcnow():
         raise lease_held(lease)
-    return lease

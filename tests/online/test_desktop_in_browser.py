@@ -92,6 +92,8 @@ def open_terminal(fleet: Fleet, page: Page, session: SessionView) -> None:
         page.wait_for_timeout(3000)
         return False
 
+    page.get_by_role("button", name="Take control").click()
+    expect(page.locator(".lease-state")).to_have_text("You have control")
     eventually(shell_runs, within=40, what="the terminal's button in the panel opens a shell")
     page.wait_for_timeout(1000)  # the window takes the keyboard a moment after its shell has started
 

@@ -104,6 +104,9 @@ def test_desktops_own_page_shows_in_a_frame_and_tells_its_state(tab: Page, conte
 def test_keys_typed_in_the_frame_reach_the_desktop(tab: Page, content_site: ContentSite) -> None:
     frame = shown(tab, content_site, content_site.desktop("studio"))
     expect(tab.locator(COVER)).to_be_hidden()
+    # Nobody controls this desktop, so that the first click takes it.
+    tab.locator(".viewer-screen").click()
+    expect(tab.locator(".lease-state")).to_have_text("You have control")
     frame.locator("#screen").click()
     tab.keyboard.type("hi")
     expect(frame.locator("#echo")).to_have_text("h\ni\n")

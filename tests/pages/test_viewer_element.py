@@ -34,6 +34,14 @@ def shown(page: Page, site: PagesSite, session: Session) -> Page:
     return page
 
 
+@pytest.fixture
+def controlled(shown: Page) -> Page:
+    """The same, with keyboard and mouse of the desktop."""
+    shown.get_by_role("button", name="Take control").click()
+    expect(shown.locator(".lease-state")).to_have_text("You have control")
+    return shown
+
+
 def test_the_canvas_follows_the_desktop(shown: Page, desktop: PaintedDesktop, complaints: Complaints) -> None:
     desktop.paint(Image.new("RGB", desktop.size, "#0b7285"))
     assert soon(shown, lambda: canvas_colours(shown) <= 4)
@@ -224,35 +232,35 @@ def test_the_bare_page_takes_nothing_but_the_session_from_its_address(
 
 
 def test_keys_and_pointer_reach_the_desktop_and_no_key_stays_held(
-    shown: Page, desktop: PaintedDesktop
+    controlled: Page, desktop: PaintedDesktop
 ) -> None:
-    canvas = shown.locator(".viewer-stage canvas")
+    canvas = controlled.locator(".viewer-stage canvas")
     box = canvas.bounding_box()
     assert box is not None
     canvas.click(position={"x": box["width"] / 2, "y": box["height"] / 4})
-    assert soon(shown, lambda: desktop.pointer() == pytest.approx((640, 200), abs=2))
-    shown.keyboard.down("a")
-    assert soon(shown, lambda: desktop.keys_held() == 1)
-    shown.locator(".viewer-controls [data-control=refresh]").focus()
-    assert soon(shown, lambda: desktop.keys_held() == 0)
-    shown.keyboard.up("a")
+    assert soon(controlled, lambda: desktop.pointer() == pytest.approx((640, 200), abs=2))
+    controlled.keyboard.down("a")
+    assert soon(controlled, lambda: desktop.keys_held() == 1)
+    controlled.locator(".viewer-controls [data-control=refresh]").focus()
+    assert soon(controlled, lambda: desktop.keys_held() == 0)
+    controlled.keyboard.up("a")
 
 
-def test_the_keyboard_can_leave_the_desktop(shown: Page) -> None:
-    shown.locator(".viewer-stage canvas").focus()
-    shown.keyboard.press("Tab")
-    assert focused(shown) == "CANVAS"
-    shown.keyboard.press("Control+Alt+Home")
-    assert focused(shown) == "BUTTON"
+def test_the_keyboard_can_leave_the_desktop(controlled: Page) -> None:
+    controlled.locator(".viewer-stage canvas").focus()
+    controlled.keyboard.press("Tab")
+    assert focused(controlled) == "CANVAS"
+    controlled.keyboard.press("Control+Alt+Home")
+    assert focused(controlled) == "BUTTON"
 
 
-def test_text_goes_to_the_desktops_clipboard(shown: Page, desktop: PaintedDesktop) -> None:
+def test_text_goes_to_the_desktops_clipboard(controlled: Page, desktop: PaintedDesktop) -> None:
     assert not desktop.clipboard_is_owned()
-    shown.get_by_role("button", name="Clipboard").click()
-    shown.get_by_label("Text on the desktop's clipboard").fill("from the page")
-    shown.get_by_role("button", name="Send to desktop").click()
-    expect(shown.locator(".viewer-clipboard")).to_be_hidden()
-    assert soon(shown, desktop.clipboard_is_owned)
+    controlled.get_by_role("button", name="Clipboard").click()
+    controlled.get_by_label("Text on the desktop's clipboard").fill("from the page")
+    controlled.get_by_role("button", name="Send to desktop").click()
+    expect(controlled.locator(".viewer-clipboard")).to_be_hidden()
+    assert soon(controlled, desktop.clipboard_is_owned)
 
 
 def soon(page: Page, true: Callable[[], bool], *, seconds: float = 4) -> bool:

@@ -42,6 +42,9 @@ export class ContentFrame extends EventTarget {
     this.#frame?.focus({ preventScroll: true });
   }
 
+  /** Its own server sees to that, live. */
+  set viewOnly(_viewOnly) {}
+
   /** The clipboard is the page's own affair. */
   paste() {}
 

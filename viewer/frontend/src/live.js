@@ -10,7 +10,10 @@ const LIST_WITHOUT_STREAM_MS = 800;
 
 /** @typedef {import("./session.js").Session} Session */
 
-/** Fires `change` (detail: the session, or null for "all of them"), `state`, and without a list `stale`: ask again. */
+/**
+ * Fires `change` (detail: the session, or null for "all of them"), `state`, `lease` (detail: who has keyboard and mouse of
+ * some session since, or null: changes were missed), and without a list `stale`: ask again.
+ */
 export class Live extends EventTarget {
   /** @type {Map<string, Session>} */
   sessions = new Map();
@@ -81,7 +84,8 @@ export class Live extends EventTarget {
     const source = (this.#source = new EventSource("/api/v1/events"));
     source.addEventListener("open", () => source === this.#source && this.#opened());
     source.addEventListener("session", (event) => this.accept(JSON.parse(event.data)));
-    source.addEventListener("reset", () => this.#synchronise());
+    source.addEventListener("lease", (event) => this.#tell("lease", JSON.parse(event.data)));
+    source.addEventListener("reset", () => this.#missed());
     source.addEventListener("error", () => source === this.#source && this.#broke());
     // Read the list when the stream is open, so that no change falls between the two; but don't wait for ever.
     this.#listTimer = setTimeout(() => this.loaded || this.#synchronise(), LIST_WITHOUT_STREAM_MS);
@@ -96,6 +100,11 @@ export class Live extends EventTarget {
     clearTimeout(this.#listTimer);
     this.#failures = 0;
     this.#setState("live");
+    this.#synchronise();
+  }
+
+  #missed() {
+    this.#tell("lease", null);
     this.#synchronise();
   }
 

@@ -6,6 +6,7 @@
 import { Problem, goToSignIn, serverNow, terminateSession } from "./api.js";
 import { ContentFrame } from "./content-frame.js";
 import { badge, element, icon, iconButton, relabel, setTag, setText } from "./dom.js";
+import { LeaseBar } from "./lease-bar.js";
 import { ShareDialog } from "./share-dialog.js";
 import { CLOSE, ago, backendOf, badgeOf, countdown, duration, endsOf, exactly, hostIsLost, inWords, isEnding, isOver, isQueued, nameOf, placeInLine, screenOf, shortId } from "./session.js";
 
@@ -45,6 +46,7 @@ class SandboxViewer extends HTMLElement {
   #placeAskedAt = 0;
   #hasLastFrame = false;
   #parts = null;
+  #lease = new LeaseBar();
   #onChange = (event) => this.#heard(event.detail);
   #onStale = () => this.#load({ again: true });
   #onOnline = () => this.#link === "waiting" && this.#connect();
@@ -69,6 +71,7 @@ class SandboxViewer extends HTMLElement {
     this.#live?.removeEventListener("change", this.#onChange);
     this.#live?.removeEventListener("stale", this.#onStale);
     clearInterval(this.#ticker);
+    this.#lease.stop();
     this.#dropStream();
   }
 
@@ -168,8 +171,18 @@ class SandboxViewer extends HTMLElement {
 
   #connected() {
     this.#link = "connected";
+    this.#followLease();
     this.#steadyTimer = setTimeout(() => (this.#attempts = 0), STEADY_AFTER_MS);
     if (this.hasAttribute("bare")) this.#stream.focus();
+    this.#render();
+  }
+
+  /** Keys and clicks go to the desktop of whoever has control; a click on one that nobody has takes it. */
+  #followLease({ focus = false } = {}) {
+    this.dataset.control = this.#lease.isMine ? "mine" : "";
+    if (this.#stream) this.#stream.viewOnly = !this.#lease.isMine;
+    if (focus && this.#lease.isMine && this.#link === "connected") this.#stream?.focus();
+    this.#parts.catcher.hidden = !(this.#lease.isTakenByActing && this.#shownAs === "kasmvnc" && this.#link === "connected");
     this.#render();
   }
 
@@ -188,6 +201,8 @@ class SandboxViewer extends HTMLElement {
     this.#link = "waiting";
     this.#retryAt = 0;
     this.#linkReason = this.#shownAs === "kasmvnc" && !code ? reason : streamReason(code, reason);
+    // He may go on watching, at once, and over the picture that he had.
+    if (code === CLOSE.leaseLost) return this.#watchOn(reason);
     this.#render();
     if (code === CLOSE.revoked) this.#refuse(this.#linkReason);
     // Each try of such a desktop loads its whole page and needs a ticket: not until somebody asks for it.
@@ -205,6 +220,12 @@ class SandboxViewer extends HTMLElement {
     }
     if (this.#session?.id !== id || this.#link !== "waiting") return;
     this.#retryLater(this.#linkReason);
+  }
+
+  #watchOn(reason) {
+    this.#lease.tell(reason ? `${reason}.` : "You no longer have control.");
+    this.#linkReason = "";
+    this.#connect();
   }
 
   #retryLater(reason) {
@@ -265,6 +286,8 @@ class SandboxViewer extends HTMLElement {
       stage: element("div", { class: "viewer-stage" }),
       lastFrame: element("canvas", { class: "viewer-last-frame", hidden: true, "aria-hidden": "true" }),
       cover: element("div", { class: "viewer-cover", role: "status" }),
+      // A page of a desktop's own swallows its clicks: this one is above it while a click takes control.
+      catcher: element("div", { class: "viewer-catcher", hidden: true }),
       hint: element("p", { class: "viewer-hint" }, "Keyboard goes to the desktop. ", element("kbd", {}, "Ctrl Alt Home"), " gives it back."),
       facts: element("dl", { class: "viewer-facts" }),
       clipboardText: element("textarea", { rows: "5", spellcheck: "false", "aria-label": "Text on the desktop's clipboard" }),
@@ -279,10 +302,13 @@ class SandboxViewer extends HTMLElement {
     this.append(
       element("header", { class: "viewer-bar" }, parts.back, element("div", { class: "viewer-name" }, element("div", { class: "viewer-heading" }, parts.title, parts.badge), parts.subtitle),
         element("div", { class: "viewer-controls" }, parts.clipboard, parts.refresh, parts.fullscreen, parts.tab, parts.share, parts.terminate)),
-      parts.notice, element("div", { class: "viewer-screen" }, parts.stage, parts.lastFrame, parts.cover, parts.clipboardPanel, parts.hint), parts.facts);
+      this.#lease.node, parts.notice, element("div", { class: "viewer-screen" }, parts.stage, parts.catcher, parts.lastFrame, parts.cover, parts.clipboardPanel, parts.hint), parts.facts);
     this.#dialog = new TerminateDialog(this);
     this.#shareDialog = new ShareDialog(this);
     parts.stage.addEventListener("keydown", (event) => this.#maybeReleaseKeyboard(event), { capture: true });
+    this.#lease.addEventListener("change", () => this.#followLease({ focus: true }));
+    for (const act of ["pointerdown", "keydown"]) parts.stage.addEventListener(act, () => this.#lease.acted(), { capture: true, passive: true });
+    parts.catcher.addEventListener("pointerdown", () => this.#lease.acted());
     parts.stage.addEventListener("focusout", () => this.#stream?.releaseKeys());
     parts.clipboardPanel.addEventListener("keydown", (event) => event.key === "Escape" && this.#closeClipboard());
   }
@@ -311,6 +337,7 @@ class SandboxViewer extends HTMLElement {
     if (!this.#parts) return;
     const session = this.#session;
     this.dataset.link = this.#link;
+    this.#lease.show(session, this.#live);
     this.#renderBar(session);
     this.#renderNotice(session);
     this.#renderCover(this.#coverFor(session));
@@ -329,7 +356,7 @@ class SandboxViewer extends HTMLElement {
     const live = session && !isOver(session);
     // KasmVNC's page keeps the two clipboards alike by itself.
     parts.clipboard.hidden = IS_WATCHER || session?.display === "kasmvnc";
-    parts.clipboard.disabled = this.#link !== "connected";
+    parts.clipboard.disabled = this.#link !== "connected" || !this.#lease.isMine;
     parts.refresh.disabled = !this.getAttribute("session");
     parts.fullscreen.hidden = !document.fullscreenEnabled;
     parts.fullscreen.disabled = !session;
@@ -340,7 +367,7 @@ class SandboxViewer extends HTMLElement {
     parts.share.disabled = !live;
     parts.terminate.hidden = session?.kind === "desktop" || IS_WATCHER;
     parts.terminate.disabled = !live;
-    if (this.#link !== "connected") this.#closeClipboard();
+    if (parts.clipboard.disabled) this.#closeClipboard();
   }
 
   #renderNotice(session) {

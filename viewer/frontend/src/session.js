@@ -15,6 +15,7 @@
  * @property {string|null} resolution
  * @property {string|null} task_id
  * @property {string|null} agent_id
+ * @property {string} created_by `person:…`, `key:…`: a program, or a browser signed in with one
  * @property {string|null} novnc_url
  * @property {string|null} error_message
  * @property {number|null} queue_position its place in the line, from 1; events do not know it
@@ -28,7 +29,7 @@
  */
 
 /** Why a stream ended: the relay's close codes (`viewer/relay/answers.py`). */
-export const CLOSE = { protocol: 4400, revoked: 4403, gone: 4404, timeLimit: 4408, busy: 4429, unreachable: 4502, restarting: 1012 };
+export const CLOSE = { protocol: 4400, revoked: 4403, gone: 4404, timeLimit: 4408, leaseLost: 4423, busy: 4429, unreachable: 4502, restarting: 1012 };
 
 /** @typedef {{tone: "good"|"busy"|"bad"|"quiet"|"warn", label: string}} Badge */
 

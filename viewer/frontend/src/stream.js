@@ -32,6 +32,14 @@ export class Stream extends EventTarget {
     this.#rfb.addEventListener("clipboard", (event) => this.#tell("clipboard", event.detail.text));
   }
 
+  /** Whether what is typed and clicked here goes to the desktop; the relay sees to it, whatever is set here. */
+  set viewOnly(viewOnly) {
+    if (this.#rfb.viewOnly === viewOnly) return;
+    // Before it stops listening, so that nothing stays held.
+    if (viewOnly) this.releaseKeys();
+    this.#rfb.viewOnly = viewOnly;
+  }
+
   focus() {
     this.#rfb.focus({ preventScroll: true });
   }
