@@ -98,7 +98,7 @@ def _models(described: Node) -> Iterator[str]:
 
 def _answered(described: Node) -> list[str]:
     """What answers hold, with all that is in it; what is only sent stands with its route, unless it may be
-    null."""
+    null, or is one of several."""
     schemas, found = described["components"]["schemas"], set[str]()
     waiting = [
         _name(content["schema"])
@@ -109,7 +109,9 @@ def _answered(described: Node) -> list[str]:
     for _, _, operation in _operations(described):
         for content in operation.get("requestBody", {}).get("content", {}).values():
             for _, field, _ in _fields(schemas[_name(content["schema"])]):
-                waiting += _references(field.get("anyOf", []))
+                waiting += _references(field.get("anyOf", [])) + _references(
+                    field.get("items", {}).get("oneOf", [])
+                )
     while waiting:
         name = waiting.pop()
         if name and name not in found:
@@ -165,9 +167,10 @@ def _rows(name: str, schema: Node, required: bool, *, described: Node, sent: boo
 
 
 def _type(schema: Node) -> str:
-    if "anyOf" in schema:
-        kinds = [_type(one) for one in schema["anyOf"] if one.get("type") != "null"]
-        return f"{' or '.join(kinds)}{'?' if len(kinds) < len(schema['anyOf']) else ''}"
+    several = schema.get("anyOf", schema.get("oneOf"))
+    if several is not None:
+        kinds = [_type(one) for one in several if one.get("type") != "null"]
+        return f"{' or '.join(kinds)}{'?' if len(kinds) < len(several) else ''}"
     if "$ref" in schema:
         name = _name(schema)
         return f"[{name}](#{name.lower()})"

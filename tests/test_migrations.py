@@ -50,6 +50,7 @@ NEWEST_ROWS = {
                        "is_single_use": True, "created_at": NOW, "ends_at": NOW},
     "share_links": {"id": "l", "sha256": "6", "tenant_id": "acme", "session_id": "s-1", "label": "",
                     "is_single_use": False, "created_by": "key:k", "created_at": NOW, "ends_at": NOW},
+    "gestures": {"tenant_id": "acme", "key": "k", "body_sha256": "8", "session_id": "s-1", "created_at": NOW},
     "share_visits": {"id": "v", "sha256": "7", "link_id": "l", "created_at": NOW, "used_at": NOW},
 }  # fmt: skip
 

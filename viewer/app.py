@@ -29,6 +29,7 @@ from viewer.deliveries.api import webhook_api
 from viewer.deliveries.store import UnknownEndpoint
 from viewer.events import events
 from viewer.incoming import MOST_BODY_BYTES, drain_body, too_large
+from viewer.input_api import input_api
 from viewer.lease_api import lease_api
 from viewer.listing import BadCursor
 from viewer.model import Role
@@ -93,8 +94,8 @@ def create_app(settings: Settings, store: Store | None = None) -> Flask:
     app.extensions["deskfleet"] = Services(settings, store or Store(settings.database))
     app.add_url_rule("/healthz", view_func=healthz)
     for blueprint in (
-        api, session_api, stream_api, lease_api, work_api, people_api, audit_api, sandbox_api, events,
-        content, authz, sign_in, oidc, pages, assets, scrape, shares_api,
+        api, session_api, stream_api, lease_api, input_api, work_api, people_api, audit_api, sandbox_api,
+        events, content, authz, sign_in, oidc, pages, assets, scrape, shares_api,
         webhook_secrets_api, webhooks_in, webhook_api,
     ):  # fmt: skip
         app.register_blueprint(blueprint)

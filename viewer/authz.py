@@ -91,7 +91,7 @@ def authorise_stream() -> Response:
     session_id = _session_id_asked_for()
     check_session(who, session_id)
     session = services().store.tenant(who.tenant).get(session_id)
-    target = _target(session)
+    target = target_of(session)
     if target is None:
         raise not_found()
     grant = _grant("stream", session, who, target)
@@ -306,7 +306,7 @@ def _session_id_asked_for() -> str:
     return match.group(1)
 
 
-def _target(session: Session) -> Target | None:
+def target_of(session: Session) -> Target | None:
     """Where the relay finds this session's VNC; None when there is nothing to stream now."""
     if session.status is not Status.RUNNING or session.display is not Display.RFB:
         return None
@@ -328,12 +328,12 @@ def _grant(
         lease=services().store.leases.of(session.id),
         clipboard=services().settings.tenant(session.tenant_id).clipboard,
         target=target,
-        vnc_password=_vnc_password(session) if purpose == "stream" else None,
+        vnc_password=vnc_password(session) if purpose == "stream" else None,
         expires_at=utcnow() + GRANT_LIFE,
     )
 
 
-def _vnc_password(session: Session) -> SecretStr | None:
+def vnc_password(session: Session) -> SecretStr | None:
     if session.vnc_password_sealed is None:
         return None
     try:

@@ -45,12 +45,7 @@ def create(new: NewSession, once: Once | None, *, may_be_warm: bool) -> Created:
     except QuotaExceeded as error:
         raise quota_exceeded(error) from error
     except KeyReused as error:
-        wrong = FieldError(
-            field="Idempotency-Key",
-            message="was used for another request",
-            mend="take a new one, or send the same body again",
-        )
-        raise wrong_fields([wrong]) from error
+        raise key_reused() from error
     if made.session.is_warm and not made.is_replay:
         metrics.create_took("total", time.monotonic() - began, image=new.image, warm=True)
     return made
@@ -126,6 +121,15 @@ def once_of(body: bytes) -> Once | None:
         mend = f"give 1 to {LONGEST_KEY} printable ASCII characters, such as a UUID"
         raise wrong_fields([FieldError(field="Idempotency-Key", message="cannot be used", mend=mend)])
     return Once(key=key, body_sha256=hashlib.sha256(body).hexdigest())
+
+
+def key_reused() -> Problem:
+    wrong = FieldError(
+        field="Idempotency-Key",
+        message="was used for another request",
+        mend="take a new one, or send the same body again",
+    )
+    return wrong_fields([wrong])
 
 
 def limits(cpu: str | None, memory: str | None, image: ImageSettings) -> Resources:

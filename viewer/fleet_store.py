@@ -13,6 +13,7 @@ from sqlalchemy.orm import Session as OrmSession
 from viewer import audit
 from viewer.database import Database
 from viewer.event_intake import BODY_LIFE
+from viewer.gesture_store import GESTURE_LIFE
 from viewer.hostwatch.answers import HostReport
 from viewer.model import (
     POOL_TENANT,
@@ -50,6 +51,7 @@ from viewer.rows import (
 )
 from viewer.tables import (
     EventRow,
+    GestureRow,
     HostRow,
     IdempotencyRow,
     ReceiptRow,
@@ -400,6 +402,7 @@ class FleetStore:
         old_session = delete(SessionRow).where(SessionRow.id.in_(ended.limit(PURGE_AT_ONCE)))
         with self._database.writing() as orm:
             orm.execute(delete(IdempotencyRow).where(IdempotencyRow.created_at < utcnow() - IDEMPOTENCY_LIFE))
+            orm.execute(delete(GestureRow).where(GestureRow.created_at < utcnow() - GESTURE_LIFE))
             events = orm.scalars(old_event.returning(EventRow.id)).all()
             sessions = orm.scalars(old_session.returning(SessionRow.id)).all()
             receipts = _forget_receipts(orm, min(events_before, utcnow() - BODY_LIFE))

@@ -39,6 +39,7 @@ _STREAM_KINDS = ("rfb", "content")
 # What follows these words in the path of a call to a host is an id, a name or a port.
 _NAMED = re.compile(
     r"(?<=/sandboxes/)[^/]+|(?<=/endpoints/)[^/]+|(?<=/probe/).+|(?<=/streams/).+|(?<=/leases/).+"
+    r"|(?<=/input/).+"
 )
 
 REASONS = ("full", "unreachable", "image", "refused", "timeout", "ended", "other")

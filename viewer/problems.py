@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple, get_args
 
 from flask import Response
 from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 from viewer.model import Frozen, Lease, Role, Scope
@@ -170,19 +172,72 @@ def unknown_name(field: str, value: str, known: Iterable[str]) -> Problem:
 
 
 def _field_error(problem: ErrorDetails, model: type[BaseModel]) -> FieldError:
-    field = ".".join(str(part) for part in problem["loc"] if not isinstance(part, int)) or "body"
+    place = _place_of(problem["loc"], model)
+    field, context = place.field[:80] or "body", problem.get("ctx", {})
     if problem["type"] == "extra_forbidden":
-        names = [info.alias or name for name, info in model.model_fields.items()]
-        near = nearest(field, names)
+        names = [info.alias or name for one in place.models for name, info in one.model_fields.items()]
+        near = nearest(str(problem["loc"][-1]), names)
         mend = f"did you mean {near!r}?" if near else "leave it out"
         mend += f"; known: {', '.join(names)}"
-        return FieldError(field=field[:80], message="unknown field", mend=mend)
+        return FieldError(field=field, message="unknown field", mend=mend)
+    if problem["type"] == "union_tag_invalid":
+        tag, tags = str(context["tag"]), str(context["expected_tags"]).replace("'", "").split(", ")
+        near = nearest(tag, tags)
+        mend = (f"did you mean {near!r}? " if near else "") + f"known: {', '.join(tags)}"
+        return FieldError(field=f"{field}.type", message=f"{tag[:80]!r} is not known", mend=mend)
     message = problem["msg"].removeprefix("Value error, ")
-    return FieldError(field=field, message=f"{message[:1].lower()}{message[1:]}", mend=_mend(field, model))
+    wanted = place.info.description if place.info is not None else None
+    return FieldError(
+        field=field,
+        message=f"{message[:1].lower()}{message[1:]}",
+        mend=f"give {wanted}" if wanted else "give another value",
+    )
 
 
-def _mend(field: str, model: type[BaseModel]) -> str:
-    """What the field's own description asks for."""
-    named = {info.alias or name: info for name, info in model.model_fields.items()}
-    info = named.get(field)
-    return f"give {info.description}" if info and info.description else "give another value"
+class _Place(NamedTuple):
+    """Where something is wrong. info: of that field, which says what it asks for. models: what it is a part
+    of, if it is unknown itself."""
+
+    field: str
+    info: FieldInfo | None
+    models: tuple[type[BaseModel], ...]
+
+
+def _place_of(location: Sequence[int | str], model: type[BaseModel]) -> _Place:
+    """Locations also name the positions in lists and the branches of unions: of those, a reader needs to know
+    which one of several objects is meant."""
+    field, info = "", None
+    models: tuple[type[BaseModel], ...] = (model,)
+    for part in location:
+        if isinstance(part, int):
+            field += f"[{part}]" if models else ""
+            continue
+        found = [
+            (one, name) for one in models for name, its in one.model_fields.items() if _is(name, its, part)
+        ]
+        chosen = tuple(one for one in models if part in _tags_of(one))
+        if chosen and len(models) > 1:
+            models = chosen
+        elif found:
+            field += f".{part}" if field else part
+            info = found[0][0].model_fields[found[0][1]]
+            models = tuple(_models_in(info.annotation))
+        elif part == location[-1]:
+            field += f".{part}" if field else part
+    return _Place(field, info, models)
+
+
+def _is(name: str, info: FieldInfo, part: str) -> bool:
+    return part == (info.alias or name)
+
+
+def _tags_of(model: type[BaseModel]) -> tuple[object, ...]:
+    tag = model.model_fields.get("type")
+    return get_args(tag.annotation) if tag is not None else ()
+
+
+def _models_in(annotation: object) -> Iterator[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for inner in get_args(annotation):
+        yield from _models_in(inner)

@@ -10,9 +10,17 @@ from pydantic import BaseModel, SecretStr, ValidationError
 
 from viewer import metrics
 from viewer.grants import GRANT_HEADER, Grant, Target, seal_grant
+from viewer.input_actions import Gesture
 from viewer.model import Lease, utcnow
 from viewer.nodes import Node, certificate_ends, client_of, why
-from viewer.relay.answers import ProbeResult, RelayProblem, StreamInfo, StreamList, cut_reason
+from viewer.relay.answers import (
+    InputResult,
+    ProbeResult,
+    RelayProblem,
+    StreamInfo,
+    StreamList,
+    cut_reason,
+)
 from viewer.settings import Settings
 
 AnswerT = TypeVar("AnswerT", bound=BaseModel)
@@ -21,6 +29,8 @@ CONNECT_SECONDS = 2.0
 READ_SECONDS = 5.0
 PROBE_READ_SECONDS = 30.0
 """The relay gives up a probe after 20 s and then answers."""
+INPUT_READ_SECONDS = 30.0
+"""Beside its own pauses: for its turn, for the desktop's answer, and for it to take all."""
 GRANT_LIFETIME = timedelta(seconds=30)
 
 
@@ -63,6 +73,14 @@ class RelayClient:
         timeout = httpx.Timeout(PROBE_READ_SECONDS, connect=CONNECT_SECONDS)
         return self._read(ProbeResult, self._call("GET", f"/probe/{session_id}", grant, timeout=timeout))
 
+    def send_input(self, grant: Grant, gesture: Gesture) -> InputResult:
+        """Block until the gesture is done or cut. Raises RelayUnreachable; then it may be done all the same,
+        unless the relay could not be connected to."""
+        timeout = httpx.Timeout(INPUT_READ_SECONDS + gesture.pauses_ms / 1000, connect=CONNECT_SECONDS)
+        body = gesture.model_dump_json(by_alias=True).encode()
+        path = f"/input/{grant.session_id}"
+        return self._read(InputResult, self._call("POST", path, grant, timeout=timeout, body=body))
+
     def streams(self) -> list[StreamInfo]:
         """Return the streams that are open now. Raises RelayUnreachable."""
         return self.stream_list().streams
@@ -100,12 +118,18 @@ class RelayClient:
         *,
         timeout: httpx.Timeout | None = None,
         params: dict[str, str] | None = None,
+        body: bytes | None = None,
     ) -> httpx.Response:
         headers = {GRANT_HEADER: seal_grant(grant, self._key)}
         try:
             with metrics.host_call(self._host, method, path):
                 answer = self._http.request(
-                    method, path, headers=headers, params=params, timeout=timeout or self._http.timeout
+                    method,
+                    path,
+                    headers=headers,
+                    params=params,
+                    timeout=timeout or self._http.timeout,
+                    content=body,
                 )
         except httpx.TransportError as error:
             raise RelayUnreachable(

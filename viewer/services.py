@@ -25,6 +25,9 @@ STREAMS_PER_TENANT = 1000
 STREAMS_PER_PRINCIPAL = 500
 WAITS_AT_ONCE = 24
 WAITS_PER_TENANT = 12
+GESTURES_AT_ONCE = 32
+GESTURES_PER_TENANT = 20
+"""Each takes a thread, too, mostly for milliseconds and at most for half a minute."""
 _FAILURES_ALLOWED = 10
 _FAILURE_WINDOW_SECONDS = 60.0
 _WRONG_KEYS_ALLOWED = 60
@@ -136,6 +139,11 @@ class Services:
     waits: Slots = field(
         default_factory=lambda: Slots(
             WAITS_AT_ONCE, per_tenant=WAITS_PER_TENANT, per_principal=WAITS_PER_TENANT
+        )
+    )
+    gestures: Slots = field(
+        default_factory=lambda: Slots(
+            GESTURES_AT_ONCE, per_tenant=GESTURES_PER_TENANT, per_principal=GESTURES_PER_TENANT
         )
     )
     passwords: Passwords = field(default_factory=Passwords)

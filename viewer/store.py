@@ -15,7 +15,6 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 
-from pydantic import Field
 from sqlalchemy import delete, func, select
 from sqlalchemy.orm import Session as OrmSession
 
@@ -23,7 +22,6 @@ from viewer import audit
 from viewer.accounts import AccountStore
 from viewer.attempts import AttemptStore
 from viewer.audit_store import AuditStore
-from viewer.credentials import hash_of
 from viewer.database import Database
 from viewer.database_address import PostgresAddress
 from viewer.deliveries.store import DeliveryStore, WebhookStore
@@ -31,6 +29,7 @@ from viewer.entries import EntryStore
 from viewer.event_intake import EventIntake, Refusals
 from viewer.figures import FigureStore
 from viewer.fleet_store import IDEMPOTENCY_LIFE, FleetStore
+from viewer.gesture_store import GestureStore
 from viewer.leases import LeaseStore
 from viewer.listing import Page, SessionFilter, looks_for, matching, numbered_page, page_of
 from viewer.listing import conditions as conditions_of
@@ -52,6 +51,8 @@ from viewer.new_sessions import NewSession as NewSession
 from viewer.new_sessions import QuotaExceeded as QuotaExceeded
 from viewer.new_sessions import TooManyCreating as TooManyCreating
 from viewer.oidc.people import OidcPeople
+from viewer.once import KeyReused as KeyReused
+from viewer.once import Once as Once
 from viewer.people import PeopleStore
 from viewer.phases import Phase
 from viewer.resources import Quota
@@ -83,22 +84,6 @@ from viewer.work import WorkStore
 
 CLAIM_MARGIN = timedelta(seconds=30)
 """A warm desktop with less time left is not handed over: its host might end it before we renew it."""
-
-
-class KeyReused(Exception):
-    """The idempotency key belongs to a create that asked for something else."""
-
-
-class Once(Frozen):
-    """A create that must happen only once. body_sha256: of what was asked for."""
-
-    key: str = Field(repr=False)
-    body_sha256: str
-
-    @property
-    def stored_key(self) -> str:
-        """Its hash: it finds what was made, and a copy of the database has no use for it."""
-        return hash_of(self.key)
 
 
 class Created(Frozen):
@@ -138,6 +123,9 @@ class Store:
 
     def intake(self, tenant_id: str) -> EventIntake:
         return EventIntake(self._database, tenant_id)
+
+    def gestures(self, tenant_id: str) -> GestureStore:
+        return GestureStore(self._database, tenant_id)
 
     def webhooks(self, tenant_id: str) -> WebhookStore:
         return WebhookStore(self._database, tenant_id)

@@ -634,3 +634,17 @@ class ShareVisitRow(Base):
     user_agent: Mapped[str | None]
     created_at: Mapped[datetime]
     used_at: Mapped[datetime]
+
+
+class GestureRow(Base):
+    """Input that was sent with an idempotency key. key: its hash. answer: None while it is under way, and for
+    good where it was cut in the middle: then nobody knows how far it got."""
+
+    __tablename__ = "gestures"
+
+    tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"), primary_key=True)
+    key: Mapped[str] = mapped_column(primary_key=True)
+    body_sha256: Mapped[str]
+    session_id: Mapped[str] = mapped_column(ForeignKey("sandbox_sessions.id", ondelete="CASCADE"), index=True)
+    created_at: Mapped[datetime] = mapped_column(index=True)
+    answer: Mapped[str | None]

@@ -19,7 +19,7 @@ def cut_reason(reason: str) -> str:
     return reason.encode()[:LONGEST_CLOSE_REASON].decode(errors="ignore")
 
 
-StreamKind = Literal["rfb", "content", "port"]
+StreamKind = Literal["rfb", "content", "port", "input"]
 
 
 class CloseCode:
@@ -72,9 +72,41 @@ class ProbeResult(Frozen):
     """What shows the picture; None for a sandbox, whose image says it."""
 
 
+class InputOutcome(StrEnum):
+    """How a gesture of the input API ended. Only `done` is done whole; of `outside`, `no-pointer`,
+    `keyboard-full`, `clipboard-refused` and `busy`, nothing is."""
+
+    DONE = "done"
+    OUTSIDE = "outside"
+    NO_POINTER = "no-pointer"
+    KEYBOARD_FULL = "keyboard-full"
+    CLIPBOARD_REFUSED = "clipboard-refused"
+    WRONG_CLIPBOARD = "wrong-clipboard"
+    LEASE_LOST = "lease-lost"
+    CUT = "cut"
+    BUSY = "busy"
+    UNREACHABLE = "unreachable"
+
+
+class InputResult(Frozen):
+    """Answer of POST /input/<session_id>."""
+
+    result: InputOutcome
+    detail: str = ""
+    """One sentence for a person; holds nothing that was typed."""
+    done: int = 0
+    """Actions that were done whole."""
+    began: bool = False
+    """Whether anything has reached the desktop."""
+    width: int = 0
+    height: int = 0
+    """Of the screen, in pixels; 0 while unknown."""
+
+
 class StreamInfo(Frozen):
     """One open stream. `rfb`: parsed by the relay; `content`: the own protocol of a desktop's web client;
-    `port`: a WebSocket, or a request that is under way, to a port of a sandbox."""
+    `port`: a WebSocket, or a request that is under way, to a port of a sandbox; `input`: a gesture that is
+    being done through the API."""
 
     stream_id: str
     kind: StreamKind = "rfb"
@@ -97,7 +129,8 @@ class StreamList(Frozen):
 
     streams: list[StreamInfo]
     ports_used: dict[str, datetime] = Field(default_factory=dict)
-    """By session: when a port of its sandbox was last asked for. The sessions that were last; UTC."""
+    """By session: when a port of its sandbox was last asked for, or input was last sent through the API. The
+    sessions that were last; UTC."""
     leases: dict[str, int] = Field(default_factory=dict)
     """By session: the number of the lease that the relay goes by."""
 

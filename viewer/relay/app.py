@@ -8,13 +8,14 @@ from collections.abc import AsyncIterator
 
 from aiohttp import hdrs, web
 from aiohttp.typedefs import Handler
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 from yarl import URL
 
 from viewer import logs
 from viewer.grants import GRANT_HEADER, DesktopSocket, Grant, GrantRefused, SandboxPort, Target, open_grant
+from viewer.input_actions import Gesture
 from viewer.model import utcnow
-from viewer.relay.answers import CloseCode, cut_reason
+from viewer.relay.answers import CloseCode, InputOutcome, InputResult, cut_reason
 from viewer.relay.content_files import ContentFiles
 from viewer.relay.content_paths import content_path
 from viewer.relay.desktop_access import check_tenant
@@ -56,6 +57,7 @@ class Relay:
         app.cleanup_ctx.append(self.streams.look_after)
         app.cleanup_ctx.append(self._watch_supervision)
         app.router.add_get("/probe/{session_id}", self.probe, allow_head=False)
+        app.router.add_post("/input/{session_id}", self.input)
         app.router.add_get("/streams", self.list_streams, allow_head=False)
         app.router.add_put("/leases/{session_id}", self.set_lease)
         app.router.add_delete("/streams/{session_id}", self.close_streams)
@@ -164,6 +166,23 @@ class Relay:
             return problem(403, "Probe refused", str(refusal))
         password = grant.vnc_password.get_secret_value() if grant.vnc_password else None
         return _json(await probe(target, password, self._settings))
+
+    async def input(self, request: web.Request) -> web.StreamResponse:
+        """One gesture. What became of it is in the answer's body; a status beside 200 says that none was
+        tried."""
+        try:
+            grant, target = self._grant_for_target(request, purpose="input")
+            check_tenant(grant, self._settings)
+        except GrantRefused as refusal:
+            return problem(403, "Input refused", str(refusal))
+        try:
+            gesture = Gesture.model_validate_json(await request.read())
+        except ValidationError:
+            return problem(400, "Not a gesture", "the control plane sends gestures of another version")
+        try:
+            return await self.streams.carry_gesture(request, grant, target, gesture)
+        except StreamRefused as refusal:
+            return _json(InputResult(result=InputOutcome.BUSY, detail=str(refusal)))
 
     async def list_streams(self, request: web.Request) -> web.Response:
         try:

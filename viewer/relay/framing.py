@@ -1,4 +1,5 @@
-"""WebSocket frames from server to browser (RFC 6455, 5.2): never masked, compressed or fragmented."""
+"""WebSocket frames as the relay makes them (RFC 6455, 5.2): never compressed or fragmented. Masked are only
+those to a desktop, where the relay is the client."""
 
 from __future__ import annotations
 
@@ -9,11 +10,41 @@ _BINARY = 0x2
 _CLOSE = 0x8
 _PING = 0x9
 _PONG = 0xA
+_MASKED = 0x80
 
 
 def binary_header(length: int) -> bytes:
     """Header of a binary message of `length` payload bytes."""
     return _header(_BINARY, length)
+
+
+def masked_binary(payload: bytes) -> bytes:
+    """A whole binary message from a client. Its mask is zero, which leaves the payload as it is: a mask is
+    there against proxies that take payload for requests, and to a desktop there is none."""
+    header = binary_header(len(payload))
+    return header[:1] + bytes([header[1] | _MASKED]) + header[2:] + bytes(4) + payload
+
+
+class Unframed:
+    """What frames from a server carry, however they are cut; for as long as they are few and short."""
+
+    def __init__(self) -> None:
+        self._buffer = bytearray()
+
+    def feed(self, data: bytes) -> bytes:
+        self._buffer += data
+        carried = b""
+        while len(self._buffer) >= 2:
+            size, start = self._buffer[1] & 0x7F, 2
+            if size > 125:
+                start = 4 if size == 126 else 10
+                size = int.from_bytes(self._buffer[2:start], "big") if len(self._buffer) >= start else 1 << 63
+            if len(self._buffer) < start + size:
+                break
+            if self._buffer[0] & 0xF in (0, _BINARY):
+                carried += self._buffer[start : start + size]
+            del self._buffer[: start + size]
+        return carried
 
 
 def pong(payload: bytes) -> bytes:

@@ -11,6 +11,7 @@ from aiohttp import WSMsgType, web
 
 from viewer.grants import Grant, GrantRefused, Target
 from viewer.model import utcnow
+from viewer.relay.acting import Seats
 from viewer.relay.answers import CloseCode
 from viewer.relay.desktop_access import check_tenant
 from viewer.relay.desktops import DesktopUnreachable, connect, converse
@@ -35,8 +36,17 @@ class RfbStream(Stream):
     kind = "rfb"
     is_the_keyboard = True
 
-    def __init__(self, grant: Grant, target: Target, settings: Settings, pool: BufferPool) -> None:
+    def __init__(
+        self,
+        grant: Grant,
+        target: Target,
+        settings: Settings,
+        pool: BufferPool,
+        seats: Seats | None = None,
+    ) -> None:
+        """seats: of what else acts on the same desktops."""
         super().__init__(grant, settings)
+        self._seats = seats
         self._target = target
         self._pool = pool
         self._downstream: Downstream | None = None
@@ -194,10 +204,33 @@ class RfbStream(Stream):
                 await asyncio.sleep(0)
             self._filter.may_act = self.may_act
             # Sent before anything else may happen: a lease that is lost must find it among what is held.
-            upstream.send(self._filter.feed(received[at : at + ADMIT_BYTES]))
+            pointer = self._filter.held.at
+            passed = self._filter.feed(received[at : at + ADMIT_BYTES])
             if self._filter.has_acted:
+                passed = await self._in_turn(passed)
+                self._note_pointer(pointer)
                 self.last_input_at = utcnow()
+            upstream.send(passed)
             await upstream.room()
+
+    async def _in_turn(self, passed: bytes) -> bytes:
+        """What may still be sent once no gesture of the API is under way."""
+        if self._seats is None:
+            return passed
+        turn = self._seats.taken(self.grant.session_id)
+        if turn is not None:
+            async with turn:
+                pass
+            if not self.may_act:
+                # What is let go of has been let go of meanwhile, and must not be pressed afterwards.
+                passed = ClientFilter(may_act=False, may_ever_act=False).feed(passed)
+        return passed
+
+    def _note_pointer(self, before: tuple[int, int] | None) -> None:
+        at = self._filter.held.at
+        # Another object: the pointer was put somewhere just now, be it to the same place.
+        if self._seats is not None and at is not None and at is not before:
+            self._seats.note_pointer(self.grant.session_id, at)
 
     def _let_go(self) -> None:
         """No key and no button stays down because of somebody who can't lift it any more."""

@@ -10,11 +10,14 @@ from aiohttp import web
 from yarl import URL
 
 from viewer.grants import DesktopSocket, Grant, SandboxPort, Target
+from viewer.input_actions import Gesture
 from viewer.model import Lease
+from viewer.relay.acting import Seats
 from viewer.relay.answers import CloseCode, StreamInfo, StreamList
 from viewer.relay.content_stream import ContentStream
 from viewer.relay.downstream import BufferPool
 from viewer.relay.endings import Endings
+from viewer.relay.gesture import GestureStream
 from viewer.relay.leases import Leases, loss
 from viewer.relay.port_exchange import PortExchange
 from viewer.relay.port_stream import PortStream
@@ -27,6 +30,10 @@ from viewer.relay.stream_users import StreamUsers
 
 SETTLING_SECONDS = 0.5
 """For removing the users of the last streams; what is left then, the next relay removes."""
+
+
+MOST_GESTURES = 32
+"""Of one session, those that wait for their turn among them."""
 
 
 class StreamRefused(Exception):
@@ -88,6 +95,13 @@ class Streams:
             per_session=settings.max_port_requests_per_session,
             per_tenant=settings.max_port_requests_per_tenant,
         )
+        self._room_for_gestures = Room(
+            "gestures",
+            most=settings.max_streams,
+            per_session=MOST_GESTURES,
+            per_tenant=settings.max_streams_per_tenant,
+        )
+        self.seats = Seats(settings, self.users)
         self.ports_used = PortUse()
 
     def infos(self) -> list[StreamInfo]:
@@ -110,7 +124,7 @@ class Streams:
     async def carry(self, request: web.Request, grant: Grant, target: Target) -> web.StreamResponse:
         """Run one RFB stream to its end; raises StreamRefused when there are too many."""
         self._room.refuse_if_full(grant)
-        return await self._run(request, RfbStream(grant, target, self._settings, self._pool))
+        return await self._run(request, RfbStream(grant, target, self._settings, self._pool, self.seats))
 
     async def carry_content(
         self, request: web.Request, grant: Grant, target: DesktopSocket
@@ -144,6 +158,15 @@ class Streams:
         self._room_for_requests.refuse_if_full(grant)
         exchange = PortExchange(grant, target, self._settings, server=server.session, way=way)
         return await self._use_port(request, exchange, self._room_for_requests)
+
+    async def carry_gesture(
+        self, request: web.Request, grant: Grant, target: Target, gesture: Gesture
+    ) -> web.StreamResponse:
+        """The same for a gesture of the input API."""
+        self._room_for_gestures.refuse_if_full(grant)
+        self.ports_used.note(grant.session_id)
+        stream = GestureStream(grant, target, self._settings, gesture=gesture, seats=self.seats)
+        return await self._run(request, stream, self._room_for_gestures)
 
     def _refuse_if_locked_out(self, grant: Grant) -> None:
         lease = self.leases.of(grant.session_id)
@@ -183,6 +206,7 @@ class Streams:
         of_session = [stream for stream in self._open if stream.grant.session_id == session_id]
         for stream in of_session:
             stream.end(code, reason)
+        self.seats.leave(session_id)
         return len(of_session)
 
     def end_one(self, session_id: str, stream_id: str, code: int, reason: str) -> None:
@@ -215,6 +239,7 @@ class Streams:
         self.end_every(code, reason)
         if self._open:
             await asyncio.wait(list(self._open.values()))
+        self.seats.close()
         await self.users.settle(SETTLING_SECONDS)
 
 

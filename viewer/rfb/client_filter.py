@@ -43,14 +43,15 @@ class Held:
         self._keys: dict[bytes, bytes] = {}
         """What a key is known by -> the message that lets go of it."""
         self._buttons = 0
-        self._at = (0, 0)
+        self.at: tuple[int, int] | None = None
+        """Where the pointer was put last."""
 
     def note(self, message: bytes) -> None:
         """`message` goes to the desktop. Raises ProtocolError where too many keys are down."""
         kind = message[0]
         if kind == ClientMessage.POINTER_EVENT:
-            self._buttons, *at = _POINTER.unpack(message)
-            self._at = (at[0], at[1])
+            self._buttons, x, y = _POINTER.unpack(message)
+            self.at = (x, y)
         elif kind == ClientMessage.KEY_EVENT:
             self._note_key(b"k" + message[4:], bool(message[1]), b"\x04\0\0\0" + message[4:])
         elif kind == ClientMessage.QEMU:
@@ -61,8 +62,8 @@ class Held:
     def release(self) -> bytes:
         """Messages that let go of everything, the last key first; after them nothing is held."""
         ups = list(reversed(self._keys.values()))
-        if self._buttons:
-            ups.append(pack(">BBHH", ClientMessage.POINTER_EVENT, 0, *self._at))
+        if self._buttons and self.at is not None:
+            ups.append(pack(">BBHH", ClientMessage.POINTER_EVENT, 0, *self.at))
         self._keys.clear()
         self._buttons = 0
         return b"".join(ups)

@@ -36,6 +36,21 @@ def client_handshake(password: str | None) -> Script[None]:
     yield from _security_result()
 
 
+def kasm_handshake() -> Script[None]:
+    """The same with KasmVNC, which has looked at its own users before: it asks for an empty password, or for
+    none at all, as it was started."""
+    _parse_version((yield Read(len(VERSION))), who="the desktop")
+    yield Write(VERSION)
+    offered = yield from _security_types()
+    chosen = SECURITY_NONE if SECURITY_NONE in offered else SECURITY_VNC_AUTH
+    if chosen not in offered:
+        raise Refused(f"the desktop offers only security types {list(offered)}")
+    yield Write(bytes([chosen]))
+    if chosen == SECURITY_VNC_AUTH:
+        yield Write(vnc_auth_response("", (yield Read(CHALLENGE_BYTES))))
+    yield from _security_result()
+
+
 def server_handshake() -> Script[bool]:
     """Offer a browser security type None; ends after ClientInit, whose shared flag is the result.
 

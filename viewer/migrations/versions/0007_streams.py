@@ -1,4 +1,4 @@
-"""Who has keyboard and mouse; tickets and share links to streams; tenants that the settings named."""
+"""Who has keyboard and mouse; tickets and share links; tenants that the settings named; input sent once."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ def upgrade() -> None:
     _add_leases()
     _add_stream_tickets()
     _add_share_links()
+    _add_gestures()
     op.add_column(
         "tenants", sa.Column("from_settings", sa.Boolean(), server_default=sa.false(), nullable=False)
     )
@@ -24,7 +25,7 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    for table in ("share_visits", "share_links", "stream_tickets", "lease_requests", "leases"):
+    for table in ("gestures", "share_visits", "share_links", "stream_tickets", "lease_requests", "leases"):
         op.drop_table(table)
     for column in ("disabled_at", "from_settings"):
         op.drop_column("tenants", column)
@@ -127,3 +128,20 @@ def _add_share_links() -> None:
         sa.UniqueConstraint("sha256", name=op.f("uq_share_visits_sha256")),
     )
     op.create_index("ix_share_visits_link_id", "share_visits", ["link_id"])
+
+
+def _add_gestures() -> None:
+    op.create_table(
+        "gestures",
+        sa.Column("tenant_id", sa.String(), nullable=False),
+        sa.Column("key", sa.String(), nullable=False),
+        sa.Column("body_sha256", sa.String(), nullable=False),
+        sa.Column("session_id", sa.String(), nullable=False),
+        sa.Column("created_at", sa.DateTime(), nullable=False),
+        sa.Column("answer", sa.String(), nullable=True),
+        _of_session("gestures"),
+        _of_tenant("gestures"),
+        sa.PrimaryKeyConstraint("tenant_id", "key", name=op.f("pk_gestures")),
+    )
+    op.create_index("ix_gestures_session_id", "gestures", ["session_id"])
+    op.create_index("ix_gestures_created_at", "gestures", ["created_at"])
