@@ -261,6 +261,7 @@ class OwnImage(Section):
     """An image of the operator's own, as a registry names it. It is pulled, never built.
 
     display: `rfb`: it serves VNC on port 8080, with the password in VNC_PASSWORD; `none`: nothing to see.
+    devtools: Chromium's DevTools answer in it, on devtools_port of every address, not on loopback alone.
     entrypoint: what is run in it; the server knows no image's own. cpu, memory: of a session that says
     nothing else. registry: whom the registry lets pull; None: anybody.
     """
@@ -269,6 +270,7 @@ class OwnImage(Section):
     display: Literal["rfb", "none"] = "rfb"
     port: Port = VNC_PORT
     devtools: bool = False
+    devtools_port: Port = 9222
     cpu: Cpu = "2"
     memory: Memory = "2Gi"
     entrypoint: Annotated[
@@ -284,6 +286,12 @@ class OwnImage(Section):
                 f"is {self.port}, but VNC is reached on port {VNC_PORT} alone; let the image serve it there,"
                 " or set display: none",
             )
+        return self
+
+    @model_validator(mode="after")
+    def devtools_have_a_port_of_their_own(self) -> OwnImage:
+        if self.devtools and self.devtools_port == self.port:
+            raise wrong("devtools_port", f"is {self.port}, which is the image's `port` already; give another")
         return self
 
 

@@ -21,7 +21,9 @@ OWN_CERTIFICATE, OWN_KEY = f"{TLS}/own.pem", f"{TLS}/own.key"
 """Copies of the operator's own files, which need not be readable for Caddy's user."""
 
 
-_RELAY_API = ("/probe/*", "/streams", "/streams/*", "/leases/*", "/input/*", "/healthz")
+_RELAY_API = (
+    "/probe/*", "/devtools/*", "/streams", "/streams/*", "/leases/*", "/input/*", "/healthz",
+)  # fmt: skip
 _OPENSANDBOX_API = ("/v1/*", "/health", "/version")
 _HOSTWATCH_API = ("/hostwatch/*",)
 # Asked for once, a WebSocket goes on, whatever becomes of its maker: it has to come back and be asked for
@@ -38,6 +40,23 @@ _PORT = (
     "header_down -Report-To",
     "header_down +Content-Security-Policy sandbox",
     "header_down X-Content-Type-Options nosniff",
+)
+# What foreign pages may not tell the browser, and who may frame them.
+_CONTENT = (
+    "header_up -X-Df-Framers",
+    "header_down -Set-Cookie",
+    "header_down -Clear-Site-Data",
+    "header_down -Strict-Transport-Security",
+    "header_down -Alt-Svc",
+    "header_down -Service-Worker-Allowed",
+    "header_down -NEL",
+    "header_down -Report-To",
+    "header_down -Reporting-Endpoints",
+    "header_down Referrer-Policy no-referrer",
+    "header_down Origin-Agent-Cluster ?1",
+    "header_down X-Content-Type-Options nosniff",
+    # By the session's tenant; nobody at all where the viewer has named none.
+    'header_down +Content-Security-Policy "frame-ancestors {http.request.header.X-Df-Framers}"',
 )
 # The edge has set these itself, whatever the browser sent; Caddy would put the edge in their place.
 _PUBLIC = (
@@ -120,7 +139,7 @@ def caddyfile(config: HostConfig, *, ipv6: bool = True) -> str:
         nodes=node_sites(config),
         address=config.host.fleet_address,
         suffix="" if settings.port == 443 else f":{settings.port}",
-        content_lines=_content_lines(settings),
+        content_lines=_CONTENT,
         port_lines=_PORT,
         public_lines=_PUBLIC,
         service_lines=_SERVICE,
@@ -141,16 +160,6 @@ def _tls(settings: Settings) -> str:
     if settings.tls == "acme" and settings.acme.dns is not None:
         return f"{EDGE_CERTIFICATE} {EDGE_KEY}"
     return "internal" if settings.tls == "internal" else ""
-
-
-def _content_lines(settings: Settings) -> tuple[str, ...]:
-    """What foreign pages may not tell the browser, and who may frame them."""
-    return (
-        "header_down -Clear-Site-Data",
-        "header_down -Strict-Transport-Security",
-        "header_down -Alt-Svc",
-        f'header_down +Content-Security-Policy "frame-ancestors {" ".join(settings.origins)}"',
-    )
 
 
 def edge_names(site: Site) -> list[str]:

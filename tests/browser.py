@@ -37,16 +37,19 @@ def chromium(*more_flags: str) -> Iterator[Browser]:
 def new_context(
     browser: Browser,
     *,
+    trusting: bool = False,
     size: tuple[int, int] = WIDE,
     colours: Literal["light", "dark"] = "light",
     still: bool = False,
 ) -> BrowserContext:
-    """A browser of its own (cookies, storage). `size` in CSS pixels; `still` asks for reduced motion."""
+    """A browser of its own (cookies, storage). `size` in CSS pixels; `still` asks for reduced motion; it
+    takes any certificate when it is `trusting`."""
     context = browser.new_context(
         viewport={"width": size[0], "height": size[1]},
         color_scheme=colours,
         reduced_motion="reduce" if still else "no-preference",
         has_touch=size[0] < 600,
+        ignore_https_errors=trusting,
     )
     context.set_default_timeout(10_000)
     return context

@@ -60,7 +60,7 @@ def _frames(store: Store) -> Iterator[str]:
         mark = store.mark()
         for event in tenant.events_after(last):
             hosts: dict[str, HostStatus] = {host.name: host.status for host in store.fleet.hosts()}
-            session = public_session(event.session, origin="http://localhost", hosts=hosts)
+            session = public_session(event.session, origin="http://localhost", hosts=hosts, devtools=())
             yield f"id: {event.id}\nevent: session\ndata: {session.model_dump_json()}\n\n"
             last = event.id
         if not store.wait_for_change(HEARTBEAT_SECONDS, since=mark):

@@ -122,6 +122,7 @@ TABLE = {
     "GET /api/v1/agents": "OUT 403 200 200 200 200 200 200 200 200 403",
     "POST /api/v1/agents": "OUT 403 403 201 201 201 201 201 201 403 403",
     "GET /api/v1/agents/<agent_id>": "OUT 403 200 200 200 200 404 200 200 200 403",
+    "GET /api/v1/sessions/<session_id>/devtools": "OUT 403 403 200 200 200 404 200 200 200 403",
     "POST /api/v1/sessions/<session_id>/entries": "OUT 403 201 201 201 201 404 201 201 403 403",
     "GET /api/v1/sessions/<session_id>/events": "OUT 403 200 200 200 200 404 200 200 200 403",
     "POST /api/v1/sessions/<session_id>/tickets": "OUT 403 201 201 201 201 404 201 201 403 403",

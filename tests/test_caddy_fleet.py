@@ -345,16 +345,37 @@ def test_foreign_page_cannot_speak_for_the_whole_domain(fleet: CaddyFleet) -> No
             "Clear-Site-Data": '"*"',
             "Strict-Transport-Security": "max-age=9",
             "Alt-Svc": 'h3=":1"',
-            "Content-Security-Policy": "default-src *",
+            "Content-Security-Policy": "default-src *; frame-ancestors *",
+            "Set-Cookie": "a=b; Domain=desks.localhost",
+            "Service-Worker-Allowed": "/",
+            "NEL": "{}",
+            "Report-To": "{}",
+            "Reporting-Endpoints": 'a="https://evil.example/"',
+            "Referrer-Policy": "unsafe-url",
+            "Origin-Agent-Cluster": "?0",
+            "X-Content-Type-Options": "sniff",
         }
-        headers = fleet.get("/", name=CONTENT).all("content-security-policy")
-        answer = fleet.get("/", name=CONTENT)
+        fleet.viewer.says[1]["X-Df-Framers"] = "https://a.example https://b.example"
+        answer = fleet.get("/", name=CONTENT, headers={"X-Df-Framers": "*", "X_Df_Framers": "*"})
+        del fleet.viewer.says[1]["X-Df-Framers"]
+        by_nobody = fleet.get("/", name=CONTENT, headers={"X-Df-Framers": "*"})
     finally:
         relay.adds = {}
-    assert headers == ["default-src *", f"frame-ancestors {' '.join(fleet.site.settings.origins)}"]
-    assert not {"clear-site-data", "strict-transport-security", "alt-svc"} & {
-        name.lower() for name, _ in answer.headers
-    }
+    policy = "content-security-policy"
+    own = "default-src *; frame-ancestors *"
+    # Each of several policies counts: a page's own cannot let in who is not named here.
+    assert answer.all(policy) == [own, "frame-ancestors https://a.example https://b.example"]
+    # An empty list of sources is nobody.
+    assert by_nobody.all(policy) == [own, "frame-ancestors"]
+    assert answer.all("referrer-policy") == ["no-referrer"]
+    assert answer.all("origin-agent-cluster") == ["?1"]
+    assert answer.all("x-content-type-options") == ["nosniff"]
+    assert "x-df-framers" not in answer.seen["headers"]
+    lost = {
+        "clear-site-data", "strict-transport-security", "alt-svc", "set-cookie", "service-worker-allowed",
+        "nel", "report-to", "reporting-endpoints",
+    }  # fmt: skip
+    assert not lost & {name.lower() for name, _ in answer.headers}
 
 
 def test_foreign_page_gets_no_service_worker(fleet: CaddyFleet) -> None:

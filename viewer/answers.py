@@ -25,14 +25,23 @@ def host_statuses() -> dict[str, HostStatus]:
 def public(session: Session) -> PublicSession:
     """The session as its tenant sees it, at the origin that was asked."""
     return public_session(
-        session, origin=public_origin(), hosts=host_statuses(), queue=_queue_if_needed([session])
+        session,
+        origin=public_origin(),
+        hosts=host_statuses(),
+        devtools=services().settings.images_with_devtools,
+        queue=_queue_if_needed([session]),
     )
 
 
 def public_list(sessions: Iterable[Session], next_cursor: str | None) -> SessionList:
     shown = tuple(sessions)
     return session_list(
-        shown, next_cursor, origin=public_origin(), hosts=host_statuses(), queue=_queue_if_needed(shown)
+        shown,
+        next_cursor,
+        origin=public_origin(),
+        hosts=host_statuses(),
+        devtools=services().settings.images_with_devtools,
+        queue=_queue_if_needed(shown),
     )
 
 

@@ -27,6 +27,7 @@ from viewer.content import content
 from viewer.database import DatabaseAway, DatabaseBusy
 from viewer.deliveries.api import webhook_api
 from viewer.deliveries.store import UnknownEndpoint
+from viewer.devtools import devtools
 from viewer.events import events
 from viewer.incoming import MOST_BODY_BYTES, drain_body, too_large
 from viewer.input_api import input_api
@@ -95,7 +96,7 @@ def create_app(settings: Settings, store: Store | None = None) -> Flask:
     app.add_url_rule("/healthz", view_func=healthz)
     for blueprint in (
         api, session_api, stream_api, lease_api, input_api, work_api, people_api, audit_api, sandbox_api,
-        events, content, authz, sign_in, oidc, pages, assets, scrape, shares_api,
+        events, content, devtools, authz, sign_in, oidc, pages, assets, scrape, shares_api,
         webhook_secrets_api, webhooks_in, webhook_api,
     ):  # fmt: skip
         app.register_blueprint(blueprint)
@@ -205,7 +206,10 @@ def _finish(response: Response) -> Response:
     drain_body()
     headers = response.headers
     headers["X-Content-Type-Options"] = "nosniff"
-    headers.setdefault("Referrer-Policy", "same-origin")
+    beside = place().kind is not PlaceKind.VIEWER
+    headers.setdefault("Referrer-Policy", "no-referrer" if beside else "same-origin")
+    # Neither a page here nor one at a name beside it becomes one origin with the other by `document.domain`.
+    headers["Origin-Agent-Cluster"] = "?1"
     headers["Cross-Origin-Resource-Policy"] = "same-origin"
     if response.mimetype == "text/html":
         # A page beside the viewer has brought its own.

@@ -37,13 +37,17 @@ from viewer.access import (
 )
 from viewer.audit import Action
 from viewer.credentials import SealBroken, open_secret
+from viewer.devtools import devtools_port
+from viewer.devtools_paths import front_end_file, is_devtools_path, target_socket
 from viewer.embedding import is_listed
 from viewer.entries import Entry
 from viewer.grants import (
+    FRAMERS_HEADER,
     GRANT_HEADER,
     UPSTREAM_HEADER,
     AnyTarget,
     DesktopSocket,
+    DevToolsPort,
     Grant,
     PublishedPort,
     SandboxPort,
@@ -54,8 +58,8 @@ from viewer.leasing import EXECD_PORT, acts_around_the_keyboard, check_may_act
 from viewer.model import Display, Kind, Principal, Role, Scope, Session, Status, utcnow
 from viewer.opensandbox.ports import check_ports
 from viewer.opensandbox.refusals import key_holder, sandbox_not_found
-from viewer.places import PlaceKind, way_to_service
-from viewer.problems import Problem, not_found
+from viewer.places import PlaceKind, may_frame, way_to_service
+from viewer.problems import Problem, not_found, role_too_small
 from viewer.rows import SessionNotFound
 from viewer.services import services
 from viewer.share_visits import is_asked_by_visit, visitor_to
@@ -154,14 +158,28 @@ def authorise_content() -> Response:
         session = services().store.tenant(entry.who.tenant).get(place().name)
     except SessionNotFound as error:
         raise _entry_over() from error
-    if (
-        session.status is not Status.RUNNING
-        or session.display is not Display.KASMVNC
-        or not session.sandbox_id
-    ):
+    target = _page_asked_for(session, entry.who)
+    answer = _allowed(session, _grant("content", session, entry.who, target), entry.who)
+    answer.headers[FRAMERS_HEADER] = " ".join(may_frame(session.tenant_id, services().settings))
+    return answer
+
+
+def _page_asked_for(session: Session, who: Principal) -> DesktopSocket | DevToolsPort:
+    """What of the session's own pages is asked for: they share an origin, as they are of one desktop."""
+    settings, uri = services().settings, _uri_asked_for()
+    is_devtools = is_devtools_path(uri) and settings.devtools_port(session.image) is not None
+    has_page = session.display is Display.KASMVNC and session.sandbox_id is not None
+    if session.status is not Status.RUNNING or not (is_devtools or has_page):
         raise _entry_over()
-    target = DesktopSocket(name=session.sandbox_id)
-    return _allowed(session, _grant("content", session, entry.who, target), entry.who)
+    if not is_devtools:
+        return DesktopSocket(name=session.sandbox_id or "")
+    devtools = devtools_port(session, settings)
+    path = target_socket(uri) if is_upgrade() else front_end_file(uri)
+    if devtools is None or path is None:
+        raise not_found()
+    if not who.role.covers(Role.OPERATOR):
+        raise role_too_small(Role.OPERATOR, who.role)
+    return devtools
 
 
 @authz.get("/port")
@@ -285,6 +303,8 @@ def _note_opening(session: Session, grant: Grant, who: Principal) -> None:
     if who.via == "ticket":
         detail["ticket"] = grant.ticket_id
     action: Action = "session.control" if grant.may_control else "session.view"
+    if isinstance(grant.target, DevToolsPort):
+        action, detail = "session.devtools", {}
     if isinstance(grant.target, SandboxPort):
         action, detail = "session.port", {"port": grant.target.port}
     target = f"session:{session.id}"
@@ -328,6 +348,7 @@ def _grant(
         lease=services().store.leases.of(session.id),
         clipboard=services().settings.tenant(session.tenant_id).clipboard,
         target=target,
+        under_lease=isinstance(target, DevToolsPort),
         vnc_password=vnc_password(session) if purpose == "stream" else None,
         expires_at=utcnow() + GRANT_LIFE,
     )

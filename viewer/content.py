@@ -23,12 +23,13 @@ from viewer.access import (
     place,
     principal,
 )
+from viewer.devtools import why_no_devtools
 from viewer.entries import ENTRY_LIFE, Audience
-from viewer.incoming import EnterForm, form_body
+from viewer.incoming import EnterForm, WantedEntry, form_body, json_body
 from viewer.model import Display, Frozen, Role, Scope, Session, Status
 from viewer.openapi import Answer, Operation, describes
 from viewer.places import PlaceKind, content_origin, service_origin
-from viewer.problems import Problem, too_many_attempts
+from viewer.problems import Problem, role_too_small, too_many_attempts
 from viewer.services import services
 
 content = Blueprint("content", __name__)
@@ -51,14 +52,18 @@ class EntryTicket(Frozen):
 @needs(Role.WATCHER, scope=Scope.STREAMS)
 @describes(
     Operation(
-        summary="A one-time ticket for a desktop's own page",
+        summary="A one-time ticket for a desktop's own page, or for DevTools of its browser",
+        body=WantedEntry,
         answers={201: Answer("Post the ticket within a minute.", EntryTicket)},
-        problems=(404, 409),
+        problems=(400, 404, 409, 413, 415, 422),
     )
 )
 def enter_session(session_id: str) -> Response:
     session = services().store.tenant(principal().tenant).get(session_id)
-    _check_has_page(session)
+    if json_body(WantedEntry).page == "devtools":
+        _check_has_devtools(session)
+    else:
+        _check_has_page(session)
     origin = content_origin(session.id, services().settings)
     if origin is None:
         raise Problem(
@@ -143,6 +148,14 @@ def _check_has_page(session: Session) -> None:
             "This desktop has no page of its own",
             "Its screen is a stream; see `vnc_endpoint` and `novnc_url`.",
         )
+
+
+def _check_has_devtools(session: Session) -> None:
+    if not principal().role.covers(Role.OPERATOR):
+        raise role_too_small(Role.OPERATOR, principal().role)
+    why_not = why_no_devtools(session, services().settings)
+    if why_not is not None:
+        raise Problem(409, "no-devtools", "DevTools cannot be opened", why_not)
 
 
 def _ticket(audience: Audience) -> Response:

@@ -15,7 +15,7 @@ import contextlib
 import logging
 import socket
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TypeVar, cast
 
 import uvloop
@@ -155,8 +155,10 @@ class EventStream(asyncio.Protocol):
 class EventHub:
     """Every open event stream of this process. Its threads start with the first one. Safe to share."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, *, devtools: Collection[str] = ()) -> None:
+        """`devtools`: names of the images that have them."""
         self._store = store
+        self._devtools = devtools
         # Reentrant: the signal handler that calls `stop` may have interrupted `carry`.
         self._lock = threading.RLock()
         self._board: _Board | None = None
@@ -174,7 +176,7 @@ class EventHub:
                 stream.over()
                 return
             if self._board is None:
-                self._board = _Board(self._store)
+                self._board = _Board(self._store, self._devtools)
             self._board.carry(stream, connection)
 
     def stop(self) -> None:
@@ -198,8 +200,9 @@ class _Board:
     and what a stream reads by itself, it reads from its tenant's own store.
     """
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, devtools: Collection[str]) -> None:
         self._store = store
+        self._devtools = devtools
         self._streams: dict[str, set[EventStream]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._read_up_to = 0
@@ -374,7 +377,7 @@ class _Board:
 
     def _news(self, events: Sequence[Event]) -> _News:
         hosts = {host.name: host.status for host in self._store.fleet.hosts()} if events else {}
-        return _News(events, hosts)
+        return _News(events, hosts, self._devtools)
 
     def _tell(self, what: Callable[[_T], None], about: _T) -> None:
         # The streams' thread may have come to its end just now.
@@ -385,8 +388,11 @@ class _Board:
 class _News:
     """Events and how they look on the wire, which is worked out once for all who get the same."""
 
-    def __init__(self, events: Sequence[Event], hosts: Mapping[str, HostStatus]) -> None:
+    def __init__(
+        self, events: Sequence[Event], hosts: Mapping[str, HostStatus], devtools: Collection[str]
+    ) -> None:
         self.events = events
+        self._devtools = devtools
         self._hosts = hosts
         self._frames: dict[tuple[int, str], bytes] = {}
 
@@ -399,5 +405,5 @@ class _News:
     def _frame(self, event: Event, origin: str) -> bytes:
         if event.lease is not None:
             return frame("lease", event.id, public_lease(event.lease).model_dump_json())
-        session = public_session(event.session, origin=origin, hosts=self._hosts)
+        session = public_session(event.session, origin=origin, hosts=self._hosts, devtools=self._devtools)
         return frame("session", event.id, session.model_dump_json())

@@ -18,6 +18,8 @@ from viewer.model import ClipboardPolicy, Frozen, Lease
 
 GRANT_HEADER = "X-Df-Grant"
 UPSTREAM_HEADER = "X-Df-Upstream"
+FRAMERS_HEADER = "X-Df-Framers"
+"""Origins whose pages may show the answer in a frame; for the edge, which tells the browser."""
 
 
 class PublishedPort(Frozen):
@@ -42,21 +44,31 @@ class SandboxPort(Frozen):
     port: int = Field(ge=1, le=65535)
 
 
+class DevToolsPort(Frozen):
+    """Where Chromium's DevTools answer in a sandbox, as its host's OpenSandbox server reaches it."""
+
+    kind: Literal["devtools"] = "devtools"
+    sandbox_id: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9-]{0,62}$")
+    port: int = Field(ge=1, le=65535)
+
+
 Target = Annotated[PublishedPort | DesktopSocket, Field(discriminator="kind")]
 """Where a desktop's screen is."""
 
-AnyTarget = Annotated[PublishedPort | DesktopSocket | SandboxPort, Field(discriminator="kind")]
+AnyTarget = Annotated[PublishedPort | DesktopSocket | SandboxPort | DevToolsPort, Field(discriminator="kind")]
 
 
 class Grant(Frozen):
     """One permission. `stream`: open a stream to `target`; `content`: read the web client of `target` (a
-    DesktopSocket) or open its WebSocket; `port`: send one request, or open one WebSocket, to `target` (a
-    SandboxPort); `probe`: wait for the first real frame; `manage`: list and close streams (no target);
-    `lease`: say who has keyboard and mouse of a session (no target); `input`: press keys and move the pointer
-    on `target`; `hostwatch`: read what the host's hostwatch, which shares the relay's key, says of our
-    containers (no target)."""
+    DesktopSocket, or a DevToolsPort) or open its WebSocket; `devtools`: list the targets of a
+    DevToolsPort; `port`: send one request, or open one WebSocket, to `target` (a SandboxPort); `probe`: wait
+    for the first real frame; `manage`: list and close streams (no target); `lease`: say who has keyboard and
+    mouse of a session (no target); `input`: press keys and move the pointer on `target`; `hostwatch`: read
+    what the host's hostwatch, which shares the relay's key, says of our containers (no target)."""
 
-    purpose: Literal["stream", "content", "port", "probe", "manage", "lease", "input", "hostwatch"]
+    purpose: Literal[
+        "stream", "content", "devtools", "port", "probe", "manage", "lease", "input", "hostwatch"
+    ]
     session_id: str = ""
     tenant_id: str = ""
     principal: str = ""

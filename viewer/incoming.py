@@ -442,6 +442,14 @@ class SetPassword(BaseModel):
     )
 
 
+class WantedEntry(BaseModel):
+    """Which of a session's own pages is to be opened."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    page: Literal["desktop", "devtools"] = Field("desktop", description="`desktop` or `devtools`")
+
+
 class EnterForm(BaseModel):
     """What a page posts at the door of another origin."""
 

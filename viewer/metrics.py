@@ -35,11 +35,11 @@ _CREATE_BUCKETS = (
 _HTTP_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 120.0)
 _CALL_BUCKETS = (0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
-_STREAM_KINDS = ("rfb", "content")
+_STREAM_KINDS = ("rfb", "content", "devtools")
 # What follows these words in the path of a call to a host is an id, a name or a port.
 _NAMED = re.compile(
     r"(?<=/sandboxes/)[^/]+|(?<=/endpoints/)[^/]+|(?<=/probe/).+|(?<=/streams/).+|(?<=/leases/).+"
-    r"|(?<=/input/).+"
+    r"|(?<=/input/).+|(?<=/devtools/).+"
 )
 
 REASONS = ("full", "unreachable", "image", "refused", "timeout", "ended", "other")

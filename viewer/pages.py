@@ -152,7 +152,10 @@ def hosts_page() -> Response:
 def open_page(session_id: str) -> Response:
     """Leads on to the session's own page. The page's script asks for the ticket: a GET has no effects."""
     session = services().store.tenant(principal().tenant).get(session_id)
-    return _page("enter.html", principal(), entries=f"/api/v1/sessions/{session.id}/entries")
+    way = f"/api/v1/sessions/{session.id}"
+    wants_devtools = request.args.get("page") == "devtools"
+    devtools = f"{way}/devtools" if wants_devtools else ""
+    return _page("enter.html", principal(), entries=f"{way}/entries", devtools=devtools)
 
 
 @pages.get("/services/<name>")
@@ -160,7 +163,7 @@ def open_page(session_id: str) -> Response:
 def service_page(name: str) -> Response:
     """Leads on to the service, in the same way."""
     service = allowed_service(name)
-    return _page("enter.html", principal(), entries=f"/api/v1/services/{service.name}/entries")
+    return _page("enter.html", principal(), entries=f"/api/v1/services/{service.name}/entries", devtools="")
 
 
 @pages.get("/view/<session_id>")

@@ -61,6 +61,11 @@ def content_source(settings: Settings) -> str | None:
     return None if settings.content_domain is None else _origin_of(f"*.{settings.content_domain}", settings)
 
 
+def may_frame(tenant: str, settings: Settings) -> tuple[str, ...]:
+    """The origins whose pages may show that tenant's foreign pages in a frame."""
+    return (*settings.origins, *settings.tenant(tenant).embed_origins)
+
+
 def service_origin(service: ServiceSettings, settings: Settings) -> str:
     return _origin_of(service.host_name, settings)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from datetime import datetime
 from typing import Literal
 
@@ -58,7 +58,9 @@ class PublicSession(Frozen):
     page_url: str = Field(description="Deep link to the session in the viewer.")
     novnc_url: str | None = Field(description="A page with nothing but the desktop.")
     vnc_endpoint: str | None = Field(description="The stream: WebSocket, subprotocol `binary`, RFB 3.8.")
-    devtools_url: str | None
+    devtools_url: str | None = Field(
+        description="A page that leads to Chrome DevTools of its browser; null where its image has none."
+    )
     error_message: str | None
     created_at: datetime
     updated_at: datetime
@@ -350,15 +352,21 @@ _AS_THEY_ARE = tuple(
 """What a session shows of itself unchanged. Worked out once: a list shows it up to 200 times."""
 
 
+def way_to_devtools(session_id: str) -> str:
+    """The viewer's page that leads there."""
+    return f"/open/{session_id}?page=devtools"
+
+
 def public_session(
     session: Session,
     *,
     origin: str,
     hosts: Mapping[str, HostStatus],
+    devtools: Collection[str],
     queue: Mapping[str, int] | None = None,
 ) -> PublicSession:
-    """`origin`: where the addresses point; `hosts`: the status of each known host; `queue`: places in the
-    line by session."""
+    """`origin`: where the addresses point; `hosts`: the status of each known host; `devtools`: names of the
+    images that have them; `queue`: places in the line by session."""
     streams = session.display is not Display.NONE
     ws_origin = origin.replace("http", "ws", 1)
     values = {name: getattr(session, name) for name in _AS_THEY_ARE}
@@ -371,7 +379,7 @@ def public_session(
         page_url=f"{origin}/sandboxes/{session.id}",
         novnc_url=f"{origin}/view/{session.id}" if streams else None,
         vnc_endpoint=f"{ws_origin}/stream/{session.id}" if session.display is Display.RFB else None,
-        devtools_url=None,
+        devtools_url=f"{origin}{way_to_devtools(session.id)}" if session.image in devtools else None,
     )
 
 
@@ -381,9 +389,12 @@ def session_list(
     *,
     origin: str,
     hosts: Mapping[str, HostStatus],
+    devtools: Collection[str],
     queue: Mapping[str, int],
 ) -> SessionList:
-    items = tuple(public_session(one, origin=origin, hosts=hosts, queue=queue) for one in sessions)
+    items = tuple(
+        public_session(one, origin=origin, hosts=hosts, devtools=devtools, queue=queue) for one in sessions
+    )
     return SessionList(items=items, next_cursor=next_cursor)
 
 

@@ -9,11 +9,13 @@ import httpx
 from pydantic import BaseModel, SecretStr, ValidationError
 
 from viewer import metrics
-from viewer.grants import GRANT_HEADER, Grant, Target, seal_grant
+from viewer.grants import GRANT_HEADER, DevToolsPort, Grant, Target, seal_grant
 from viewer.input_actions import Gesture
-from viewer.model import Lease, utcnow
+from viewer.model import Lease, Session, utcnow
 from viewer.nodes import Node, certificate_ends, client_of, why
 from viewer.relay.answers import (
+    DevToolsTarget,
+    DevToolsTargets,
     InputResult,
     ProbeResult,
     RelayProblem,
@@ -106,6 +108,18 @@ class RelayClient:
             expires_at=utcnow() + GRANT_LIFETIME,
         )
         self._call("PUT", f"/leases/{lease.session_id}", grant)
+
+    def devtools_targets(self, session: Session, target: DevToolsPort) -> list[DevToolsTarget]:
+        """What DevTools of the browser in that sandbox can be attached to. Raises RelayUnreachable, also
+        where that browser does not answer."""
+        grant = Grant(
+            purpose="devtools",
+            session_id=session.id,
+            tenant_id=session.tenant_id,
+            target=target,
+            expires_at=utcnow() + GRANT_LIFETIME,
+        )
+        return self._read(DevToolsTargets, self._call("GET", f"/devtools/{session.id}", grant)).targets
 
     def _manage(self) -> Grant:
         return Grant(purpose="manage", expires_at=utcnow() + GRANT_LIFETIME)

@@ -162,7 +162,7 @@ class Services:
 
     def __post_init__(self) -> None:
         self.requests = RequestLimit(self.settings.requests_per_minute)
-        self.events = EventHub(self.store)
+        self.events = EventHub(self.store, devtools=self.settings.images_with_devtools)
         wanted, origin = self.settings.oidc, self.settings.canonical_origin
         self.oidc = None if wanted is None else Provider(wanted, f"{origin}/oidc/callback")
 

@@ -179,6 +179,8 @@ class ImageSettings(Frozen):
     via: Literal["published", "proxy"] = "published"
     transport: Literal["rfb", "websockify"] = "rfb"
     devtools: bool = False
+    devtools_port: int = Field(default=9222, ge=1, le=65535)
+    """Where in its sandboxes Chromium's DevTools answer, if they do."""
     cpu: Cpu = "2"
     memory: Memory = "2Gi"
     entrypoint: tuple[str, ...] = ()
@@ -391,6 +393,17 @@ class Settings(Frozen):
         """The catalogue's entry; for any other image one without a display, under its own address."""
         found = self.image(name)
         return found or ImageSettings(name="any", uri=name, display=Display.NONE)
+
+    def devtools_port(self, image: str) -> int | None:
+        """Where DevTools answer in a sandbox of this image; None: it has none."""
+        found = self.image(image)
+        return found.devtools_port if found is not None and found.devtools else None
+
+    @property
+    def images_with_devtools(self) -> frozenset[str]:
+        """All their names and aliases."""
+        capable = [image for image in self.images if image.devtools]
+        return frozenset(name for image in capable for name in (image.name, *image.aliases))
 
     def host(self, name: str) -> HostSettings | None:
         return next((host for host in self.hosts if host.name == name), None)

@@ -23,6 +23,7 @@ class Image(Section):
     via: Literal["published", "proxy"] = "published"
     transport: Literal["rfb", "websockify"] = "rfb"
     devtools: bool = False
+    devtools_port: Port = 9222
     cpu: str = "2"
     memory: str = "2Gi"
     entrypoint: tuple[str, ...] = ("/usr/local/bin/deskfleet-desktop",)
@@ -65,6 +66,7 @@ def _own(name: str, image: OwnImage) -> Image:
         display=image.display,
         port=image.port,
         devtools=image.devtools,
+        devtools_port=image.devtools_port,
         cpu=image.cpu,
         memory=image.memory,
         entrypoint=image.entrypoint,

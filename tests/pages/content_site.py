@@ -36,6 +36,9 @@ from viewer.store import Store
 DOMAIN = "deskfleet.localhost"
 BELOW, APART = f"content.{DOMAIN}", "usercontent.localhost"
 """The two modes: below the viewer's domain, and another registrable one."""
+PUBLIC_DOMAIN, PUBLIC_APART = "desks.example.com", "usercontent.net"
+"""The second one as on the internet: no browser knows these names by itself, and TLS is from the edge's own
+authority (`tls: internal`)."""
 
 Page = Callable[[web.Request], Coroutine[Any, Any, web.StreamResponse]]
 
@@ -206,6 +209,7 @@ class ContentSite:
 
     def _settings(self) -> dict[str, Any]:
         values = settings_values(self.folder)
+        values["hosts"][0]["relay_url"] = f"http://127.0.0.1:{self._ports['relay']}"
         service = {"name": "wiki", "host_name": f"wiki.{self.domain}", "role": "operator"}
         local = [f"http://localhost:{self.port}"] if self.scheme == "http" else []
         values |= {

@@ -128,7 +128,12 @@ class Deliverer:
         hosts = {host.name: host.status for host in self._store.fleet.hosts()}
 
         def compose(event: Event) -> str:
-            session = public_session(event.session, origin=self._settings.canonical_origin, hosts=hosts)
+            session = public_session(
+                event.session,
+                origin=self._settings.canonical_origin,
+                hosts=hosts,
+                devtools=self._settings.images_with_devtools,
+            )
             if event.lease is not None:
                 lease = public_lease(event.lease)
                 return LeaseEvent(

@@ -75,7 +75,9 @@ class Desktop(Frozen):
     novnc_url: str | None = Field(
         description="A page that shows the desktop and nothing else, for people who are signed in."
     )
-    devtools_url: str | None = Field(description="Null: there is no way to the browser's DevTools.")
+    devtools_url: str | None = Field(
+        description="A page for people, with Chrome DevTools of its browser; null: the image has none."
+    )
     page_url: str = Field(description="Where people find it in the viewer.")
     status: Status
     expires_at: datetime | None

@@ -19,7 +19,7 @@ def cut_reason(reason: str) -> str:
     return reason.encode()[:LONGEST_CLOSE_REASON].decode(errors="ignore")
 
 
-StreamKind = Literal["rfb", "content", "port", "input"]
+StreamKind = Literal["rfb", "content", "devtools", "port", "input"]
 
 
 class CloseCode:
@@ -105,8 +105,8 @@ class InputResult(Frozen):
 
 class StreamInfo(Frozen):
     """One open stream. `rfb`: parsed by the relay; `content`: the own protocol of a desktop's web client;
-    `port`: a WebSocket, or a request that is under way, to a port of a sandbox; `input`: a gesture that is
-    being done through the API."""
+    `devtools`: of Chromium's DevTools; `port`: a WebSocket, or a request that is under way, to a port of a
+    sandbox; `input`: a gesture that is being done through the API."""
 
     stream_id: str
     kind: StreamKind = "rfb"
@@ -133,6 +133,22 @@ class StreamList(Frozen):
     sessions that were last; UTC."""
     leases: dict[str, int] = Field(default_factory=dict)
     """By session: the number of the lease that the relay goes by."""
+
+
+class DevToolsTarget(Frozen):
+    """What DevTools can be attached to. Title and URL are whatever the page there says; made harmless to
+    show, and cut."""
+
+    id: str
+    type: str
+    title: str
+    url: str
+
+
+class DevToolsTargets(Frozen):
+    """Answer of GET /devtools/<session_id>."""
+
+    targets: list[DevToolsTarget]
 
 
 class RelayProblem(Frozen):

@@ -12,13 +12,25 @@ from pydantic import BaseModel, ValidationError
 from yarl import URL
 
 from viewer import logs
-from viewer.grants import GRANT_HEADER, DesktopSocket, Grant, GrantRefused, SandboxPort, Target, open_grant
+from viewer.devtools_paths import IN_FRAMES, front_end_file, target_socket
+from viewer.grants import (
+    GRANT_HEADER,
+    DesktopSocket,
+    DevToolsPort,
+    Grant,
+    GrantRefused,
+    SandboxPort,
+    Target,
+    open_grant,
+)
 from viewer.input_actions import Gesture
 from viewer.model import utcnow
-from viewer.relay.answers import CloseCode, InputOutcome, InputResult, cut_reason
+from viewer.relay.answers import CloseCode, DevToolsTargets, InputOutcome, InputResult, cut_reason
 from viewer.relay.content_files import ContentFiles
 from viewer.relay.content_paths import content_path
 from viewer.relay.desktop_access import check_tenant
+from viewer.relay.desktops import DesktopUnreachable
+from viewer.relay.devtools import frame_page, read_targets, way_to
 from viewer.relay.endings import ENDED
 from viewer.relay.http_head import offered
 from viewer.relay.port_messages import METHODS, refused, refused_by_lease, way_at_server
@@ -58,6 +70,7 @@ class Relay:
         app.cleanup_ctx.append(self._watch_supervision)
         app.router.add_get("/probe/{session_id}", self.probe, allow_head=False)
         app.router.add_post("/input/{session_id}", self.input)
+        app.router.add_get("/devtools/{session_id}", self.devtools_targets, allow_head=False)
         app.router.add_get("/streams", self.list_streams, allow_head=False)
         app.router.add_put("/leases/{session_id}", self.set_lease)
         app.router.add_delete("/streams/{session_id}", self.close_streams)
@@ -99,11 +112,13 @@ class Relay:
             return await _close_at_once(request, CloseCode.BUSY, str(refusal))
 
     async def content(self, request: web.Request) -> web.StreamResponse:
-        """A desktop's own web client: its files, and its streams where the request is an upgrade."""
+        """A desktop's own web client, or DevTools: files, and streams where the request is an upgrade."""
         try:
             grant, target = self._grant_for_content(request)
         except GrantRefused as refusal:
             return problem(403, "Content refused", str(refusal))
+        if isinstance(target, DevToolsPort):
+            return await self._devtools(request, grant, target)
         path = content_path(request.raw_path, CONTENT)
         if path is None:
             return problem(404, "No such file", "the desktop's web client has no file of that name")
@@ -122,6 +137,56 @@ class Relay:
             return await self.streams.carry_content(request, grant, target)
         except StreamRefused as refusal:
             return await _close_at_once(request, CloseCode.BUSY, str(refusal))
+
+    async def _devtools(self, request: web.Request, grant: Grant, target: DevToolsPort) -> web.StreamResponse:
+        server, uri = self._settings.opensandbox_url, request.raw_path.removeprefix(CONTENT.rstrip("/"))
+        if server is None:
+            return problem(404, "No DevTools", "this host has no sandboxes")
+        is_upgrade = "Upgrade" in request.headers
+        path = target_socket(uri) if is_upgrade else front_end_file(uri)
+        if path is None or request.body_exists:
+            return problem(404, "Not there", "DevTools give out their front-end and the targets' WebSockets")
+        if path == IN_FRAMES:
+            return frame_page()
+        try:
+            if not is_upgrade:
+                return await self.streams.carry_front_end(
+                    request, grant, server=server, ports=self._ports, way=way_to(target, path)
+                )
+            wanted = offered(request.headers.get(hdrs.SEC_WEBSOCKET_PROTOCOL, ""))
+            if not web.WebSocketResponse(protocols=wanted).can_prepare(request):
+                return problem(426, "Not a WebSocket", "this upgrade to a WebSocket is not a whole one")
+            if not self._is_supervised:
+                return await _close_at_once(request, CloseCode.UNSUPERVISED, UNSUPERVISED)
+            return await self.streams.carry_devtools(request, grant, server=server, way=way_to(target, path))
+        except LockedOut as refusal:
+            return await _close_at_once(request, CloseCode.LEASE_LOST, str(refusal))
+        except StreamRefused as refusal:
+            if is_upgrade:
+                return await _close_at_once(request, CloseCode.BUSY, str(refusal))
+            return problem(503, "Too many", f"{refusal}; wait until one has ended")
+        except TimeoutError:
+            return problem(504, "Too slow", "the sandbox or the browser took too long")
+
+    async def devtools_targets(self, request: web.Request) -> web.Response:
+        try:
+            grant = self._grant(request, purpose="devtools")
+            _check_session(grant, request.match_info["session_id"])
+            if not isinstance(grant.target, DevToolsPort):
+                raise GrantRefused("the grant names no DevTools")
+        except GrantRefused as refusal:
+            return problem(403, "List refused", str(refusal))
+        server = self._settings.opensandbox_url
+        try:
+            if server is None:
+                raise DesktopUnreachable("this host has no sandboxes")
+            async with asyncio.timeout(self._settings.handshake_seconds):
+                targets = await read_targets(self._ports.session, server, grant.target)
+        except DesktopUnreachable as error:
+            return problem(404, "No DevTools", str(error))
+        except TimeoutError:
+            return problem(404, "No DevTools", "DevTools do not answer in time")
+        return _json(DevToolsTargets(targets=targets))
 
     async def port(self, request: web.Request) -> web.StreamResponse:
         """A port of a sandbox: one request there, or a WebSocket where it is an upgrade to one."""
@@ -245,8 +310,10 @@ class Relay:
             self._heard_at = time.monotonic()
         return grant
 
-    def _grant_for_content(self, request: web.Request) -> tuple[Grant, DesktopSocket]:
+    def _grant_for_content(self, request: web.Request) -> tuple[Grant, DesktopSocket | DevToolsPort]:
         grant = self._grant(request, purpose="content")
+        if isinstance(grant.target, DevToolsPort):
+            return grant, grant.target
         if not isinstance(grant.target, DesktopSocket):
             raise GrantRefused("the grant names no desktop")
         check_tenant(grant, self._settings)
@@ -262,7 +329,7 @@ class Relay:
     def _grant_for_target(self, request: web.Request, *, purpose: str) -> tuple[Grant, Target]:
         grant = self._grant(request, purpose=purpose)
         _check_session(grant, request.match_info["session_id"])
-        if grant.target is None or isinstance(grant.target, SandboxPort):
+        if grant.target is None or isinstance(grant.target, (SandboxPort, DevToolsPort)):
             raise GrantRefused("the grant names no desktop")
         return grant, grant.target
 

@@ -9,9 +9,6 @@ import asyncio
 import logging
 import re
 import socket
-from collections import Counter
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 
 from aiohttp import web
 
@@ -22,6 +19,7 @@ from viewer.relay.http_head import Head
 from viewer.relay.kasmvnc import open_file
 from viewer.relay.problems import problem
 from viewer.relay.settings import Settings
+from viewer.relay.turns import Turns
 
 PASSED = ("Cross-Origin-Embedder-Policy", "Cross-Origin-Opener-Policy", "Cross-Origin-Resource-Policy")
 PAGE_LASTS = "no-cache"
@@ -38,31 +36,18 @@ class ContentFiles:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._turns: dict[str, asyncio.Semaphore] = {}
-        self._waiting: Counter[str] = Counter()
+        self._turns = Turns(settings.max_content_requests)
 
     async def give(
         self, request: web.Request, session_id: str, target: DesktopSocket, path: str
     ) -> web.StreamResponse:
         try:
-            async with asyncio.timeout(self._settings.content_seconds), self._turn(session_id):
+            async with asyncio.timeout(self._settings.content_seconds), self._turns.of(session_id):
                 return await self._give(request, target, path)
         except DesktopUnreachable as error:
             return problem(502, "The desktop does not answer", str(error))
         except TimeoutError:
             return problem(504, "Too slow", "the desktop or the browser took too long")
-
-    @asynccontextmanager
-    async def _turn(self, session_id: str) -> AsyncIterator[None]:
-        turns = self._turns.setdefault(session_id, asyncio.Semaphore(self._settings.max_content_requests))
-        self._waiting[session_id] += 1
-        try:
-            async with turns:
-                yield
-        finally:
-            self._waiting[session_id] -= 1
-            if not self._waiting[session_id]:
-                del self._waiting[session_id], self._turns[session_id]
 
     async def _give(self, request: web.Request, target: DesktopSocket, path: str) -> web.StreamResponse:
         if read_access(target.name, self._settings).credentials is None:

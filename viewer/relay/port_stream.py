@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from collections.abc import Iterable
+from typing import ClassVar
 from urllib.parse import urlsplit
 
 from aiohttp import hdrs, web
 
 from viewer.grants import Grant
-from viewer.relay.answers import CloseCode, SandboxProblem
+from viewer.relay.answers import CloseCode, SandboxProblem, StreamKind
 from viewer.relay.desktops import DesktopUnreachable, connect_server
 from viewer.relay.downstream import BufferPool
 from viewer.relay.http_head import accept_of, exchange_heads, offered, switching
@@ -31,7 +33,7 @@ class PortStream(SplicedStream):
     """The sandbox chooses the subprotocol, so the upgrade is answered when it has; until then a client that
     is turned away gets an answer in HTTP. `server`: of OpenSandbox; `way`: path and query there."""
 
-    kind = "port"
+    kind: ClassVar[StreamKind] = "port"
     far_end = "sandbox"
 
     def __init__(self, grant: Grant, settings: Settings, pool: BufferPool, *, server: str, way: str) -> None:
@@ -63,8 +65,12 @@ class PortStream(SplicedStream):
 
     def _upgrade(self, request: web.Request) -> bytes:
         lines = [f"GET {self._way} HTTP/1.1", f"Host: {urlsplit(self._server).netloc}"]
-        lines += [f"{name}: {value}" for name, value in request_headers(request).items()]
+        lines += [f"{name}: {value}" for name, value in self._passed(request)]
         return "\r\n".join([*lines, "Connection: Upgrade", "Upgrade: websocket", "", ""]).encode()
+
+    def _passed(self, request: web.Request) -> Iterable[tuple[str, str]]:
+        """The headers of the client that are for the sandbox."""
+        return request_headers(request).items()
 
     def _last_words(self, ending: Ending) -> bytes:
         if self._is_open:

@@ -15,6 +15,7 @@ from viewer.model import Lease
 from viewer.relay.acting import Seats
 from viewer.relay.answers import CloseCode, StreamInfo, StreamList
 from viewer.relay.content_stream import ContentStream
+from viewer.relay.devtools import DevToolsStream, FrontEnd
 from viewer.relay.downstream import BufferPool
 from viewer.relay.endings import Endings
 from viewer.relay.gesture import GestureStream
@@ -103,6 +104,7 @@ class Streams:
         )
         self.seats = Seats(settings, self.users)
         self.ports_used = PortUse()
+        self._front_end = FrontEnd(settings)
 
     def infos(self) -> list[StreamInfo]:
         return [stream.info() for stream in self._open]
@@ -167,6 +169,31 @@ class Streams:
         self.ports_used.note(grant.session_id)
         stream = GestureStream(grant, target, self._settings, gesture=gesture, seats=self.seats)
         return await self._run(request, stream, self._room_for_gestures)
+
+    async def carry_devtools(
+        self, request: web.Request, grant: Grant, *, server: str, way: str
+    ) -> web.StreamResponse:
+        """The same for a WebSocket of DevTools. Raises LockedOut too."""
+        self._refuse_if_locked_out(grant)
+        self._room.refuse_if_full(grant)
+        stream = DevToolsStream(grant, self._settings, self._pool, server=server, way=way)
+        return await self._use_port(request, stream, self._room)
+
+    async def carry_front_end(
+        self, request: web.Request, grant: Grant, *, server: str, ports: PortServer, way: str
+    ) -> web.StreamResponse:
+        """One file of DevTools' front-end. It is no way to act, so it is not listed; it has its share of what
+        the OpenSandbox server can do at once. May raise StreamRefused, TimeoutError."""
+        async with (
+            asyncio.timeout(self._settings.content_seconds),
+            self._front_end.turns.of(grant.session_id),
+        ):
+            self._room_for_requests.refuse_if_full(grant)
+            self._room_for_requests.enter(grant)
+            try:
+                return await self._front_end.give(request, ports.session, server, way)
+            finally:
+                self._room_for_requests.leave(grant)
 
     def _refuse_if_locked_out(self, grant: Grant) -> None:
         lease = self.leases.of(grant.session_id)

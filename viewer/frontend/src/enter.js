@@ -1,6 +1,6 @@
 // Leads on to a service, or to a desktop's own page in a tab of its own.
 
-import { goToSignIn } from "./api.js";
+import { Problem, call, goToSignIn } from "./api.js";
 import { goThrough, ticketFrom } from "./entering.js";
 import "./header.js";
 
@@ -8,7 +8,7 @@ import "./header.js";
 // round for ever.
 const TOO_SOON_MS = 10_000;
 
-const { entries } = document.querySelector("[data-entries]").dataset;
+const { entries, devtools } = document.querySelector("[data-entries]").dataset;
 const heading = document.querySelector("#enter-heading");
 const detail = document.querySelector("#enter-detail");
 const again = document.querySelector("#enter-again");
@@ -19,13 +19,21 @@ async function enter() {
   heading.textContent = "Opening…";
   detail.textContent = "";
   try {
-    const entry = await ticketFrom(entries);
+    const { wanted, next } = devtools ? await toDevTools() : { next: new URLSearchParams(location.search).get("next") ?? "/" };
+    const entry = await ticketFrom(entries, wanted);
     sessionStorage.setItem(mark, String(Date.now()));
-    goThrough(entry, { next: new URLSearchParams(location.search).get("next") ?? "/" });
+    goThrough(entry, { next });
   } catch (problem) {
     if (problem.status === 401) return goToSignIn();
     stop("It could not be opened", problem.message, "Try again");
   }
+}
+
+/** What to ask a ticket for, and where DevTools open on the first of the browser's pages. */
+async function toDevTools() {
+  const { available, why_not, targets } = await call("GET", devtools);
+  if (!available || !targets.length) throw new Problem(409, why_not ?? "The browser in this desktop has no page open.");
+  return { wanted: { page: "devtools" }, next: targets[0].path };
 }
 
 function stop(title, text, action) {

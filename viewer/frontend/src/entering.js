@@ -3,8 +3,8 @@
 import { call } from "./api.js";
 import { element } from "./dom.js";
 
-/** A fresh ticket; throws a Problem. @param {string} entries address of the API that gives it out */
-export const ticketFrom = (entries) => call("POST", entries);
+/** A fresh ticket; throws a Problem. @param {string} entries address of the API that gives it out @param {object} [wanted] what for */
+export const ticketFrom = (entries, wanted) => call("POST", entries, wanted);
 
 /**
  * Post the ticket. @param {{url: string, ticket: string}} entry

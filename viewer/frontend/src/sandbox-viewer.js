@@ -5,6 +5,7 @@
 
 import { Problem, goToSignIn, serverNow, terminateSession } from "./api.js";
 import { ContentFrame } from "./content-frame.js";
+import { DevToolsTab } from "./devtools-frame.js";
 import { badge, element, icon, iconButton, relabel, setTag, setText } from "./dom.js";
 import { LeaseBar } from "./lease-bar.js";
 import { ShareDialog } from "./share-dialog.js";
@@ -47,6 +48,7 @@ class SandboxViewer extends HTMLElement {
   #hasLastFrame = false;
   #parts = null;
   #lease = new LeaseBar();
+  #devtools = new DevToolsTab();
   #onChange = (event) => this.#heard(event.detail);
   #onStale = () => this.#load({ again: true });
   #onOnline = () => this.#link === "waiting" && this.#connect();
@@ -73,6 +75,7 @@ class SandboxViewer extends HTMLElement {
     clearInterval(this.#ticker);
     this.#lease.stop();
     this.#dropStream();
+    this.#devtools.close();
   }
 
   attributeChangedCallback(_name, before, now) {
@@ -302,7 +305,8 @@ class SandboxViewer extends HTMLElement {
     this.append(
       element("header", { class: "viewer-bar" }, parts.back, element("div", { class: "viewer-name" }, element("div", { class: "viewer-heading" }, parts.title, parts.badge), parts.subtitle),
         element("div", { class: "viewer-controls" }, parts.clipboard, parts.refresh, parts.fullscreen, parts.tab, parts.share, parts.terminate)),
-      this.#lease.node, parts.notice, element("div", { class: "viewer-screen" }, parts.stage, parts.catcher, parts.lastFrame, parts.cover, parts.clipboardPanel, parts.hint), parts.facts);
+      this.#lease.node, parts.notice, this.#devtools.bar,
+      element("div", { class: "viewer-screen" }, parts.stage, parts.catcher, parts.lastFrame, parts.cover, parts.clipboardPanel, parts.hint, this.#devtools.panel), parts.facts);
     this.#dialog = new TerminateDialog(this);
     this.#shareDialog = new ShareDialog(this);
     parts.stage.addEventListener("keydown", (event) => this.#maybeReleaseKeyboard(event), { capture: true });
@@ -342,6 +346,7 @@ class SandboxViewer extends HTMLElement {
     this.#renderNotice(session);
     this.#renderCover(this.#coverFor(session));
     this.#renderFacts(session);
+    this.#devtools.show(session, !IS_WATCHER);
     this.#tick();
   }
 
