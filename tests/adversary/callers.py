@@ -6,14 +6,15 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 from datetime import timedelta
 
-from sqlalchemy import update
+from sqlalchemy import select, update
 
 from tests.pages.content_site import ContentSite
 from viewer.credentials import hash_of, key_id_of, new_key, new_token
 from viewer.entries import Audience
 from viewer.model import Principal, Role, Scope, utcnow
 from viewer.people import NewPerson
-from viewer.tables import ApiKeyRow, EntryRow, PersonRow, SignInRow
+from viewer.tables import ApiKeyRow, EntryRow, PersonRow, ShareLinkRow, ShareVisitRow, SignInRow
+from viewer.tickets import Claims, TicketRole, text_of
 
 OURS, THEIRS = "acme", "bolt"
 """The tenant of everybody but the caller named `other`, and his."""
@@ -42,19 +43,24 @@ class Callers:
     """Values of the viewer's cookie."""
     entries: dict[str, Four] = field(repr=False)
     """Values of the cookie at the desktops' own origins. Nobody has one for the foreign desktop but `other`,
-    and for one that never was: there he shows that of his own."""
+    and for one that never was: there he shows that of his own. So with the other two."""
+    tickets: dict[str, Four] = field(repr=False)
+    visits: dict[str, Four] = field(repr=False)
+    """Values of the cookie of a browser that came by a share link."""
 
 
-def all_callers(site: ContentSite, pages: Four) -> Callers:
-    """While all of these desktops still run; then call `take_away`."""
+def all_callers(site: ContentSite, screens: Four, pages: Four) -> Callers:
+    """While all of these still run; then call `take_away`."""
     keys = _keys(site)
     cookies = _cookies(site, keys)
-    return Callers(keys, cookies, _Entries(site, pages).of(keys, cookies))
+    entries = _Entries(site, pages).of(keys, cookies)
+    guests = _Guests(site, screens)
+    return Callers(keys, cookies, entries, guests.tickets(keys), guests.visits(keys))
 
 
 def take_away(site: ContentSite, callers: Callers) -> None:
-    """Those named so are revoked, expired, disabled, signed out or idle from now on; the last three by a
-    hand that forgot what hangs on them."""
+    """Those named so are revoked, expired, used, disabled, signed out or idle from now on; the last three by
+    a hand that forgot what hangs on them."""
     accounts, now = site.store.accounts, utcnow()
     accounts.revoke_key(key_id_of(callers.keys["revoked"]) or "")
     accounts.sign_out(callers.cookies["signed-out"])
@@ -66,6 +72,13 @@ def take_away(site: ContentSite, callers: Callers) -> None:
         orm.execute(update(SignInRow).where(idle).values(used_at=now - timedelta(hours=12)))
         over = EntryRow.sha256.in_([hash_of(one) for one in callers.entries["over"].all()])
         orm.execute(update(EntryRow).where(over).values(ends_at=now))
+        for which in ("revoked", "expired"):
+            link = select(ShareVisitRow.link_id).where(
+                ShareVisitRow.sha256.in_([hash_of(one) for one in callers.visits[which].all()])
+            )
+            of_link = update(ShareLinkRow).where(ShareLinkRow.id.in_(link))
+            ended = {"revoked": {"revoked_at": now}, "expired": {"ends_at": now}}[which]
+            orm.execute(of_link.values(**ended))
 
 
 def _keys(site: ContentSite) -> dict[str, str]:
@@ -144,6 +157,93 @@ class _Entries:
 
     def _by_cookie(self, cookie: str) -> Principal:
         return _found(self._accounts.principal_of_cookie(cookie))
+
+
+class _Guests:
+    """Who is shown one session and nothing else."""
+
+    def __init__(self, site: ContentSite, screens: Four) -> None:
+        self._site, self._screens = site, screens
+        self._key = (site.folder / "viewer.key").read_bytes().strip()
+
+    def tickets(self, keys: dict[str, str]) -> dict[str, Four]:
+        good = self._tickets(keys["operator"], TicketRole.CONTROL)
+        tampered = good.own[:-1] + ("A" if good.own[-1] != "A" else "B")
+        return {
+            "watch": self._tickets(keys["operator"], TicketRole.WATCH),
+            "control": good,
+            "of a watcher": self._tickets(keys["watcher"], TicketRole.WATCH),
+            "of a revoked key": self._tickets(keys["revoked"], TicketRole.CONTROL),
+            "of another tenant": _same(
+                self._ticket(keys["other"], TicketRole.CONTROL, self._screens.foreign)
+            ),
+            "for another session": _same(good.ended),
+            "tampered": _same(tampered),
+            "of another key": _same(self._forged()),
+            "revoked": self._tickets(keys["operator"], TicketRole.CONTROL, then="revoke"),
+            "used": self._tickets(keys["operator"], TicketRole.CONTROL, then="use"),
+            "over": self._tickets(keys["operator"], TicketRole.CONTROL, life=timedelta(seconds=0)),
+        }
+
+    def _tickets(
+        self, key: str, role: TicketRole, *, then: str = "", life: timedelta = timedelta(hours=1)
+    ) -> Four:
+        own, ended = (
+            self._ticket(key, role, one, then=then, life=life)
+            for one in (self._screens.own, self._screens.ended)
+        )
+        return Four(own, ended, own, own)
+
+    def _ticket(
+        self,
+        key: str,
+        role: TicketRole,
+        session: str,
+        *,
+        then: str = "",
+        life: timedelta = timedelta(hours=1),
+    ) -> str:
+        store, who = self._site.store, _found(self._site.store.accounts.principal_of_key(key))
+        claims = store.tickets.make(who, session, role, life=life, is_single_use=then == "use")
+        if then == "use":
+            assert store.tickets.use(claims)
+        if then == "revoke":
+            store.tickets.revoke(who.tenant, session, claims.id, who=who)
+        return text_of(claims, self._key)
+
+    def _forged(self) -> str:
+        """As somebody signs it who knows everything but the viewer's key."""
+        now = int(utcnow().timestamp())
+        claims = Claims(
+            id="forged", tenant=OURS, session_id=self._screens.own, holder="key:forged",
+            role=TicketRole.CONTROL, is_single_use=False, made=now, ends=now + 3600,
+        )  # fmt: skip
+        return text_of(claims, b"not the key of this viewer at all")
+
+    def visits(self, keys: dict[str, str]) -> dict[str, Four]:
+        return {
+            "good": self._visits(keys["operator"]),
+            "revoked": self._visits(keys["operator"]),
+            "expired": self._visits(keys["operator"]),
+            "of a revoked key": self._visits(keys["revoked"]),
+            "of another tenant": _same(self._visit(keys["other"], THEIRS, self._screens.foreign)),
+            "unknown": _same(new_token()),
+            "the link itself": _same(self._link(keys["operator"], OURS, self._screens.own)),
+        }
+
+    def _visits(self, key: str) -> Four:
+        own, ended = (self._visit(key, OURS, one) for one in (self._screens.own, self._screens.ended))
+        return Four(own, ended, own, own)
+
+    def _visit(self, key: str, tenant: str, session: str) -> str:
+        link = self._link(key, tenant, session)
+        return self._site.store.shares.open(link, cookies=(), address=None, user_agent=None).cookie
+
+    def _link(self, key: str, tenant: str, session: str) -> str:
+        store = self._site.store
+        who = _found(store.accounts.principal_of_key(key))
+        row = store.tenant(tenant).get(session)
+        return store.shares.create(row, who, label="", life=timedelta(hours=1), is_single_use=False).token
 
 
 def _found(who: Principal | None) -> Principal:

@@ -25,6 +25,8 @@ from viewer.model import Display, Status
 from viewer.store import NewSession
 
 VNC_PASSWORD = "kept4her"
+DASHBOARD = "https://dashboard.example"
+"""Whose pages may show the desktops of OURS."""
 PORT = 8000
 """Of a sandbox, where something of the agent's own listens."""
 
@@ -73,12 +75,11 @@ def running_ground(folder: Path) -> Iterator[Ground]:
         studio_at(folder / "relay", name="studio", tenant=OURS) as studio,
         studio_at(folder / "relay", name="annex", tenant=THEIRS) as annex,
         relay_at(folder / "relay", opensandbox_url=f"http://127.0.0.1:{sandboxes.port}") as relay,
-        ContentSite(folder / "site", BELOW, relay=relay) as site,
+        _site(folder / "site", relay) as site,
     ):
         # The relay begins by looking for strays there, which is no visit.
         for desktop in (studio, annex):
             desktop.wait_until_quiet()
-        site.store.accounts.add_tenant(THEIRS)
         screens = Four(
             own=_sandbox(site, OURS, screen.port),
             ended=_sandbox(site, OURS, screen.port),
@@ -91,11 +92,17 @@ def running_ground(folder: Path) -> Iterator[Ground]:
             foreign=_desktop(site, THEIRS, "annex"),
             never=str(uuid4()),
         )
-        callers = all_callers(site, pages)
+        callers = all_callers(site, screens, pages)
         for ended in (screens.ended, pages.ended):
             site.store.fleet.transition(ended, Status.TERMINATED)
         take_away(site, callers)
         yield Ground(site, relay, (studio, annex), sandboxes, screens, pages, callers)
+
+
+def _site(folder: Path, relay: RelayProcess) -> ContentSite:
+    site = ContentSite(folder, BELOW, relay=relay)
+    site.more["tenants"] = [{"name": OURS, "embed_origins": [DASHBOARD]}, {"name": THEIRS}]
+    return site
 
 
 def _sandbox(site: ContentSite, tenant: str, vnc_port: int) -> str:
