@@ -3,7 +3,8 @@
 A look is one small request on a connection that stays open, and up to three short queries when streams are
 open. It comes every LOOK_SECONDS, and right after any change of the database, so that who signs out, is
 locked out or loses his role is out before anybody notices; at the latest within two seconds. For the relay
-each look is a sign that the control plane lives.
+each look is a sign that the control plane lives. What keyboard and mouse are whose follows from the same look
+(`viewer.lease_keeper`).
 """
 
 from __future__ import annotations
@@ -14,9 +15,11 @@ import time
 
 from viewer import logs, metrics, reconcile
 from viewer.database import DatabaseAway, DatabaseBusy
+from viewer.lease_keeper import LeaseKeeper
 from viewer.model import utcnow
 from viewer.relay.answers import StreamInfo
 from viewer.relay_client import RelayClient, RelayUnreachable
+from viewer.settings import ControlSettings
 from viewer.store import Store
 
 log = logging.getLogger("deskfleet.worker")
@@ -28,10 +31,16 @@ AWAY_SECONDS = 2.0
 """For a relay that does not answer."""
 
 
+_USUAL_CONTROL = ControlSettings()
+
+
 class StreamWatch:
     """Of one host. `look` may be called by any thread."""
 
-    def __init__(self, host: str, relay: RelayClient, store: Store) -> None:
+    def __init__(
+        self, host: str, relay: RelayClient, store: Store, control: ControlSettings = _USUAL_CONTROL
+    ) -> None:
+        self._leases = LeaseKeeper(host, relay, store, control)
         self._host = host
         self._relay = relay
         self._store = store
@@ -60,10 +69,15 @@ class StreamWatch:
     def look(self) -> reconcile.Uses:
         """Who watches and works with what, after closing what is not allowed. Raises RelayUnreachable."""
         with self._looking:
-            seen = self._relay.stream_list()
+            try:
+                seen = self._relay.stream_list()
+            except RelayUnreachable:
+                self._leases.look(None)
+                raise
             self._are_any_open = bool(seen.streams)
             metrics.streams_open(self._host, [stream.kind for stream in seen.streams])
             allowed = self._close_what_is_no_longer_allowed(seen.streams)
+            self._leases.look(seen.model_copy(update={"streams": allowed}))
             return reconcile.uses_of(allowed, seen.ports_used, now=utcnow())
 
     def _close_what_is_no_longer_allowed(self, streams: list[StreamInfo]) -> list[StreamInfo]:

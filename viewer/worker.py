@@ -39,7 +39,14 @@ from viewer.pool import PoolKeeper
 from viewer.relay.answers import ProbeOutcome, ProbeResult
 from viewer.relay_client import RelayClient, RelayUnreachable, relays_of
 from viewer.sandbox_hosts import HostRefused, HostUnreachable, Sandbox, SandboxHost
-from viewer.settings import DesktopSettings, HostSettings, Settings, SettingsError, load_settings
+from viewer.settings import (
+    ControlSettings,
+    DesktopSettings,
+    HostSettings,
+    Settings,
+    SettingsError,
+    load_settings,
+)
 from viewer.store import Store
 from viewer.stream_watch import StreamWatch
 from viewer.transitions import IllegalTransition
@@ -75,6 +82,9 @@ SEEK = "session seek "
 REPORT = "report of "
 
 
+_USUAL_CONTROL = ControlSettings()
+
+
 class RelayWatch:
     """One host through its relay alone: does it answer? And `streams`: does each open one have its right?"""
 
@@ -85,12 +95,13 @@ class RelayWatch:
         store: Store,
         *,
         own_certificate_ends: datetime | None = None,
+        control: ControlSettings = _USUAL_CONTROL,
     ) -> None:
         self._name = name
         self._own_certificate_ends = own_certificate_ends
         self._warned_of: datetime | None = None
         self._relay = relay
-        self.streams = None if relay is None else StreamWatch(name, relay, store)
+        self.streams = None if relay is None else StreamWatch(name, relay, store, control)
         self._fleet = store.fleet
         self._last_said: tuple[HostStatus, str | None, float] | None = None
         self._wake = threading.Event()
@@ -160,8 +171,11 @@ class HostWatch(RelayWatch):
         policy: reconcile.Policy,
         *,
         own_certificate_ends: datetime | None = None,
+        control: ControlSettings = _USUAL_CONTROL,
     ) -> None:
-        super().__init__(link.name, link.relay, store, own_certificate_ends=own_certificate_ends)
+        super().__init__(
+            link.name, link.relay, store, own_certificate_ends=own_certificate_ends, control=control
+        )
         self._sandboxes = link.sandboxes
         self._lifecycle = lifecycle
         self._chores = chores
@@ -363,6 +377,7 @@ class Worker:
             queue_deadline=timedelta(seconds=settings.queue_seconds),
             max_lifetime=timedelta(seconds=settings.max_lifetime_seconds),
         )
+        self._control = settings.control
         credentials = settings.credentials
         self._own_certificate_ends = credentials.certificate_ends() if credentials else None
         self._chores = Chores()
@@ -440,7 +455,11 @@ class Worker:
         link = self._links.get(name)
         if link is None:
             return RelayWatch(
-                name, self._relays[name], store, own_certificate_ends=self._own_certificate_ends
+                name,
+                self._relays[name],
+                store,
+                own_certificate_ends=self._own_certificate_ends,
+                control=self._control,
             )
         return HostWatch(
             link,
@@ -449,6 +468,7 @@ class Worker:
             self._chores,
             self._policy,
             own_certificate_ends=self._own_certificate_ends,
+            control=self._control,
         )
 
     def _act(self, action: reconcile.Action) -> None:
