@@ -334,7 +334,7 @@ def slips(ground: Ground, name: str, found: list[Answer], heard: int) -> Iterato
             yield f"greeted with {answer.greeting[:40]!r}"
 
 
-def test_tickets_of_a_page_open_one_stream_from_a_listed_origin(ground: Ground) -> None:
+def test_ticket_of_a_page_opens_one_stream_from_a_listed_origin(ground: Ground) -> None:
     key, session = ground.callers.keys["operator"], ground.screens.own
     made = httpx.post(
         f"http://127.0.0.1:{ground.site.port}/api/v1/sessions/{session}/tickets",
