@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,10 +25,11 @@ from pydantic import SecretStr
 
 from tests.desktops.as_the_relay import PUMP, brought_here, check_streams_have_users_of_their_own
 from tests.fake_kasmvnc import FakeKasmVNC, User, hash_password, read_users, running_fake_kasmvnc, write_users
-from tests.relay_process import RelayProcess, running_relay
+from tests.relay_process import RelayProcess, held_by, running_relay
 from tests.test_relay import Viewer, with_http
 from tests.unix_forwarder import running_forwarder
 from viewer.grants import DesktopSocket
+from viewer.model import Lease
 from viewer.relay.answers import CloseCode, ProbeOutcome, ProbeResult, StreamInfo, StreamList
 from viewer.relay.content_paths import content_path
 from viewer.relay.desktop_access import Credentials
@@ -475,6 +476,79 @@ def test_messages_of_every_size_pass_unchanged(relay: RelayProcess, studio: Stud
             assert await say(viewer, sent) == b"wrote " + sent
         await viewer.socket.ping(b"there?")
         await viewer.socket.close()
+
+    with_http(body)
+
+
+async def until_said(viewer: Viewer, text: bytes, wanted: bytes) -> None:
+    """The desktop answers by what it lets the stream's user do."""
+    for _ in range(100):
+        if await say(viewer, text) == wanted:
+            return
+        await asyncio.sleep(0.05)
+    raise AssertionError(f"never {wanted!r}")
+
+
+def test_users_permission_follows_the_lease_while_the_stream_goes_on(
+    relay: RelayProcess, studio: Studio
+) -> None:
+    def lease(holder: str | None, number: int) -> Lease:
+        return held_by(holder, number, session_id="leased")
+
+    async def body(http: aiohttp.ClientSession) -> None:
+        about = {"session_id": "leased", "lease": lease(None, 0)}
+        alice = await open_stream(http, relay, principal="alice", **about)
+        bob = await open_stream(http, relay, principal="bob", **about)
+        watcher = await open_stream(http, relay, principal="wanda", may_control=False, **about)
+        # Nobody has control, so nobody writes.
+        for viewer in (alice, bob, watcher):
+            assert await say(viewer, b"key") == b"ignored key"
+        assert not [user for user in studio.stream_users().values() if user.write]
+        with closing(relay.client()) as control_plane:
+
+            async def told(holder: str | None, number: int, *, given_back: bool = False) -> None:
+                about = lease(holder, number)
+                await asyncio.to_thread(control_plane.set_lease, about, given_back=given_back)
+
+            await told("alice", 1)
+            await until_said(alice, b"key", b"wrote key")
+            assert await say(bob, b"key") == b"ignored key"
+            # Given back: the stream stays, and only looks on.
+            await told(None, 2, given_back=True)
+            await until_said(alice, b"key", b"ignored key")
+            # Whoever may only watch writes in no case.
+            await told("wanda", 3)
+            await told("alice", 4, given_back=True)
+            await until_said(alice, b"key", b"wrote key")
+            assert await say(watcher, b"key") == b"ignored key"
+            # Taken away: he is closed and told by whom, and the next one writes; the others stay.
+            await told("bob", 5)
+            assert await alice.ending() == (CloseCode.LEASE_LOST, "Bob has taken control")
+            await until_said(bob, b"key", b"wrote key")
+            assert await say(watcher, b"key") == b"ignored key"
+        for viewer in (bob, watcher):
+            await viewer.socket.close()
+        await asyncio.to_thread(studio.wait_until, 0)
+
+    with_http(body)
+
+
+def test_stream_ends_where_the_desktop_does_not_learn_of_a_lost_lease(
+    relay: RelayProcess, studio: Studio
+) -> None:
+    """Else he would go on writing who may not."""
+
+    async def body(http: aiohttp.ClientSession) -> None:
+        about = {"session_id": "forgotten", "lease": held_by("alice", 1, session_id="forgotten")}
+        alice = await open_stream(http, relay, principal="alice", **about)
+        assert await say(alice, b"key") == b"wrote key"
+        kept = {name: user for name, user in studio.users().items() if not name.startswith("s-")}
+        write_users(studio.users_file, kept)
+        with closing(relay.client()) as control_plane:
+            lost = held_by(None, 2, session_id="forgotten")
+            await asyncio.to_thread(control_plane.set_lease, lost, given_back=True)
+        code, reason = await alice.ending()
+        assert (code, "has lost the user" in reason) == (CloseCode.UNREACHABLE, True)
 
     with_http(body)
 

@@ -127,6 +127,10 @@ class OwnerApi:
             ],
         )
 
+    async def let_write(self, name: str, may_write: bool) -> None:
+        """Holds for its open connections too, from now on. Raises BadRequest where there is no such user."""
+        await self._post("update_user", [{"user": name, "read": True, "write": may_write, "owner": False}])
+
     async def remove_users(self, names: Collection[str]) -> None:
         """Those that are there no longer are no error."""
         try:

@@ -81,6 +81,10 @@ class Stream(ABC):
             self._ending.set_result(Ending(code, reason))
 
     @property
+    def has_ended(self) -> bool:
+        return self._ending.done()
+
+    @property
     def may_act(self) -> bool:
         """Whether keys, pointer and the like pass now."""
         held = self.lease is None or self.lease.is_held_by(self.grant.principal)

@@ -70,6 +70,15 @@ class StreamUsers:
             raise
         return user
 
+    async def let_write(self, desktop: str, stream_id: str, may_write: bool) -> None:
+        """Change what the stream's user may do, while it goes on. Raises DesktopUnreachable: then nobody
+        knows what he may do now."""
+        api = OwnerApi(desktop, owner_of(desktop, self._settings), self._settings)
+        try:
+            await api.let_write(f"s-{stream_id}", may_write)
+        except BadRequest as error:
+            raise DesktopUnreachable("the desktop has lost the user of this stream") from error
+
     def remove(self, desktop: str, stream_id: str) -> None:
         """Returns at once; the user goes as soon as the desktop answers."""
         state = self._state(desktop)
