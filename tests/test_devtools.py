@@ -15,7 +15,7 @@ from tests.viewer_fixtures import ORIGIN, People, Person, ViewerClient, kasmvnc_
 from viewer.app import create_app
 from viewer.devtools_paths import front_end_file, front_end_for, is_devtools_path, target_socket
 from viewer.grants import DesktopSocket, DevToolsPort
-from viewer.model import Role, Session, Status
+from viewer.model import LeaseKind, Principal, Role, Session, Status
 from viewer.relay.answers import DevToolsTarget
 from viewer.relay.desktops import DesktopUnreachable
 from viewer.relay.devtools import LONGEST_TITLE, LONGEST_URL, MOST_TARGETS, targets_in
@@ -227,6 +227,24 @@ def test_entry_shrinks_with_its_makers_role(
     declare(store, people.alice, Role.WATCHER)
     assert ask(client, chrome, inside, FRONT).status_code == 403
     assert ask_socket(client, chrome, inside).status_code == 403
+
+
+def test_another_persons_control_closes_devtools_and_his_own_does_not(
+    client: ViewerClient, store: Store, people: People, chrome: Session, inside: Headers
+) -> None:
+    def has_control(who: Principal) -> None:
+        store.leases.take(
+            chrome, who, name="Mara", kind=LeaseKind.PERSON, reason=None, seconds=60, force=True
+        )
+
+    mara = Principal(id="person:mara", tenant="acme", role=Role.OPERATOR, via="cookie")
+    has_control(mara)
+    for answer in (ask(client, chrome, inside, FRONT), ask_socket(client, chrome, inside)):
+        assert answer.status_code == 423
+    said = client.get(f"/api/v1/sessions/{chrome.id}/devtools", headers=people.alice.headers).json
+    assert (said["available"], "Mara" in said["why_not"]) == (False, True)
+    store.leases.release(chrome, mara)
+    assert ask_socket(client, chrome, inside).status_code == 200
 
 
 def test_image_without_devtools_and_an_ended_session_open_nothing(

@@ -159,7 +159,10 @@ def authorise_content() -> Response:
     except SessionNotFound as error:
         raise _entry_over() from error
     target = _page_asked_for(session, entry.who)
-    answer = _allowed(session, _grant("content", session, entry.who, target), entry.who)
+    grant = _grant("content", session, entry.who, target)
+    if grant.under_lease:
+        check_may_act(grant.lease, entry.who)
+    answer = _allowed(session, grant, entry.who)
     answer.headers[FRAMERS_HEADER] = " ".join(may_frame(session.tenant_id, services().settings))
     return answer
 

@@ -14,6 +14,7 @@ from viewer.access import needs, principal
 from viewer.answers import json_answer
 from viewer.devtools_paths import front_end_for
 from viewer.grants import DevToolsPort
+from viewer.leasing import check_may_act
 from viewer.model import Frozen, Role, Scope, Session, Status
 from viewer.openapi import Answer, Operation, describes
 from viewer.places import content_origin
@@ -60,7 +61,7 @@ def list_targets(session_id: str) -> Response:
     session = services().store.tenant(principal().tenant).get(session_id)
     settings = services().settings
     origin = content_origin(session.id, settings)
-    why_not = why_no_devtools(session, settings)
+    why_not = why_no_devtools(session, settings) or _held_by_another(session)
     if why_not is not None or origin is None:
         return json_answer(_unavailable(why_not or ""))
     try:
@@ -102,6 +103,18 @@ def why_no_devtools(session: Session, settings: Settings) -> str | None:
         return f"This desktop is {session.status} now; DevTools open while it runs."
     if devtools_port(session, settings) is None:
         return "This desktop is on an OpenSandbox server beside this fleet, to whose ports there is no way."
+    return None
+
+
+def _held_by_another(session: Session) -> str | None:
+    """DevTools act beside keyboard and mouse, so they are closed while another person has those."""
+    lease = services().store.leases.of(session.id)
+    try:
+        check_may_act(lease, principal())
+    except Problem:
+        return (
+            f"{lease.holder.name if lease.holder else 'Somebody'} has control; DevTools open when it is free."
+        )
     return None
 
 

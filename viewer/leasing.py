@@ -18,8 +18,6 @@ from viewer.services import services
 
 EXECD_PORT = 44772
 """OpenSandbox's own program in every sandbox; its `/proxy/<port>/` leads on to any other port there."""
-DEVTOOLS_PORT = 9222
-"""In images whose browser has DevTools."""
 
 _log = logging.getLogger("deskfleet.viewer")
 
@@ -69,8 +67,8 @@ def acts_around_the_keyboard(session: Session, ports: Set[int]) -> bool:
     """Does one of these ports of the session lead to its desktop beside keyboard and mouse: execd, which runs
     commands (unless the tenant lets it, whoever has them), or the browser's DevTools?"""
     here = services().settings
-    image = here.image(session.image)
-    around = {DEVTOOLS_PORT} if image is not None and image.devtools else set()
+    devtools = here.devtools_port(session.image)
+    around = set() if devtools is None else {devtools}
     if not here.tenant(session.tenant_id).execd_while_held:
         around.add(EXECD_PORT)
     return bool(ports & around)
@@ -78,7 +76,11 @@ def acts_around_the_keyboard(session: Session, ports: Set[int]) -> bool:
 
 def check_may_act(lease: Lease | None, who: Principal) -> None:
     """Raise the problem 423 while another person has keyboard and mouse; for ways around them."""
-    if lease is None or not lease.is_a_persons or lease.is_held_by(who.holder):
-        return
-    if lease.ends_at is None or lease.ends_at > utcnow():
+    if lease is not None and is_anothers(lease, who):
         raise lease_held(lease)
+
+
+def is_anothers(lease: Lease, who: Principal) -> bool:
+    """Has another person keyboard and mouse?"""
+    lasts = lease.ends_at is None or lease.ends_at > utcnow()
+    return lasts and lease.is_a_persons and not lease.is_held_by(who.holder)

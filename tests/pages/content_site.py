@@ -216,6 +216,7 @@ class ContentSite:
             "origins": [self.origin, *local],
             "listen": f"127.0.0.1:{self._ports['viewer']}",
             "services": [service],
+            "tenants": [{"name": "acme"}],
         }
         if self.content_domain is not None:
             values["content_domain"] = self.content_domain
