@@ -125,6 +125,9 @@ TABLE = {
     "GET /api/v1/sessions/<session_id>/devtools": "OUT 403 403 200 200 200 404 200 200 200 403",
     "POST /api/v1/sessions/<session_id>/entries": "OUT 403 201 201 201 201 404 201 201 403 403",
     "GET /api/v1/sessions/<session_id>/events": "OUT 403 200 200 200 200 404 200 200 200 403",
+    # Nobody is there who could say what is open.
+    "GET /api/v1/sessions/<session_id>/streams": "OUT 403 502 502 502 502 404 502 502 502 403",
+    "DELETE /api/v1/sessions/<session_id>/streams/<stream_id>": "OUT 403 403 404 404 404 404 404 404 403 403",
     "POST /api/v1/sessions/<session_id>/tickets": "OUT 403 201 201 201 201 404 201 201 403 403",
     "DELETE /api/v1/sessions/<session_id>/tickets/<ticket_id>": "OUT 403 404 404 404 404 404 404 404 403 403",
     "POST /api/v1/services/<name>/entries": "OUT 403 403 201 201 201 404 201 201 403 403",

@@ -258,6 +258,11 @@ class AccountStore:
             row = orm.get(ApiKeyRow, ident)
         return (row.label if row is not None else "") or ident
 
+    def names_of(self, principals: Collection[str]) -> dict[str, str]:
+        """What pages call each of these, by `Principal.id`; its id where nobody knows a name."""
+        with self._database.reading() as orm:
+            return {principal: audit.name_of(orm, principal) for principal in principals}
+
     # --- browsers ----------------------------------------------------------------------------------
 
     def sign_in_with_key(self, text: str, browser: Browser = _UNKNOWN_BROWSER) -> SecretToken | None:

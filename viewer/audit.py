@@ -281,7 +281,7 @@ def note(
             number=chain.number + 1,
             at=utcnow(),
             principal=_clean(name),
-            principal_name=_clean(_name_of(orm, name)),
+            principal_name=_clean(name_of(orm, name)),
             address=who.address,
             action=action,
             target=None if target is None else _clean(target),
@@ -328,7 +328,7 @@ def _chain_of(orm: OrmSession, tenant_id: str) -> AuditChainRow:
     return chain
 
 
-def _name_of(orm: OrmSession, principal: str) -> str:
+def name_of(orm: OrmSession, principal: str) -> str:
     """What he is called now: a person's name, the label of a key or a webhook secret; else the word."""
     kind, _, ident = principal.partition(":")
     if kind == "key":

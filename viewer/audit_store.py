@@ -16,7 +16,7 @@ from viewer import audit
 from viewer.audit import Action, Detail, Entry, broken, entry_of
 from viewer.database import Database
 from viewer.listing import BadCursor, Page
-from viewer.model import Frozen, utcnow
+from viewer.model import Frozen, Session, utcnow
 from viewer.tables import AuditChainRow, AuditRow
 
 OPENING_NOTED_EVERY = timedelta(minutes=10)
@@ -70,6 +70,12 @@ class AuditStore:
                 audit.note(orm, tenant_id, action, target, principal=principal, detail=detail)
                 noted = now
         self._openings.remember(key, noted + OPENING_NOTED_EVERY)
+
+    def note_closing(self, session: Session, stream_id: str, *, of: str) -> None:
+        """An operator closes somebody's stream."""
+        detail = {"stream": stream_id, "of": of}
+        with self._database.writing() as orm:
+            audit.note(orm, session.tenant_id, "stream.close", f"session:{session.id}", detail=detail)
 
     def note_export(self, tenant_id: str, conditions: Detail) -> None:
         with self._database.writing() as orm:

@@ -24,6 +24,7 @@ from viewer.accounts import Credential
 from viewer.model import Frozen, HostStatus, Principal
 from viewer.public import public_session
 from viewer.public_leases import public_lease
+from viewer.public_streams import PublicWatchers
 from viewer.rows import Event
 from viewer.store import Store
 from viewer.tickets import Claims
@@ -405,5 +406,8 @@ class _News:
     def _frame(self, event: Event, origin: str) -> bytes:
         if event.lease is not None:
             return frame("lease", event.id, public_lease(event.lease).model_dump_json())
+        if event.watching is not None:
+            told = PublicWatchers(session_id=event.session.id, watching=event.watching)
+            return frame("watchers", event.id, told.model_dump_json())
         session = public_session(event.session, origin=origin, hosts=self._hosts, devtools=self._devtools)
         return frame("session", event.id, session.model_dump_json())

@@ -34,8 +34,11 @@ class StreamedEvent(BaseModel):
     """One event of the stream, field by field."""
 
     id: str = Field(description="Send it as `Last-Event-ID` to go on after this event.")
-    event: Literal["ready", "reset", "session", "lease"]
-    data: str = Field(description="JSON: the session, or the lease, as in the API; `{}` of the others.")
+    event: Literal["ready", "reset", "session", "lease", "watchers"]
+    data: str = Field(
+        description="JSON: the session, or the lease, as in the API; of `watchers` `{session_id, watching}`:"
+        " how many see its screen; `{}` of the others."
+    )
 
 
 class Handover:
@@ -54,8 +57,8 @@ class Handover:
         headers={"Last-Event-ID": "The id of the last event that arrived; the stream goes on after it."},
         answers={
             200: Answer(
-                "`session` with a session as in the API, `lease` with who has its keyboard and mouse since;"
-                " `ready` comes first, `reset` after a gap.",
+                "`session` with a session as in the API, `lease` with who has its keyboard and mouse since,"
+                " `watchers` with how many see its screen; `ready` comes first, `reset` after a gap.",
                 StreamedEvent,
                 media_type="text/event-stream",
             )
@@ -76,7 +79,7 @@ def stream_events() -> Response:
         headers={"Last-Event-ID": "The id of the last event that arrived; the stream goes on after it."},
         answers={
             200: Answer(
-                "`session` with the session as in the API; `ready` comes first, `reset` after a gap.",
+                "`session`, `lease` and `watchers` of it; `ready` comes first, `reset` after a gap.",
                 StreamedEvent,
                 media_type="text/event-stream",
             )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Unpack
 
@@ -48,6 +48,7 @@ from viewer.rows import (
     session_of,
     sessions_of,
     tell,
+    tell_of_watchers,
 )
 from viewer.tables import (
     EventRow,
@@ -136,6 +137,12 @@ class FleetStore:
         columns = query.with_only_columns(SessionRow.id, SessionRow.tenant_id)
         with self._database.reading() as orm:
             return {row.id: row.tenant_id for row in orm.execute(columns)}
+
+    def tell_of_watchers(self, watching: Mapping[str, int]) -> None:
+        """How many see the screens of these sessions now; of one that has ended nobody is told."""
+        with self._database.writing() as orm:
+            for row in orm.scalars(live_rows(SessionRow.id.in_(watching))):
+                tell_of_watchers(orm, row, watching[row.id])
 
     def by_request(self, request_id: str) -> Session | None:
         """The session, live or terminal, that a sandbox's metadata names."""

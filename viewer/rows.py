@@ -11,7 +11,7 @@ import json
 import uuid
 from collections.abc import Mapping
 from datetime import datetime
-from typing import TypedDict
+from typing import Literal, TypedDict
 
 from sqlalchemy import ColumnElement, Select, func, inspect, select
 from sqlalchemy.exc import IntegrityError
@@ -57,10 +57,18 @@ class Event(Frozen):
 
     id: int
     tenant_id: str
-    type: EventType
+    type: EventType | Literal["session.watchers"]
+    """`session.watchers`: how many see its screen. It is for pages alone; no webhook gets it."""
     session: Session
     lease: LeaseState | None = None
     """Of a `session.lease` alone: who has keyboard and mouse since."""
+    watching: int | None = None
+    """Of a `session.watchers` alone."""
+
+    @property
+    def webhook_type(self) -> EventType | None:
+        """None for what goes to no webhook."""
+        return None if self.type == "session.watchers" else self.type
 
     @property
     def at(self) -> datetime:
@@ -72,6 +80,13 @@ class _LeasePayload(Frozen):
 
     session: Session
     lease: LeaseState
+
+
+class _WatchersPayload(Frozen):
+    """What a `session.watchers` has there."""
+
+    session: Session
+    watching: int
 
 
 class Step(Frozen):
@@ -126,13 +141,24 @@ def sessions_of(orm: OrmSession, query: Select[SessionRow]) -> list[Session]:
 
 def event_of(row: EventRow) -> Event:
     lease: LeaseState | None = None
+    watching: int | None = None
     if row.type == "session.lease":
         told = _LeasePayload.model_validate_json(row.payload)
         session, lease = told.session, told.lease
+    elif row.type == "session.watchers":
+        counted = _WatchersPayload.model_validate_json(row.payload)
+        session, watching = counted.session, counted.watching
     else:
         session = Session.model_validate_json(row.payload)
     return Event.model_validate(
-        {"id": row.id, "tenant_id": row.tenant_id, "type": row.type, "session": session, "lease": lease}
+        {
+            "id": row.id,
+            "tenant_id": row.tenant_id,
+            "type": row.type,
+            "session": session,
+            "lease": lease,
+            "watching": watching,
+        }
     )
 
 
@@ -295,6 +321,20 @@ def tell_of_lease(orm: OrmSession, row: SessionRow, state: LeaseState) -> None:
             session_id=row.id,
             type="session.lease",
             at=state.at,
+            payload=payload.model_dump_json(exclude={"session": _NOT_IN_EVENTS}),
+        )
+    )
+
+
+def tell_of_watchers(orm: OrmSession, row: SessionRow, watching: int) -> None:
+    """Write how many see the session's screen now into the outbox. It is no change of the session."""
+    payload = _WatchersPayload(session=session_of(row), watching=watching)
+    orm.add(
+        EventRow(
+            tenant_id=row.tenant_id,
+            session_id=row.id,
+            type="session.watchers",
+            at=utcnow(),
             payload=payload.model_dump_json(exclude={"session": _NOT_IN_EVENTS}),
         )
     )

@@ -27,6 +27,8 @@ log = logging.getLogger("deskfleet.worker")
 LOOK_SECONDS = 0.6
 REST_SECONDS = 0.15
 """At least so long between two looks, however much changes."""
+TELL_SECONDS = 1.0
+"""Pages are told of who came and went at most so often, all changes together."""
 AWAY_SECONDS = 2.0
 """For a relay that does not answer."""
 
@@ -46,6 +48,9 @@ class StreamWatch:
         self._store = store
         self._looking = threading.Lock()
         self._are_any_open = False
+        self._told: dict[str, frozenset[str]] = {}
+        """By session: the streams that its pages know of."""
+        self._told_at = 0.0
 
     def run(self, stop: threading.Event) -> None:
         logs.bind(host=self._host)
@@ -78,7 +83,26 @@ class StreamWatch:
             metrics.streams_open(self._host, [stream.kind for stream in seen.streams])
             allowed = self._close_what_is_no_longer_allowed(seen.streams)
             self._leases.look(seen.model_copy(update={"streams": allowed}))
+            self._tell_who_watches(allowed)
             return reconcile.uses_of(allowed, seen.ports_used, now=utcnow())
+
+    def _tell_who_watches(self, streams: list[StreamInfo]) -> None:
+        """Through the outbox, and only what is news: a page then asks for the list."""
+        now = time.monotonic()
+        watching: dict[str, set[str]] = {}
+        for stream in streams:
+            if stream.kind != "port":
+                watching.setdefault(stream.session_id, set()).add(stream.stream_id)
+        news = {
+            session_id: len(watching.get(session_id, ()))
+            for session_id in watching.keys() | self._told.keys()
+            if watching.get(session_id, set()) != self._told.get(session_id, frozenset())
+        }
+        if not news or now - self._told_at < TELL_SECONDS:
+            return
+        self._store.fleet.tell_of_watchers(news)
+        self._told = {session_id: frozenset(its) for session_id, its in watching.items()}
+        self._told_at = now
 
     def _close_what_is_no_longer_allowed(self, streams: list[StreamInfo]) -> list[StreamInfo]:
         """Those that go on."""

@@ -194,7 +194,7 @@ class ContentSite:
         upgrade(self.folder / "deskfleet.db")
         self.store = Store(self.folder / "deskfleet.db")
         self._stack.callback(self.store.close)
-        self.store.accounts.sync_declared(["acme"], [])
+        self.store.accounts.add_tenant("acme")
         settings = write_settings(values, self.folder / "viewer.toml")
         self._run(
             [sys.executable, "-m", "viewer.serve"],

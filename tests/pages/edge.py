@@ -33,6 +33,8 @@ class PagesEdge:
         """HTTP status that new streams get instead of a connection."""
         self.refuse_events = False
         """True: event streams get 503, everything else works."""
+        self.streams_told: list[dict[str, object]] = []
+        """What is answered to whoever asks who has a session open: the relay is not there to be asked."""
         self.silent = False
         """True: the viewer behind the edge is gone, every request gets 502."""
         self.client_address = "127.0.0.1"
@@ -102,6 +104,8 @@ class PagesEdge:
     async def _forward(self, request: web.Request) -> web.StreamResponse:
         if self.silent:
             return web.Response(status=502, text="the viewer is gone")
+        if request.method == "GET" and request.path.endswith("/streams"):
+            return web.json_response({"items": self.streams_told})
         if self.refuse_events and request.path == "/api/v1/events":
             return web.Response(status=503)
         headers = {name: value for name, value in request.headers.items() if name.lower() not in HOP_BY_HOP}

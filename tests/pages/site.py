@@ -129,6 +129,7 @@ class PagesSite:
         self.key = self.new_key(Role.ADMIN)
         self.worker.creates = self.worker.ends = True
         self.edge.silent, self.edge.refuse_streams, self.edge.refuse_events = False, None, False
+        self.edge.streams_told = []
         self.edge.client_address = f"198.51.100.{number % 250 + 1}"
 
     def new_key(self, role: Role) -> str:

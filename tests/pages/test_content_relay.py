@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import socket
+import threading
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -12,10 +14,14 @@ from playwright.sync_api import Browser, Page, expect
 from tests.browser import Complaints, new_context, sign_in
 from tests.pages.content_site import BELOW, ContentSite
 from tests.relay_process import RelayProcess
+from tests.test_relay import rfb_server
 from tests.test_relay_content import Studio, relay_at, studio_at
-from viewer.model import Role
+from viewer.credentials import key_id_of
+from viewer.model import Role, Status
 from viewer.relay.answers import CloseCode
 from viewer.relay_client import RelayClient
+from viewer.store import NewSession
+from viewer.stream_watch import StreamWatch
 
 pytestmark = [pytest.mark.browser, pytest.mark.real]
 
@@ -99,3 +105,37 @@ def test_two_people_share_the_desktop_and_one_leaves_alone(
     expect(second.locator(".viewer-cover")).to_be_hidden()
     second.context.close()
     studio.wait_until(0)
+
+
+def drain(client: socket.socket) -> None:
+    while client.recv(65536):
+        pass
+
+
+def test_signing_out_elsewhere_ends_the_stream_and_the_page_says_why(
+    browser: Browser, content_site: ContentSite, relay: RelayProcess
+) -> None:
+    """The whole way: the browser's stream goes through Caddy and the relay, which the worker watches."""
+    store = content_site.store
+    new = NewSession(image="desktop", resolution="1280x800", ttl_seconds=3600, created_by="tests")
+    client, stop = RelayClient("here", url=relay.url, key=relay.key), threading.Event()
+    watching = threading.Thread(target=StreamWatch("here", client, store).run, args=(stop,))
+    with rfb_server(drain) as port, closing(client):
+        session = store.tenant("acme").create(new).session
+        store.fleet.transition(session.id, Status.RUNNING, host="here", sandbox_id="box", vnc_port=port)
+        page = new_context(browser).new_page()
+        key = content_site.key(Role.OPERATOR)
+        sign_in(page, content_site.origin, key)
+        page.goto(f"{content_site.origin}/sandboxes/{session.id}")
+        cover = page.locator(".viewer-cover")
+        expect(cover).to_be_hidden(timeout=15_000)
+        watching.start()
+        try:
+            expect(page.locator(".viewer-watchers")).to_have_text("1 watching", timeout=5000)
+            store.accounts.end_sign_ins(f"key:{key_id_of(key)}")
+            expect(cover).to_contain_text("This browser is no longer signed in", timeout=2500)
+            expect(cover).to_contain_text("Sign in again to go on.")
+        finally:
+            stop.set()
+            watching.join()
+            page.context.close()

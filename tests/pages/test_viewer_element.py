@@ -86,6 +86,8 @@ def test_a_cut_stream_keeps_the_last_frame_grey_and_comes_back(
     [
         (4404, "The desktop closed its screen"),
         (4408, "This stream reached its time limit"),
+        (4410, "The desktop has ended"),
+        (4503, "control plane has been silent"),
         (4502, "screen does not answer"),
         (1012, "The relay is restarting"),
     ],
@@ -104,6 +106,49 @@ def test_a_withdrawn_stream_does_not_come_back_by_itself(shown: Page, site: Page
     assert site.edge.opened == opened
     shown.get_by_role("button", name="Try again").click()
     wait_for_picture(shown)
+
+
+@pytest.mark.parametrize(
+    ("code", "reason", "words"),
+    [
+        (4401, "this browser is no longer signed in", "This browser is no longer signed in"),
+        (4403, "closed by Ada", "Closed by Ada"),
+        (4403, "the role that this was opened in is watcher now", "Your role has changed"),
+    ],
+)
+def test_who_has_lost_his_right_is_told_why_and_does_not_come_back_by_himself(
+    shown: Page, site: PagesSite, code: int, reason: str, words: str
+) -> None:
+    opened = site.edge.opened
+    site.edge.cut(code, reason)
+    expect(shown.locator(COVER)).to_contain_text(words)
+    shown.wait_for_timeout(1500)
+    assert site.edge.opened == opened
+    expect(shown.locator(COVER)).to_contain_text(words)
+
+
+def test_page_says_who_watches_beside_it(page: Page, site: PagesSite, session: Session) -> None:
+    """The relay's list is the test's own; that and when it is asked for is the page's."""
+    there = [("Ada", "control"), ("Bob", "watch")]
+    site.edge.streams_told = [_stream(name, role) for name, role in there]
+    page.goto(f"{site.origin}/sandboxes/{session.id}")
+    wait_for_picture(page)
+    line = page.locator(".viewer-watchers")
+    expect(line).to_have_text("2 watching")
+    expect(line).to_have_attribute("title", "Ada, Bob (view only)")
+    site.edge.streams_told = site.edge.streams_told[:1]
+    site.store.fleet.tell_of_watchers({session.id: 1})
+    expect(line).to_have_text("1 watching", timeout=2000)
+    site.edge.streams_told = []
+    site.store.fleet.tell_of_watchers({session.id: 0})
+    expect(line).to_be_hidden(timeout=2000)
+
+
+def _stream(name: str, role: str) -> dict[str, object]:
+    return {
+        "stream_id": name, "kind": "rfb", "principal": f"person:{name}", "name": name, "role": role,
+        "via": "cookie", "opened_at": "2026-11-30T08:00:00Z", "last_input_at": None,
+    }  # fmt: skip
 
 
 def test_try_now_does_not_wait(shown: Page, site: PagesSite) -> None:

@@ -28,6 +28,7 @@ from viewer.incoming import (
     AuditQuery,
     CreateSession,
     CreateShare,
+    CreateTicket,
     CreateWebhookSecret,
     DrainHost,
     ExportQuery,
@@ -60,6 +61,7 @@ from viewer.public import (
     Terminated,
     WebhookSecretList,
 )
+from viewer.public_streams import OpenStreams, PublicTicket
 from viewer.share_answers import NewPublicShare, ShareList
 
 _PREFIX = "/api/v1"
@@ -160,6 +162,18 @@ class Api:
         self._send("DELETE", _path("sessions", session_id, "shares", share_id))
 
     # --- tasks and agents ----------------------------------------------------------------------------
+
+    def streams(self, session_id: str) -> OpenStreams:
+        return self._ask("GET", _path("sessions", session_id, "streams"), OpenStreams)
+
+    def close_stream(self, session_id: str, stream_id: str) -> None:
+        self._send("DELETE", _path("sessions", session_id, "streams", stream_id))
+
+    def create_ticket(self, session_id: str, wanted: CreateTicket) -> PublicTicket:
+        return self._ask("POST", _path("sessions", session_id, "tickets"), PublicTicket, body=wanted)
+
+    def revoke_ticket(self, session_id: str, ticket_id: str) -> None:
+        self._send("DELETE", _path("sessions", session_id, "tickets", ticket_id))
 
     def put_task(self, wanted: PutTask) -> PublicTask:
         return self._ask("POST", "/tasks", PublicTask, body=wanted)

@@ -16,10 +16,11 @@ from viewer.cli.problems import Refused
 from viewer.model import Frozen
 from viewer.public import PublicSession
 from viewer.public_leases import PublicLease, in_words
+from viewer.public_streams import PublicWatchers
 
 RETRY_SECONDS = 2.0
 
-Kind = Literal["ready", "session", "lease", "reset"]
+Kind = Literal["ready", "session", "lease", "watchers", "reset"]
 _KIND: TypeAdapter[Kind] = TypeAdapter(Kind)
 
 
@@ -30,10 +31,11 @@ class Event(Frozen):
     event: Kind
     session: PublicSession | None = None
     lease: PublicLease | None = None
+    watchers: PublicWatchers | None = None
 
     def is_of(self, session_id: str) -> bool:
-        told = self.session.id if self.session is not None else self.lease and self.lease.session_id
-        return told == session_id
+        told = self.lease or self.watchers
+        return session_id == (self.session.id if self.session is not None else told and told.session_id)
 
 
 def add_to(nouns: Nouns) -> None:
@@ -99,12 +101,15 @@ def read_events(lines: Iterable[str]) -> Iterator[Event]:
 def _event(fields: dict[str, str]) -> Event:
     try:
         kind = _KIND.validate_python(fields.get("event"))
-        session = lease = None
+        session = lease = watchers = None
         if kind == "session":
             session = PublicSession.model_validate_json(fields["data"], extra="ignore")
         elif kind == "lease":
             lease = PublicLease.model_validate_json(fields["data"], extra="ignore")
-        return Event(id=int(fields.get("id", "")), event=kind, session=session, lease=lease)
+        elif kind == "watchers":
+            watchers = PublicWatchers.model_validate_json(fields["data"], extra="ignore")
+        event_id = int(fields.get("id", ""))
+        return Event(id=event_id, event=kind, session=session, lease=lease, watchers=watchers)
     except (ValidationError, ValueError) as error:
         raise Refused(
             "an event came that this version does not understand; install the fleet's own"

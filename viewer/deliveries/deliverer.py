@@ -128,6 +128,9 @@ class Deliverer:
         hosts = {host.name: host.status for host in self._store.fleet.hosts()}
 
         def compose(event: Event) -> str:
+            kind = event.webhook_type
+            if kind is None:
+                raise ValueError(f"{event.type} goes to no webhook")
             session = public_session(
                 event.session,
                 origin=self._settings.canonical_origin,
@@ -136,10 +139,8 @@ class Deliverer:
             )
             if event.lease is not None:
                 lease = public_lease(event.lease)
-                return LeaseEvent(
-                    type=event.type, timestamp=event.at, data=session, lease=lease
-                ).model_dump_json()
-            return SessionEvent(type=event.type, timestamp=event.at, data=session).model_dump_json()
+                return LeaseEvent(type=kind, timestamp=event.at, data=session, lease=lease).model_dump_json()
+            return SessionEvent(type=kind, timestamp=event.at, data=session).model_dump_json()
 
         for one in behind:
             try:

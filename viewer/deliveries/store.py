@@ -278,11 +278,15 @@ class DeliveryStore:
         0 when somebody has done it before, or the endpoint is gone or disabled.
         """
         endpoint, now = one.endpoint, utcnow()
-        wanted = [event for event in one.events if endpoint.wants(event.type)]
+        wanted = [
+            (event, event_type)
+            for event in one.events
+            if (event_type := event.webhook_type) is not None and endpoint.wants(event_type)
+        ]
         # A microsecond between them, so that the log has them in their order.
         rows = [
-            _row_of(endpoint, event, compose(event), now + timedelta(microseconds=number))
-            for number, event in enumerate(wanted)
+            _row_of(endpoint, event, event_type, compose(event), now + timedelta(microseconds=number))
+            for number, (event, event_type) in enumerate(wanted)
         ]
         with self._database.writing() as orm:
             row = orm.get(WebhookEndpointRow, endpoint.id)
@@ -389,8 +393,9 @@ def _behind(orm: OrmSession, endpoint: Endpoint) -> Behind:
     return Behind(endpoint=endpoint, events=tuple(event_of(row) for row in orm.scalars(query)))
 
 
-def _row_of(endpoint: Endpoint, event: Event, body: str, now: datetime) -> DeliveryRow:
-    event_type: WebhookType = event.type
+def _row_of(
+    endpoint: Endpoint, event: Event, event_type: WebhookType, body: str, now: datetime
+) -> DeliveryRow:
     return DeliveryRow(
         id=new_id(),
         endpoint_id=endpoint.id,

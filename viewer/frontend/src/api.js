@@ -105,6 +105,7 @@ export function leaveForSignIn() {
 
 const at = (id) => `/api/v1/sessions/${encodeURIComponent(id)}`;
 export const getSession = (id) => call("GET", at(id));
+export const listStreams = (id) => call("GET", `${at(id)}/streams`);
 export const terminateSession = (id) => call("DELETE", at(id));
 export const createSession = (wanted) => call("POST", "/api/v1/sessions", wanted);
 export const listActive = () => call("GET", "/api/v1/sessions?status=creating&status=running&status=paused&limit=200");

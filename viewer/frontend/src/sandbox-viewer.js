@@ -10,6 +10,7 @@ import { badge, element, icon, iconButton, relabel, setTag, setText } from "./do
 import { LeaseBar } from "./lease-bar.js";
 import { ShareDialog } from "./share-dialog.js";
 import { CLOSE, ago, backendOf, badgeOf, countdown, duration, endsOf, exactly, hostIsLost, inWords, isEnding, isOver, isQueued, nameOf, placeInLine, screenOf, shortId } from "./session.js";
+import { Watchers } from "./watchers.js";
 
 const BACK_OFF_S = [0.5, 1, 2, 3, 5, 8, 10];
 const STEADY_AFTER_MS = 10_000;
@@ -51,6 +52,8 @@ class SandboxViewer extends HTMLElement {
   #devtools = new DevToolsTab();
   #onChange = (event) => this.#heard(event.detail);
   #onStale = () => this.#load({ again: true });
+  #watchers = new Watchers();
+  #onWatchers = (event) => event.detail.session_id === this.#session?.id && this.#watchers.refresh();
   #onOnline = () => this.#link === "waiting" && this.#connect();
   #onFullscreen = () => this.#fullscreenChanged();
 
@@ -72,6 +75,7 @@ class SandboxViewer extends HTMLElement {
     document.removeEventListener("fullscreenchange", this.#onFullscreen);
     this.#live?.removeEventListener("change", this.#onChange);
     this.#live?.removeEventListener("stale", this.#onStale);
+    this.#live?.removeEventListener("watchers", this.#onWatchers);
     clearInterval(this.#ticker);
     this.#lease.stop();
     this.#dropStream();
@@ -98,6 +102,7 @@ class SandboxViewer extends HTMLElement {
   #follow() {
     this.#live.addEventListener("change", this.#onChange);
     this.#live.addEventListener("stale", this.#onStale);
+    this.#live.addEventListener("watchers", this.#onWatchers);
     this.#load();
   }
 
@@ -178,6 +183,7 @@ class SandboxViewer extends HTMLElement {
     this.#steadyTimer = setTimeout(() => (this.#attempts = 0), STEADY_AFTER_MS);
     if (this.hasAttribute("bare")) this.#stream.focus();
     this.#render();
+    this.#watchers.refresh();
   }
 
   /** Keys and clicks go to the desktop of whoever has control; a click on one that nobody has takes it. */
@@ -207,7 +213,9 @@ class SandboxViewer extends HTMLElement {
     // He may go on watching, at once, and over the picture that he had.
     if (code === CLOSE.leaseLost) return this.#watchOn(reason);
     this.#render();
-    if (code === CLOSE.revoked) this.#refuse(this.#linkReason);
+    if (code === CLOSE.revoked) this.#refuse(this.#linkReason, reason.startsWith("the role") ? "Reload the page to see what you may do now." : "");
+    // Before the page asks anything and is led to the sign-in page: first say what has happened.
+    if (code === CLOSE.signedOut) return this.#refuse(this.#linkReason, reason.startsWith("the share") ? "" : "Sign in again to go on.");
     // Each try of such a desktop loads its whole page and needs a ticket: not until somebody asks for it.
     if (code === CLOSE.busy && this.#shownAs === "kasmvnc") this.#refuse(this.#linkReason);
     if (problem?.status === 409) this.#refuse("This desktop's page cannot be shown", reason);
@@ -303,7 +311,7 @@ class SandboxViewer extends HTMLElement {
     this.#parts = parts;
     this.#coverParts();
     this.append(
-      element("header", { class: "viewer-bar" }, parts.back, element("div", { class: "viewer-name" }, element("div", { class: "viewer-heading" }, parts.title, parts.badge), parts.subtitle),
+      element("header", { class: "viewer-bar" }, parts.back, element("div", { class: "viewer-name" }, element("div", { class: "viewer-heading" }, parts.title, parts.badge, this.#watchers.element), parts.subtitle),
         element("div", { class: "viewer-controls" }, parts.clipboard, parts.refresh, parts.fullscreen, parts.tab, parts.share, parts.terminate)),
       this.#lease.node, parts.notice, this.#devtools.bar,
       element("div", { class: "viewer-screen" }, parts.stage, parts.catcher, parts.lastFrame, parts.cover, parts.clipboardPanel, parts.hint, this.#devtools.panel), parts.facts);
@@ -359,6 +367,7 @@ class SandboxViewer extends HTMLElement {
     if (!shown) parts.badge.replaceChildren();
     else setTag(parts.badge, backendOf(session));
     const live = session && !isOver(session);
+    this.#watchers.follow(session && this.#link === "connected" ? session.id : "");
     // KasmVNC's page keeps the two clipboards alike by itself.
     parts.clipboard.hidden = IS_WATCHER || session?.display === "kasmvnc";
     parts.clipboard.disabled = this.#link !== "connected" || !this.#lease.isMine;
@@ -589,7 +598,12 @@ class TerminateDialog {
 
 function streamReason(code, reason) {
   if (code === CLOSE.gone) return "The desktop closed its screen";
+  if (code === CLOSE.signedOut) return inWords(reason) || "This browser is no longer signed in";
+  if (code === CLOSE.revoked && reason.startsWith("the role")) return "Your role has changed";
+  if (code === CLOSE.revoked && reason.startsWith("closed by")) return inWords(reason);
   if (code === CLOSE.revoked) return "Your access to this desktop was withdrawn";
+  if (code === CLOSE.ended) return "The desktop has ended";
+  if (code === CLOSE.unsupervised) return "The fleet's control plane has been silent for too long";
   if (code === CLOSE.unreachable) return "The desktop's screen does not answer";
   if (code === CLOSE.timeLimit) return "This stream reached its time limit";
   if (code === CLOSE.busy) return "Too many people watch this desktop already";

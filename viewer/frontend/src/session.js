@@ -29,7 +29,9 @@
  */
 
 /** Why a stream ended: the relay's close codes (`viewer/relay/answers.py`). */
-export const CLOSE = { protocol: 4400, revoked: 4403, gone: 4404, timeLimit: 4408, leaseLost: 4423, busy: 4429, unreachable: 4502, restarting: 1012 };
+export const CLOSE = {
+  protocol: 4400, signedOut: 4401, revoked: 4403, gone: 4404, timeLimit: 4408, ended: 4410, leaseLost: 4423, busy: 4429, unreachable: 4502, unsupervised: 4503, restarting: 1012,
+};
 
 /** @typedef {{tone: "good"|"busy"|"bad"|"quiet"|"warn", label: string}} Badge */
 

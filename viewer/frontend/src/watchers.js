@@ -1,0 +1,41 @@
+// Who has this desktop open: "2 watching", with their names.
+
+import { listStreams } from "./api.js";
+import { element, setText } from "./dom.js";
+
+/** A quiet line; nothing while nobody else is there to be named, or nobody can say who is. */
+export class Watchers {
+  element = element("span", { class: "viewer-watchers", "data-fact": "watchers", hidden: true });
+  #session = "";
+  #asked = 0;
+
+  /** Another session is shown, or none (""). */
+  follow(session) {
+    if (session === this.#session) return;
+    this.#session = session;
+    this.#show([]);
+  }
+
+  /** Somebody came or went. */
+  async refresh() {
+    const asked = ++this.#asked;
+    const session = this.#session;
+    if (!session) return;
+    let streams;
+    try {
+      streams = (await listStreams(session)).items;
+    } catch {
+      // The host is silent for a moment, or this browser is signed out: the stream itself says so.
+      return;
+    }
+    if (asked === this.#asked && session === this.#session) this.#show(streams.filter((stream) => stream.kind !== "port"));
+  }
+
+  #show(streams) {
+    const names = streams.map((stream) => `${stream.name}${stream.role === "control" ? "" : " (view only)"}`);
+    this.element.hidden = streams.length === 0;
+    this.element.title = names.join(", ");
+    setText(this.element, streams.length ? `${streams.length} watching` : "");
+    this.element.setAttribute("aria-label", streams.length ? `${streams.length} watching: ${names.join(", ")}` : "");
+  }
+}
