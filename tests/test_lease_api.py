@@ -281,6 +281,22 @@ def test_other_ports_are_nobodys_keyboard_and_devtools_are(
     assert {way: ask_for_port(client, chrome, people.alice, way).status_code for way in ways} == ways
 
 
+def test_devtools_on_a_port_of_the_images_own_are_a_way_around_the_keyboard_too(
+    app: Flask, client: ViewerClient, store: Store, people: People
+) -> None:
+    here: Services = app.extensions["deskfleet"]
+    images = tuple(
+        one.model_copy(update={"devtools_port": 9333}) if one.name == "chrome" else one
+        for one in here.settings.images
+    )
+    here.settings = here.settings.model_copy(update={"images": images})
+    chrome = running_session(store, people.alice, sandbox_id="box-2", image="chrome")
+    bob = Principal(id="person:bob", tenant="acme", role=Role.OPERATOR, via="cookie", sign_in="b1")
+    store.leases.take(chrome, bob, name="Bob", kind=LeaseKind.PERSON, reason=None, seconds=60)
+    assert ask_for_port(client, chrome, people.alice, "9333/json").status_code == 423
+    assert ask_for_port(client, chrome, people.alice, "9222/json").status_code == 200
+
+
 def test_an_agents_lease_and_a_person_whose_time_is_over_keep_nobody_from_commands(
     client: ViewerClient, session: Session, people: People, robot: Caller, store: Store
 ) -> None:
