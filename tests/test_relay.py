@@ -30,7 +30,8 @@ from viewer.relay.framing import binary_header, close_reason
 pytestmark = pytest.mark.real
 
 VERSION = b"RFB 003.008\n"
-SERVER_INIT = pack(">HH16xI", 8, 8, 4) + b"desk"
+TRUE_COLOUR = b"\x20\x18\0\1\0\xff\0\xff\0\xff\x10\x08\0\0\0\0"
+SERVER_INIT = pack(">HH16sI", 8, 8, TRUE_COLOUR, 4) + b"desk"
 
 
 @pytest.fixture(scope="module")

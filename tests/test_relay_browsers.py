@@ -9,13 +9,14 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from struct import pack
 
 import aiohttp
 import pytest
 
 from tests.relay_process import RelayProcess, running_relay
 from tests.soaking import is_soaking
-from tests.test_relay import Viewer, harmless, hold, open_viewer, rfb_server, with_http
+from tests.test_relay import Viewer, cut_text, hold, open_viewer, rfb_server, with_http
 from viewer.relay.answers import CloseCode
 from viewer.relay.stream import Standstill
 
@@ -34,7 +35,7 @@ def test_only_time_without_any_progress_counts_as_standing_still() -> None:
 def relay(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RelayProcess]:
     with running_relay(
         tmp_path_factory.mktemp("browsers"),
-        slow_browser_seconds=1,
+        slow_browser_seconds=2,
         ping_seconds=0.3,
         silent_browser_seconds=1,
         max_streams=600,
@@ -72,7 +73,7 @@ def test_a_browser_that_takes_nothing_is_given_up(relay: RelayProcess) -> None:
             viewer.socket._reader._protocol.pause_reading()
             line = await closed(relay, "deaf")
             assert f"code={CloseCode.TIMED_OUT}" in line
-            assert re.search("the browser took nothing for [12] s", line)
+            assert re.search("the browser took nothing for [23] s", line)
 
     with_http(body)
 
@@ -149,7 +150,47 @@ def test_a_desktop_that_takes_nothing_is_not_held_against_its_browser(relay: Rel
 
 async def _pour_up(viewer: Viewer) -> None:
     for _ in range(400):
-        await viewer.socket.send_bytes(harmless(60_000))
+        await viewer.socket.send_bytes(cut_text(60_000))
+
+
+@pytest.mark.real
+@pytest.mark.soak
+def test_twenty_slow_browsers_cost_twenty_buffers_however_long_they_are_slow(tmp_path: Path) -> None:
+    """Half of them at desktops whose clipboard stays inside, whose bytes are looked at."""
+
+    def flood(client: socket.socket) -> None:
+        update = pack(">BxHHHHHi", 0, 1, 0, 0, 512, 512, 0) + bytes(1 << 20)
+        while True:
+            client.sendall(update)
+
+    async def sip(viewer: Viewer) -> None:
+        protocol = viewer.socket._reader._protocol
+        while True:
+            protocol.resume_reading()
+            await viewer.read(1 << 18)
+            protocol.pause_reading()
+            await asyncio.sleep(0.2)
+
+    async def body(http: aiohttp.ClientSession) -> None:
+        with rfb_server(flood) as port:
+            viewers = []
+            for number in range(20):
+                policy = {"from_desktop": number % 2 == 0}
+                viewers.append(
+                    await open_viewer(http, own, target=port, session_id=f"s{number % 2}", clipboard=policy)
+                )
+                await viewers[-1].shake_hands()
+            sipping = [asyncio.create_task(sip(viewer)) for viewer in viewers]
+            await asyncio.sleep(2)
+            settled = own.resident_bytes()
+            await asyncio.sleep(600 if is_soaking() else 3)
+            assert own.resident_bytes() - settled < 8 << 20
+            assert not [task for task in sipping if task.done()]
+            for task in sipping:
+                task.cancel()
+
+    with running_relay(tmp_path) as own:
+        with_http(body)
 
 
 # --- many

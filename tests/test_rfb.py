@@ -12,12 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from viewer.rfb.client_filter import (
-    EXTENDED_CLIPBOARD,
-    EXTENDED_MOUSE_BUTTONS,
-    MOST_KEYS_DOWN,
-    ClientFilter,
-)
+from viewer.rfb.client_filter import MOST_KEYS_DOWN, ClientFilter
 from viewer.rfb.client_messages import LONGEST_MESSAGE, message_length
 from viewer.rfb.conversation import (
     STEPS_AT_ONCE,
@@ -29,8 +24,10 @@ from viewer.rfb.conversation import (
     Script,
     Write,
 )
+from viewer.rfb.encodings import EXTENDED_CLIPBOARD, EXTENDED_MOUSE_BUTTONS, can_be_followed
 from viewer.rfb.handshake import client_handshake, server_handshake
 from viewer.rfb.probe import Screen, probe_first_frame
+from viewer.rfb.server_filter import ServerFilter
 from viewer.rfb.vncauth import vnc_auth_response
 
 T = TypeVar("T")
@@ -375,6 +372,139 @@ def test_a_client_with_more_keys_down_than_fingers_ends_its_stream() -> None:
     client.feed(key(0))
     with pytest.raises(ProtocolError, match="keys down"):
         client.feed(key(MOST_KEYS_DOWN))
+
+
+# --- the way back, without a clipboard
+
+CUT_TEXT = st.one_of(
+    st.binary(max_size=40).map(lambda text: pack(">B3xi", 3, len(text)) + text),
+    st.binary(min_size=4, max_size=40).map(lambda text: pack(">B3xi", 3, -len(text)) + text),
+)
+
+
+def sized(data: bytes) -> bytes:
+    return pack(">I", len(data)) + data
+
+
+def compact(length: int) -> bytes:
+    """As Tight writes a length."""
+    if length < 0x80:
+        return bytes([length])
+    if length < 0x4000:
+        return bytes([length & 0x7F | 0x80, length >> 7])
+    return bytes([length & 0x7F | 0x80, length >> 7 & 0x7F | 0x80, length >> 14])
+
+
+def rectangle(encoding: int, body: bytes, width: int = 5, height: int = 3) -> bytes:
+    return pack(">HHHHi", 0, 0, width, height, encoding) + body
+
+
+ZIPPED = st.one_of(st.binary(max_size=300), st.integers(16384, 40000).map(lambda size: b"\3" * size))
+"""As Tight has it, behind its length."""
+RECTANGLES = st.one_of(
+    st.binary(min_size=60, max_size=60).map(lambda pixels: rectangle(0, pixels)),
+    st.just(rectangle(0, b"", 0, 9)),
+    st.just(rectangle(1, b"\3\3\3\3")),
+    st.binary(max_size=50).map(lambda data: rectangle(16, sized(data))),
+    st.binary(max_size=50).map(lambda data: rectangle(6, sized(data))),
+    st.just(rectangle(7, b"\x80\3\3\3")),
+    ZIPPED.map(lambda data: rectangle(7, b"\x90" + compact(len(data)) + data)),
+    ZIPPED.map(lambda data: rectangle(7, b"\x0f" + compact(len(data)) + data)),
+    ZIPPED.map(lambda data: rectangle(7, b"\x60\x02" + compact(len(data)) + data)),
+    st.just(rectangle(7, b"\x00\3\3\3\3\3\3", 2, 1)),
+    # Two colours, a bit for each pixel; 200 colours, a byte for each.
+    st.just(rectangle(7, b"\x40\x01\x01" + b"\3" * 6 + b"\3\3\3")),
+    ZIPPED.map(lambda data: rectangle(7, b"\x40\x01\xc7" + b"\3" * 600 + compact(len(data)) + data)),
+    st.just(rectangle(-239, b"\3" * (60 + 3))),
+    st.just(rectangle(-223, b"")),
+    st.just(rectangle(-308, b"\2\0\0\0" + b"\3" * 32)),
+    st.just(rectangle(-307, sized(b"\3name"))),
+    st.just(rectangle(-261, b"\3")),
+    st.just(rectangle(-258, b"")),
+)
+LAST = rectangle(-224, b"", 0, 0)
+SERVER_MESSAGES = st.one_of(
+    st.lists(RECTANGLES, max_size=4).map(lambda all_of: update(*all_of)),
+    st.lists(RECTANGLES, max_size=4).map(lambda all_of: update(*all_of, LAST, count=0xFFFF)),
+    st.just(pack(">BxHH", 1, 0, 2) + b"\3" * 12),
+    st.just(b"\x02"),
+    st.just(b"\x96"),
+    st.binary(max_size=64).map(lambda body: pack(">B3xIB", 248, 0, len(body)) + body),
+    CUT_TEXT,
+)
+TRUE_COLOUR = pack(">BBBBHHHBBB3x", 32, 24, 0, 1, 255, 255, 255, 16, 8, 0)
+INIT = pack(">HH16sI", 5, 3, TRUE_COLOUR, 4) + b"desk"
+
+
+@pytest.mark.soak
+@given(st.data(), st.lists(SERVER_MESSAGES, max_size=8))
+def test_all_but_the_clipboard_comes_back_for_every_chunking(
+    data: st.DataObject, messages: list[bytes]
+) -> None:
+    sift = ServerFilter()
+    passed = b"".join(sift.feed(chunk) for chunk in data.draw(cuts(INIT + b"".join(messages))))
+    assert passed == INIT + b"".join(message for message in messages if message[0] != 3)
+    assert not sift.behind
+
+
+@pytest.mark.soak
+@given(st.lists(st.binary(max_size=60), max_size=12))
+def test_a_desktop_that_sends_garbage_ends_in_an_error_of_ours_or_in_waiting(chunks: list[bytes]) -> None:
+    sift = ServerFilter()
+    with suppress(ProtocolError):
+        sift.feed(INIT)
+        for chunk in chunks:
+            sift.feed(chunk)
+
+
+@pytest.mark.parametrize(
+    "wire",
+    [
+        b"\xfa\0\1\0",
+        update(rectangle(5, b"")),
+        update(rectangle(7, b"\xa0")),
+        update(rectangle(7, b"\x40\x03")),
+    ],
+)
+def test_what_was_not_offered_to_the_desktop_ends_the_stream(wire: bytes) -> None:
+    sift = ServerFilter()
+    sift.feed(INIT)
+    with pytest.raises(ProtocolError):
+        sift.feed(wire)
+
+
+def test_pixels_are_counted_in_the_form_that_the_client_chose_even_before_the_desktop_spoke() -> None:
+    sift = ServerFilter()
+    sift.use_pixel_format(pack(">BBBBHHHBBB3x", 16, 16, 0, 1, 31, 63, 31, 11, 5, 0))
+    wire = INIT + update(rectangle(0, bytes(30)), rectangle(7, b"\x80\3\3")) + b"\x02"
+    assert sift.feed(wire + pack(">B3xi", 3, 2) + b"no" + b"\x02") == wire + b"\x02"
+
+
+def test_a_flood_of_short_server_messages_pauses_and_goes_on_from_there() -> None:
+    sift, bells = ServerFilter(), b"\x02" * 5000
+    got, turns = sift.feed(INIT + bells), 1
+    while sift.behind:
+        got += sift.feed(b"")
+        turns += 1
+    assert (got, turns > 5) == (INIT + bells, True)
+
+
+def test_the_desktop_is_offered_only_what_can_be_followed() -> None:
+    client = ClientFilter(may_act=True, may_ever_act=True, clipboard_from_desktop=False)
+    offer = [1, 7, -260, 16, 21, 5, 2, 6, 0, 50, -26, -254, -500, -223, -224, -258, -261, -308, -309, -312]
+    offer += [-313, -307, EXTENDED_CLIPBOARD, EXTENDED_MOUSE_BUTTONS, 0x574D5664, -239, -314]
+    wanted = [number for number in offer if can_be_followed(number)]
+    assert client.feed(set_encodings(*offer)) == set_encodings(*wanted)
+    assert not {-260, 21, 5, 2, 50, -309, EXTENDED_CLIPBOARD, EXTENDED_MOUSE_BUTTONS} & set(wanted)
+
+
+def test_the_pixel_format_is_chosen_before_the_first_picture_or_not_at_all() -> None:
+    choice = b"\0\0\0\0" + TRUE_COLOUR
+    client = ClientFilter(may_act=True, may_ever_act=True, clipboard_from_desktop=False)
+    assert client.feed(choice + b"\x03" + bytes(9)) == choice + b"\x03" + bytes(9)
+    assert client.pixel_format == TRUE_COLOUR
+    with pytest.raises(ProtocolError, match="pixel format"):
+        client.feed(choice)
 
 
 # --- whoever sends the bytes chooses how many steps they make

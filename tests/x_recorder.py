@@ -1,5 +1,5 @@
 """A minimal X11 client that writes down what a desktop's user would notice: keys, buttons, a clipboard that
-changes hands, a screen of another size."""
+changes hands, a screen of another size. It can copy a text, too."""
 
 from __future__ import annotations
 
@@ -10,6 +10,10 @@ from tests.x_painter import Painter
 
 _CREATE_WINDOW, _CHANGE_ATTRIBUTES, _MAP, _INTERN_ATOM = 1, 2, 8, 16
 _SET_SELECTION_OWNER, _SET_FOCUS, _GET_FOCUS = 22, 42, 43
+_CHANGE_PROPERTY, _SEND_EVENT = 18, 25
+_SELECTION_REQUEST, _SELECTION_NOTIFY = 30, 31
+_ATOM, _STRING = 4, 31
+"""Atoms that every server has."""
 _INPUT_OUTPUT, _OVERRIDE_REDIRECT, _EVENT_MASK = 1, 0x200, 0x800
 _KEYS_AND_BUTTONS, _STRUCTURE = 0xF, 0x20000
 _NAMES = {2: "key down", 3: "key up", 4: "button down", 5: "button up", 22: "resized", 29: "clipboard"}
@@ -23,6 +27,7 @@ class Recorder(Painter):
         self.events: list[tuple[str, int]] = []
         """Name, and keycode or button where there is one."""
         self._window = self._gc + 1
+        self._copied: bytes | None = None
         self._send(
             pack(
                 "<BBHIIhhHHHHIIII", _CREATE_WINDOW, 0, 10, self._window, self._root, 0, 0, self.width,
@@ -40,6 +45,18 @@ class Recorder(Painter):
     def take_clipboard(self) -> None:
         """The next one who takes it is an event."""
         self._send(pack("<BxHIII", _SET_SELECTION_OWNER, 4, self._window, self._clipboard, 0))
+
+    def copy(self, text: bytes) -> None:
+        """Put a Latin-1 text into the clipboard; it is handed out by whatever else is called here next."""
+        self._copied = text
+        self._targets = self._atom(b"TARGETS")
+        self.take_clipboard()
+
+    def hand_out(self, *, seconds: float = 2) -> None:
+        """Answer who asks for the text, until nobody has for so long."""
+        self.look()
+        while select.select([self._socket], [], [], seconds)[0]:
+            self.look()
 
     def look(self) -> list[tuple[str, int]]:
         """All events so far, after a round trip to the server."""
@@ -68,6 +85,34 @@ class Recorder(Painter):
                 raise RuntimeError(f"the X server refused a request: error {packet[1]}")
             if packet[0] == 1:
                 return packet + self._receive(4 * int(unpack("<I", packet[4:8])[0]))
+            if packet[0] & 0x7F == _SELECTION_REQUEST and self._copied is not None:
+                self._answer_request(packet)
             name = _NAMES.get(packet[0] & 0x7F)
             if name is not None:
                 self.events.append((name, packet[1] if packet[0] & 0x7F < 6 else 0))
+
+    def _answer_request(self, packet: bytes) -> None:
+        when, _owner, asker, selection, target, place = unpack("<IIIIII", packet[4:28])
+        given = 0
+        if target == self._targets:
+            given = self._put(asker, place, _ATOM, 32, pack("<II", self._targets, _STRING))
+        elif target == _STRING:
+            given = self._put(asker, place, _STRING, 8, self._copied or b"")
+        answer = pack("<BBHIIIII8x", _SELECTION_NOTIFY, 0, 0, when, asker, selection, target, given)
+        self._send(pack("<BBHII", _SEND_EVENT, 0, 11, asker, 0) + answer)
+
+    def _put(self, window: int, place: int, kind: int, bits: int, data: bytes) -> int:
+        padded = data + bytes(-len(data) % 4)
+        head = pack(
+            "<BBHIIIB3xI",
+            _CHANGE_PROPERTY,
+            0,
+            6 + len(padded) // 4,
+            window,
+            place,
+            kind,
+            bits,
+            len(data) * 8 // bits,
+        )
+        self._send(head + padded)
+        return place

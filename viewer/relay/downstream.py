@@ -15,6 +15,8 @@ import socket
 from collections.abc import Callable
 
 from viewer.relay.framing import binary_header, ping, pong
+from viewer.rfb.conversation import ProtocolError
+from viewer.rfb.server_filter import ServerFilter
 
 BUFFER_BYTES = 1 << 18
 """Larger reads cost a slow browser more memory and save no more CPU (128 KiB cost a tenth more per MB)."""
@@ -52,6 +54,7 @@ class Downstream:
         self._browser = browser
         self._desktop: socket.socket | None = None
         self._pool = pool
+        self._sift: ServerFilter | None = None
         self._on_desktop_gone = on_desktop_gone
         self._on_browser_gone = on_browser_gone
         self._held: memoryview | None = None
@@ -81,9 +84,10 @@ class Downstream:
         if not self._pending:
             self._queue([ping()])
 
-    def join(self, desktop: socket.socket) -> None:
-        """From now on pass on whatever the desktop sends."""
+    def join(self, desktop: socket.socket, sift: ServerFilter | None = None) -> None:
+        """From now on pass on whatever the desktop sends, or what of it passes `sift`."""
         self._desktop = desktop
+        self._sift = sift
         if not self._pending:
             self._loop.add_reader(desktop, self._desktop_readable)
 
@@ -129,12 +133,43 @@ class Downstream:
             self.part()
             self._on_desktop_gone(reason)
             return
+        if self._sift is not None:
+            self._pass_sifted(buffer[:count])
+            self._pool.give_back(buffer)
+            return
         self.bytes_sent += count
         self._queue([binary_header(count), buffer[:count]])
         if self._pending:
             self._held = buffer
         else:
             self._pool.give_back(buffer)
+
+    def _pass_sifted(self, data: memoryview | bytes) -> None:
+        """In portions: a desktop chooses how short its messages are, and meanwhile all others wait."""
+        sift, desktop = self._sift, self._desktop
+        if sift is None or desktop is None:
+            return
+        try:
+            passed = sift.feed(data)
+        except ProtocolError as error:
+            self.part()
+            self._on_desktop_gone(str(error))
+            return
+        if sift.behind:
+            self._loop.remove_reader(desktop)
+            self._loop.call_soon(self._go_on_sifting)
+        if passed:
+            self.bytes_sent += len(passed)
+            self._queue([binary_header(len(passed)), passed])
+
+    def _go_on_sifting(self) -> None:
+        if self._pending:
+            # The browser is behind; `_browser_writable` comes back to it.
+            return
+        self._pass_sifted(b"")
+        desktop, sift = self._desktop, self._sift
+        if desktop is not None and sift is not None and not sift.behind and not self._pending:
+            self._loop.add_reader(desktop, self._desktop_readable)
 
     def _queue(self, frame: list[bytes | memoryview]) -> None:
         behind = bool(self._pending)
@@ -163,7 +198,9 @@ class Downstream:
             self._pool.give_back(self._held)
             self._held = None
         self._drained.set()
-        if self._desktop is not None:
+        if self._sift is not None and self._sift.behind:
+            self._loop.call_soon(self._go_on_sifting)
+        elif self._desktop is not None:
             self._loop.add_reader(self._desktop, self._desktop_readable)
 
     def _write(self) -> None:

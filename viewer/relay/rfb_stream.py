@@ -24,6 +24,7 @@ from viewer.relay.upstream import Upstream
 from viewer.rfb.client_filter import ClientFilter
 from viewer.rfb.conversation import Conversation, ProtocolError, Refused
 from viewer.rfb.handshake import CLIENT_INIT_SHARED, client_handshake, server_handshake
+from viewer.rfb.server_filter import ServerFilter
 
 ADMIT_BYTES = 4096
 """Of a browser's messages at once: a thousand of the shortest, then the other streams have a turn."""
@@ -58,7 +59,9 @@ class RfbStream(Stream):
             may_act=self.may_act,
             may_ever_act=grant.may_control,
             clipboard_to_desktop=grant.clipboard.to_desktop,
+            clipboard_from_desktop=grant.clipboard.from_desktop,
         )
+        self._way_back = None if grant.clipboard.from_desktop else ServerFilter()
 
     @property
     def bytes_to_browser(self) -> int:
@@ -131,7 +134,7 @@ class RfbStream(Stream):
             self._upstream = Upstream(self._desktop, on_desktop_gone=partial(self.end, CloseCode.GONE))
             self._upstream.send(CLIENT_INIT_SHARED)
             await self.admit(early, self._upstream)
-            downstream.join(self._desktop)
+            downstream.join(self._desktop, self._way_back)
             while True:
                 await self.admit(await self._next_bytes(browser, downstream), self._upstream)
         except (DesktopUnreachable, Refused) as error:
@@ -203,9 +206,11 @@ class RfbStream(Stream):
             if at:
                 await asyncio.sleep(0)
             self._filter.may_act = self.may_act
-            # Sent before anything else may happen: a lease that is lost must find it among what is held.
             pointer = self._filter.held.at
             passed = self._filter.feed(received[at : at + ADMIT_BYTES])
+            if self._way_back is not None and self._filter.pixel_format is not None:
+                self._way_back.use_pixel_format(self._filter.pixel_format)
+            # Sent before anything else may happen: a lease that is lost must find it among what is held.
             if self._filter.has_acted:
                 passed = await self._in_turn(passed)
                 self._note_pointer(pointer)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from struct import Struct, pack
 
+from viewer.rfb import encodings
 from viewer.rfb.client_messages import HEADER_BYTES, ClientMessage, message_length
 from viewer.rfb.conversation import ProtocolError
 
@@ -26,12 +27,10 @@ _INPUT = frozenset(
 )
 """What does something on the desktop. The rest asks for pictures and must pass, or the picture stalls."""
 
-EXTENDED_MOUSE_BUTTONS = -316
-EXTENDED_CLIPBOARD = -1063131698
-"""0xC0A1E5CE"""
-_NEVER_OFFERED = frozenset({EXTENDED_MOUSE_BUTTONS, -309, -305})
+_ASKS_FOR_PICTURES = frozenset({ClientMessage.UPDATE_REQUEST, ClientMessage.CONTINUOUS_UPDATES})
+_NEVER_OFFERED = frozenset({encodings.EXTENDED_MOUSE_BUTTONS, encodings.XVP, encodings.GII})
 """With the first, pointer messages may be longer by a byte, and only the server's answer says whether they
-are. The others are xvp (shutdown, reboot) and gii, whose messages do not pass."""
+are. The messages of the others, shutdown and reboot among them, do not pass."""
 
 _POINTER = Struct(">xBHH")
 
@@ -80,13 +79,25 @@ class Held:
 class ClientFilter:
     """Of one client. `may_act` follows the lease and may change between any two calls."""
 
-    def __init__(self, *, may_act: bool, may_ever_act: bool, clipboard_to_desktop: bool = True) -> None:
-        """may_ever_act: by its role, whoever has the lease now."""
+    def __init__(
+        self,
+        *,
+        may_act: bool,
+        may_ever_act: bool,
+        clipboard_to_desktop: bool = True,
+        clipboard_from_desktop: bool = True,
+    ) -> None:
+        """may_ever_act: by its role, whoever has the lease now. Without clipboard_from_desktop a ServerFilter
+        follows the way back, and the desktop is offered only what that one can follow."""
         self.may_act = may_act
         self.held = Held()
         self.has_acted = False
         """Whether the last `feed` let anything pass that does something on the desktop."""
         self._clipboard = may_ever_act and clipboard_to_desktop
+        self._is_followed = not clipboard_from_desktop
+        self._has_asked = False
+        self.pixel_format: bytes | None = None
+        """What the client chose, if it did."""
         self._takes_extended_clipboard = False
         self._buffer = bytearray()
         self._to_skip = 0
@@ -144,20 +155,33 @@ class ClientFilter:
             return b""
         if message[0] == ClientMessage.SET_ENCODINGS:
             return self._offered(message)
+        if self._is_followed:
+            self._note_pixel_format(message)
         if message[0] in _INPUT:
             self.has_acted = True
             self.held.note(message)
         return message
+
+    def _note_pixel_format(self, message: bytes) -> None:
+        """Nobody could say from which picture on the desktop goes by another one."""
+        if message[0] in _ASKS_FOR_PICTURES:
+            self._has_asked = True
+        elif message[0] == ClientMessage.SET_PIXEL_FORMAT:
+            if self._has_asked:
+                raise ProtocolError("this stream's pixel format is fixed once a picture was asked for")
+            self.pixel_format = message[4:]
 
     def _offered(self, message: bytes) -> bytes:
         """SetEncodings with what the relay lets the server know of. Without a clipboard towards the desktop
         there is no asking for what is in it either, so the server must send plain text unasked."""
         numbers = Struct(f">{(len(message) - 4) // 4}i").unpack_from(message, 4)
         offered = [number for number in numbers if self._may_offer(number)]
-        self._takes_extended_clipboard = EXTENDED_CLIPBOARD in offered
+        self._takes_extended_clipboard = encodings.EXTENDED_CLIPBOARD in offered
         return pack(f">BxH{len(offered)}i", ClientMessage.SET_ENCODINGS, len(offered), *offered)
 
     def _may_offer(self, encoding: int) -> bool:
-        if encoding == EXTENDED_CLIPBOARD:
+        if self._is_followed and not encodings.can_be_followed(encoding):
+            return False
+        if encoding == encodings.EXTENDED_CLIPBOARD:
             return self._clipboard
         return encoding not in _NEVER_OFFERED
