@@ -21,12 +21,13 @@ from flask import Flask
 from tests.viewer_fixtures import ORIGIN, UNKNOWN_ID, People, Person, new_session, running_session, waiting
 from viewer.cli.api import Api
 from viewer.cli.connection import load_connection
-from viewer.cli.events import Event, follow, read_events
+from viewer.cli.events import Event, as_text, follow, read_events
 from viewer.cli.main import parser_of_all, run
 from viewer.cli.output import duration, plain, table
 from viewer.cli.problems import Misused, Refused
 from viewer.credentials import open_order
-from viewer.model import HostStatus, Session, Status
+from viewer.model import HostStatus, Lease, LeaseHolder, LeaseKind, LeaseState, Session, Status, utcnow
+from viewer.public_leases import public_lease
 from viewer.settings import Settings
 from viewer.store import Store
 
@@ -665,6 +666,47 @@ def commands(parser: argparse.ArgumentParser, words: str = "deskfleet") -> Itera
     for action in inner:
         for name, one in action.choices.items():
             yield from commands(one, f"{words} {name}")
+
+
+def test_control_is_taken_asked_for_and_given_back(shell: Shell, store: Store, people: People) -> None:
+    session = running_session(store, people.alice)
+    assert shell(people.alice, f"lease take {session.id} --for 2m --reason", "fills in a form") == 0
+    assert "fills in a form" in shell.out
+    assert shell(people.wanda, f"lease show {session.id}") == 0
+    assert store.leases.of(session.id).holder is not None
+    assert shell(people.ada, f"lease take {session.id}") == 1
+    assert "has keyboard and mouse of this desktop" in shell.err
+    assert shell(people.ada, f"lease request {session.id} --reason", "my turn") == 0
+    to = store.leases.state(session.id).requests[0].by.id
+    assert to in shell.out
+    assert shell(people.alice, f"lease renew {session.id} --for 10m") == 0
+    assert shell(people.alice, f"lease give {session.id} {to}") == 0
+    assert store.leases.of(session.id).is_held_by(to)
+    assert shell(people.alice, f"lease request {session.id}") == 0
+    assert shell(people.alice, f"lease withdraw {session.id}") == 0
+    assert shell(people.alice, f"lease release {session.id} --force") == 1
+    assert shell(people.ada, f"lease release {session.id}") == 0
+    assert "nobody" in shell.out
+    assert shell(people.alice, f"lease take {session.id} --for 2h") == 1
+
+
+def test_a_change_of_control_is_a_line_of_the_events(store: Store, people: People) -> None:
+    session = running_session(store, people.alice)
+    state = LeaseState(
+        lease=Lease(
+            session_id=session.id,
+            number=1,
+            holder=LeaseHolder(kind=LeaseKind.PERSON, id="person:bob", name="Bob"),
+            since=utcnow(),
+            reason="a captcha",
+        ),
+        at=utcnow(),
+    )
+    lines = ["id: 7", "event: lease", f"data: {public_lease(state).model_dump_json()}", ""]
+    (event,) = read_events(lines)
+    assert event.is_of(session.id)
+    assert not event.is_of("another")
+    assert (as_text(event) or "").endswith(f"{session.id}  Bob has control (a captcha)")
 
 
 def test_share_link_is_printed_once_listed_and_revoked(shell: Shell, store: Store, people: People) -> None:

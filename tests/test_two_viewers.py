@@ -19,8 +19,13 @@ from tests.faults.keys import KEYS, TENANTS
 from tests.faults.viewer_process import running_viewer
 from tests.postgres import PostgresServer
 from tests.relay_process import free_port
+from tests.test_leases import check_one_holder_at_each_moment
 from tests.viewer_fixtures import ORIGIN, settings_values, write_settings
 from viewer.access import COOKIE
+from viewer.model import Role, Status
+from viewer.people import NewPerson
+from viewer.settings import load_settings
+from viewer.store import Store
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(120)]
 
@@ -114,6 +119,41 @@ def test_a_create_that_is_sent_to_both_is_made_once(pair: Pair) -> None:
     assert made == {(key, answers[2 * at + 1].json()["id"]) for at, key in enumerate(keys)}
     assert sum("Idempotent-Replayed" in answer.headers for answer in answers) == len(keys)
     assert len(pair[0].get(SESSIONS, params={"limit": 50}).json()["items"]) == len(keys)
+
+
+def test_fifty_who_want_a_desktop_through_both_are_one_holder_at_each_moment(
+    pair: Pair, tmp_path: Path
+) -> None:
+    """25 agents with keys of their own and 25 browsers, all at once; each change is in the event log."""
+    settings = load_settings(tmp_path / "viewer-0.toml")
+    store = Store(settings.database)
+    ident = pair[0].post(SESSIONS, json={"image": "desktop", "wait": False}).json()["id"]
+    store.fleet.transition(ident, Status.RUNNING, host="here", sandbox_id="box-1")
+    tenant = store.fleet.get(ident).tenant_id
+    agents = [store.accounts.add_key(tenant, Role.OPERATOR, f"a{n}").text for n in range(25)]
+    everybody = [{"Authorization": f"Bearer {key}"} for key in agents]
+    for number in range(25):
+        person = store.people(tenant).add(NewPerson(login=f"p{number}", role=Role.OPERATOR), by="test")
+        cookie = store.accounts.sign_in_person(person.id, address=None, user_agent=None)
+        headers = {"Origin": ORIGIN, "Host": ORIGIN.removeprefix("http://")}
+        everybody.append({"Cookie": f"{COOKIE}={cookie}", **headers})
+    start = threading.Barrier(len(everybody))
+
+    def take(number: int) -> int:
+        with httpx.Client(base_url=pair[number % 2].base_url, trust_env=False, timeout=60) as client:
+            start.wait()
+            way = f"{SESSIONS}/{ident}/lease/take"
+            return client.post(way, json={}, headers=everybody[number]).status_code
+
+    with ThreadPoolExecutor(len(everybody)) as pool:
+        answers = list(pool.map(take, range(len(everybody))))
+    events = [one for one in store.tenant(tenant).events_after(0, 1000) if one.type == "session.lease"]
+    store.close()
+    check_one_holder_at_each_moment(events)
+    assert answers.count(200) == len(events)
+    assert answers.count(423) == len(everybody) - len(events)
+    # Of the people, the first one has it, and nobody takes it from him.
+    assert answers[25:].count(200) == 1
 
 
 def test_quota_holds_over_both(pair: Pair) -> None:

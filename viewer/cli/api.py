@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from types import TracebackType
-from typing import TypeVar
+from typing import Literal, TypeVar
 from urllib.parse import quote
 
 import httpx
@@ -61,6 +61,7 @@ from viewer.public import (
     Terminated,
     WebhookSecretList,
 )
+from viewer.public_leases import LeaseAnswer
 from viewer.public_streams import OpenStreams, PublicTicket
 from viewer.share_answers import NewPublicShare, ShareList
 
@@ -80,6 +81,9 @@ class NoAnswer(Refused):
 
 class TryAgain(Refused):
     """The server, or what stands before it, cannot answer just now."""
+
+
+LeaseVerb = Literal["take", "renew", "request", "give", "release"]
 
 
 class Api:
@@ -149,6 +153,17 @@ class Api:
 
     def history(self, session_id: str) -> History:
         return self._ask("GET", _path("sessions", session_id, "history"), History)
+
+    # --- who has keyboard and mouse ------------------------------------------------------------------
+
+    def lease(self, session_id: str) -> LeaseAnswer:
+        return self._ask("GET", _path("sessions", session_id, "lease"), LeaseAnswer)
+
+    def change_lease(self, session_id: str, verb: LeaseVerb, wanted: BaseModel) -> LeaseAnswer:
+        return self._ask("POST", _path("sessions", session_id, "lease", verb), LeaseAnswer, body=wanted)
+
+    def withdraw_lease_request(self, session_id: str) -> None:
+        self._send("DELETE", _path("sessions", session_id, "lease", "request"))
 
     # --- share links ---------------------------------------------------------------------------------
 

@@ -53,11 +53,11 @@ def _events(asked: argparse.Namespace, api: Api, out: Output) -> int:
         is_of_another = bool(asked.session) and event.event != "reset" and not event.is_of(asked.session)
         if event.event == "ready" or is_of_another:
             continue
-        out.line(event, _as_text(event))
+        out.line(event, as_text(event))
     return 0
 
 
-def _as_text(event: Event) -> str | None:
+def as_text(event: Event) -> str | None:
     session, lease = event.session, event.lease
     if lease is not None:
         at = lease.since or (lease.requests[-1].at if lease.requests else None)
