@@ -11,6 +11,11 @@ SHOW   := sed -un 's/^ *\(Collecting\|Downloading\|Installing collected packages
 PIP    := --disable-pip-version-check --cache-dir .local/pip
 LOCK    = $(BIN)/python -m uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --no-header
 
+# The tests start Python some hundred times: each of our files is compiled once, and no folder of the checkout
+# shows it.
+check test: export PYTHONPYCACHEPREFIX := $(CURDIR)/.local/pycache
+check test: export PYTHONDONTWRITEBYTECODE :=
+
 .DEFAULT_GOAL := help
 .PHONY: help up down catalogue fleet fleet-down check test bench soak lock operator reference
 

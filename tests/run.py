@@ -204,10 +204,12 @@ def run_shown(command: Sequence[str], env: dict[str, str], label: str) -> int:
 
 
 def test_environment(part: Part) -> dict[str, str]:
-    """/usr/sbin is not on everybody's path, and dockerd and iptables lie there."""
+    """/usr/sbin is not on everybody's path, and dockerd and iptables lie there. What Python compiles is kept
+    (see Makefile); sudo does not hand that on."""
     path = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
     database = {"DESKFLEET_TEST_POSTGRES": "1"} if part.on_postgres else {}
-    return {**os.environ, "PATH": path, "DESKFLEET_TEST_DAEMON": part.daemon, **database}
+    compiled = {"PYTHONPYCACHEPREFIX": str(ROOT / ".local/pycache"), "PYTHONDONTWRITEBYTECODE": ""}
+    return {**os.environ, "PATH": path, "DESKFLEET_TEST_DAEMON": part.daemon, **compiled, **database}
 
 
 def counts_of(report: Path) -> str:
