@@ -43,19 +43,21 @@ class Callers:
     """Values of the viewer's cookie."""
     entries: dict[str, Four] = field(repr=False)
     """Values of the cookie at the desktops' own origins. Nobody has one for the foreign desktop but `other`,
-    and for one that never was: there he shows that of his own. So with the other two."""
+    and for one that never was: there he shows that of his own. So with all below."""
+    devtools: dict[str, Four] = field(repr=False)
+    """The same cookie at the origins of sandboxes that have DevTools."""
     tickets: dict[str, Four] = field(repr=False)
     visits: dict[str, Four] = field(repr=False)
     """Values of the cookie of a browser that came by a share link."""
 
 
-def all_callers(site: ContentSite, screens: Four, pages: Four) -> Callers:
+def all_callers(site: ContentSite, screens: Four, pages: Four, browsers: Four) -> Callers:
     """While all of these still run; then call `take_away`."""
     keys = _keys(site)
     cookies = _cookies(site, keys)
-    entries = _Entries(site, pages).of(keys, cookies)
+    entries, devtools = (_Entries(site, one).of(keys, cookies) for one in (pages, browsers))
     guests = _Guests(site, screens)
-    return Callers(keys, cookies, entries, guests.tickets(keys), guests.visits(keys))
+    return Callers(keys, cookies, entries, devtools, guests.tickets(keys), guests.visits(keys))
 
 
 def take_away(site: ContentSite, callers: Callers) -> None:
@@ -70,7 +72,8 @@ def take_away(site: ContentSite, callers: Callers) -> None:
         orm.execute(update(PersonRow).where(PersonRow.login == "disabled").values(disabled_at=now))
         idle = SignInRow.sha256 == hash_of(callers.cookies["idle"])
         orm.execute(update(SignInRow).where(idle).values(used_at=now - timedelta(hours=12)))
-        over = EntryRow.sha256.in_([hash_of(one) for one in callers.entries["over"].all()])
+        cookies = (*callers.entries["over"].all(), *callers.devtools["over"].all())
+        over = EntryRow.sha256.in_([hash_of(one) for one in cookies])
         orm.execute(update(EntryRow).where(over).values(ends_at=now))
         for which in ("revoked", "expired"):
             link = select(ShareVisitRow.link_id).where(

@@ -56,6 +56,8 @@ class Ground:
     """Sandboxes whose screen is a stream."""
     pages: Four
     """Desktops with a page of their own."""
+    browsers: Four
+    """Sandboxes with a browser that has DevTools."""
     callers: Callers
 
     def heard(self) -> int:
@@ -92,11 +94,17 @@ def running_ground(folder: Path) -> Iterator[Ground]:
             foreign=_desktop(site, THEIRS, "annex"),
             never=str(uuid4()),
         )
-        callers = all_callers(site, screens, pages)
-        for ended in (screens.ended, pages.ended):
+        browsers = Four(
+            own=_sandbox(site, OURS, screen.port, image="chrome"),
+            ended=_sandbox(site, OURS, screen.port, image="chrome"),
+            foreign=_sandbox(site, THEIRS, screen.port, image="chrome"),
+            never=str(uuid4()),
+        )
+        callers = all_callers(site, screens, pages, browsers)
+        for ended in (screens.ended, pages.ended, browsers.ended):
             site.store.fleet.transition(ended, Status.TERMINATED)
         take_away(site, callers)
-        yield Ground(site, relay, (studio, annex), sandboxes, screens, pages, callers)
+        yield Ground(site, relay, (studio, annex), sandboxes, screens, pages, browsers, callers)
 
 
 def _site(folder: Path, relay: RelayProcess) -> ContentSite:
@@ -105,9 +113,9 @@ def _site(folder: Path, relay: RelayProcess) -> ContentSite:
     return site
 
 
-def _sandbox(site: ContentSite, tenant: str, vnc_port: int) -> str:
+def _sandbox(site: ContentSite, tenant: str, vnc_port: int, *, image: str = "desktop") -> str:
     """As the worker leaves it when it has seen the first frame."""
-    new = NewSession(image="desktop", ttl_seconds=3600, created_by="tests")
+    new = NewSession(image=image, ttl_seconds=3600, created_by="tests")
     row = site.store.tenant(tenant).create(new).session
     key = (site.folder / "viewer.key").read_bytes().strip()
     site.store.fleet.update(row.id, vnc_password_sealed=seal_secret(VNC_PASSWORD, key))

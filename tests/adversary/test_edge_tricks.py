@@ -7,6 +7,7 @@ nothing, nothing of a tenant's hears of them, and no internal header comes back.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import pytest
 
@@ -104,12 +105,48 @@ PAGE_PATHS = {
 }  # fmt: skip
 
 
+DEVTOOLS_PATHS = {
+    "200+ 401 401": (
+        "/devtools/inspector.html", "/devtools/a/b.js?c=%2e%2e/", "/devtools/inspector.html?ws=evil",
+    ),
+    # Chromium's lists open and close tabs by an address alone, and one socket is for the browser as a whole.
+    "404 401 401": (
+        "/devtools/", "/devtools//inspector.html", "/devtools/.hidden", "/devtools/a%2fb",
+        "/devtools/page/0A1B", "/devtools/PAGE/0A1B", "/devtools/browser/0A1B", "/devtools/Browser/x",
+    ),
+    "401 401 401": (
+        "/json", "/json/", "/json/list", "/json/new?about:blank", "/json/version", "/json/close/0A1B",
+        "/JSON/list",
+        "//json/list", "/%6ason/list", "/", "/devtools", "/DevTools/inspector.html",
+        "/%64evtools/inspector.html",
+        "//devtools/inspector.html", "/websockify", "/api/v1/me",
+    ),
+    "404 404 404": (
+        "/devtools/../json/list", "/devtools/%2e%2e/json/list", "/devtools/%2e%2e/json",
+        "/devtools\\..\\json", "/./json/list",
+    ),
+}  # fmt: skip
+DEVTOOLS_SOCKETS = {
+    "101+ 401 401": ("/devtools/page/0A1B",),
+    "404 401 401": (
+        "/devtools/page/", "/devtools/page/0A1B/", "/devtools/page/0A1B?x", "/devtools/page/%30A1B",
+        "/devtools/browser/0A1B", "/devtools/inspector.html", "/devtools/page//0A1B", "/devtools/PAGE/0A1B",
+    ),
+    "401 401 401": ("/json/list", "/", "/websockify", "//devtools/page/0A1B", "/DEVTOOLS/page/0A1B"),
+    "404 404 404": ("/devtools/page/../browser/0A1B", "/devtools/page/%2e%2e/browser/0A1B"),
+}  # fmt: skip
+
+
+Of = Literal["sandboxes", "pages", "browsers"]
+
+
 @dataclass(frozen=True)
 class Asker:
-    """Of one of the three: the headers by which he asks for a sandbox, and for a desktop's page."""
+    """Of one of the three: by which headers he asks for a sandbox, for a desktop's page, and for DevTools."""
 
     of_sandboxes: Headers
     of_pages: Headers
+    of_browsers: Headers
 
 
 def askers(ground: Ground) -> tuple[Asker, Asker, Asker]:
@@ -117,10 +154,11 @@ def askers(ground: Ground) -> tuple[Asker, Asker, Asker]:
     callers = ground.callers
 
     def known(key: str, entry: str) -> Asker:
-        cookie = f"{ENTRY_COOKIE}={callers.entries[entry].own}"
-        return Asker((("Authorization", f"Bearer {callers.keys[key]}"),), (("Cookie", cookie),))
+        page, browser = (f"{ENTRY_COOKIE}={of[entry].own}" for of in (callers.entries, callers.devtools))
+        shown = ("Authorization", f"Bearer {callers.keys[key]}")
+        return Asker((shown,), (("Cookie", page),), (("Cookie", browser),))
 
-    return known("operator", "operator"), known("other", "other"), Asker((), ())
+    return known("operator", "operator"), known("other", "other"), Asker((), (), ())
 
 
 def names(ground: Ground) -> dict[str, str]:
@@ -145,13 +183,13 @@ def pages_name(ground: Ground) -> str:
 
 
 def words_of_three(
-    ground: Ground, method: str, target: str, host: str, *, more: Headers = CLOSE, page: bool = False
+    ground: Ground, method: str, target: str, host: str, *, more: Headers = CLOSE, of: Of = "sandboxes"
 ) -> str:
     """Their three answers, as the tables write them."""
     words = []
     for asker in askers(ground):
         heard = ground.heard()
-        shown = asker.of_pages if page else asker.of_sandboxes
+        shown = {"sandboxes": asker.of_sandboxes, "pages": asker.of_pages, "browsers": asker.of_browsers}[of]
         sent = request(method, target, (("Host", host), *more, *shown))
         answer = ask(ground.site.port, sent, address=ADDRESS)
         words.append(f"{answer.status}{'+' if ground.heard() > heard else ''}{told(answer)}")
@@ -164,12 +202,17 @@ def told(answer: Answer) -> str:
 
 
 def check_paths(
-    ground: Ground, table: dict[str, tuple[str, ...]], host: str, *, more: Headers = CLOSE, page: bool = False
+    ground: Ground,
+    table: dict[str, tuple[str, ...]],
+    host: str,
+    *,
+    more: Headers = CLOSE,
+    of: Of = "sandboxes",
 ) -> None:
     wrong = []
     for right, targets in table.items():
         for target in (written.format(**names(ground)) for written in targets):
-            found = words_of_three(ground, "GET", target, host, more=more, page=page)
+            found = words_of_three(ground, "GET", target, host, more=more, of=of)
             if found != right:
                 wrong.append(f"{target}: {found}, not {right}")
     assert wrong == []
@@ -202,7 +245,14 @@ def test_path_to_a_port_never_leads_to_another_sandbox(ground: Ground, name: str
 
 
 def test_page_is_its_files_alone(ground: Ground) -> None:
-    check_paths(ground, PAGE_PATHS, pages_name(ground), page=True)
+    check_paths(ground, PAGE_PATHS, pages_name(ground), of="pages")
+
+
+def test_devtools_are_files_and_targets_alone(ground: Ground) -> None:
+    host = f"{ground.browsers.own}.{ground.site.content_domain}:{ground.site.port}"
+    check_paths(ground, DEVTOOLS_PATHS, host, of="browsers")
+    more = (*upgrade_headers(), ("Origin", f"http://{host}"))
+    check_paths(ground, DEVTOOLS_SOCKETS, host, more=more, of="browsers")
 
 
 # Which way -> the answers of the three -> methods. A screen is a WebSocket's GET and nothing else, a page is
@@ -250,7 +300,9 @@ def test_each_way_takes_its_methods_alone(ground: Ground, name: str) -> None:
     for right, methods in METHODS[name].items():
         for method in methods:
             target = path.format(**names(ground))
-            found = words_of_three(ground, method, target, host, more=more, page=name == "page")
+            found = words_of_three(
+                ground, method, target, host, more=more, of="pages" if name == "page" else "sandboxes"
+            )
             if found != right:
                 wrong.append(f"{method}: {found}, not {right}")
     assert wrong == []
@@ -300,15 +352,15 @@ def forged_headers(ground: Ground) -> dict[str, Headers]:
 def test_forged_headers_change_no_answer_and_go_nowhere(ground: Ground, name: str) -> None:
     """A real grant among them: whoever has read one gets nothing for it at the edge."""
     path, upgrade = WAYS[name]
-    page = name == "page"
-    host = pages_name(ground) if page else viewers_name(ground)
+    of: Of = "pages" if name == "page" else "sandboxes"
+    host = pages_name(ground) if of == "pages" else viewers_name(ground)
     targets = [path.format(**names(ground)), path.replace("own", "foreign").format(**names(ground))]
     plain = upgrade_headers() if upgrade else CLOSE
     wrong = []
     for target in targets:
-        right = words_of_three(ground, "GET", target, host, more=plain, page=page)
+        right = words_of_three(ground, "GET", target, host, more=plain, of=of)
         for what, forged in forged_headers(ground).items():
-            found = words_of_three(ground, "GET", target, host, more=(*plain, *forged), page=page)
+            found = words_of_three(ground, "GET", target, host, more=(*plain, *forged), of=of)
             if found != right:
                 wrong.append(f"{what}, {target}: {found}, not {right}")
     assert wrong == []
