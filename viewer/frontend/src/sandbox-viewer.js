@@ -360,7 +360,7 @@ class SandboxViewer extends HTMLElement {
 
   #renderBar(session) {
     const parts = this.#parts;
-    setText(parts.title, session ? nameOf(session) : shortId(this.getAttribute("session") ?? "") || "No desktop");
+    setText(parts.title, this.hasAttribute("shared") ? "A shared desktop" : session ? nameOf(session) : shortId(this.getAttribute("session") ?? "") || "No desktop");
     setText(parts.subtitle, [session && screenOf(session), session && IS_WATCHER && "view only", session && this.getAttribute("note")].filter(Boolean).join(" · "));
     const shown = session ? badgeOf(session) : null;
     if (shown && parts.badge.querySelector(".badge")?.textContent !== shown.label) parts.badge.replaceChildren(badge(shown));
@@ -388,7 +388,7 @@ class SandboxViewer extends HTMLElement {
     const notice = this.#parts.notice;
     let text = "";
     if (session && isEnding(session) && this.#link === "connected") text = "This desktop is being ended.";
-    else if (session && hostIsLost(session)) text = `Host ${session.host ?? ""} does not answer. The desktop may still be running there; what you see may be old.`;
+    else if (session && hostIsLost(session)) text = `${session.host ? `Host ${session.host}` : "The host"} does not answer. The desktop may still be running there; what you see may be old.`;
     else if (session?.status === "running" && session.status_reason === "blank") text = "The desktop is connected, but has drawn nothing on its screen yet.";
     setText(notice, text);
     notice.hidden = !text;
