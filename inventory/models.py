@@ -80,6 +80,17 @@ _DOMAIN = re.compile(
 )
 
 
+def _network(text: str) -> str:
+    """As Caddy writes it. Whoever may say for whom he speaks may claim any address, so not everybody may."""
+    network = ipaddress.ip_network(text)
+    if network.prefixlen == 0:
+        raise ValueError(f"{text} is every address there is; name those of your proxies")
+    return str(network)
+
+
+Network = Annotated[str, AfterValidator(_network)]
+"""An address, or a network such as 10.0.0.0/24."""
+
 _LABEL_PART = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?", re.ASCII)
 
 
@@ -606,6 +617,8 @@ class Settings(Section):
     acme: Acme = Acme()
     edge_port: Port | None = None
     """None: 8088 for plain http, 443 with TLS."""
+    trusted_proxies: tuple[Network, ...] = ()
+    """Addresses of the proxies that stand before the edge: whose word is taken for whom they let in."""
     content_domain: str | None = None
     """Below it every desktop that brings its own web page gets an origin. None: `content.<domain>`; `none`:
     such desktops are off."""

@@ -29,6 +29,28 @@ _HOSTWATCH_API = ("/hostwatch/*",)
 # Asked for once, a WebSocket goes on, whatever becomes of its maker: it has to come back and be asked for
 # again. Caddy joins one with any service, `websocket` or not.
 _SERVICE = ("stream_timeout 1h",)
+# Defaults, for answers that do not say it themselves: Caddy's own, and the relay's refusals.
+_VIEWER_SAYS = (
+    "?X-Content-Type-Options nosniff",
+    "?Referrer-Policy same-origin",
+    "?Cross-Origin-Resource-Policy same-origin",
+    "?Content-Security-Policy \"default-src 'none'; frame-ancestors 'none'\"",
+)
+# A foreign page may load what is its own; where it was opened from is nobody's business.
+_CONTENT_SAYS = (
+    "?X-Content-Type-Options nosniff",
+    ">Referrer-Policy no-referrer",
+    "?Cross-Origin-Resource-Policy same-origin",
+    "?Content-Security-Policy \"default-src 'none'; frame-ancestors 'none'\"",
+)
+# A service of the operator's own knows better, if it says anything at all.
+_SERVICE_SAYS = (
+    "?X-Content-Type-Options nosniff",
+    "?Referrer-Policy strict-origin-when-cross-origin",
+    "?Content-Security-Policy \"frame-ancestors 'self'\"",
+)
+# Behind another proxy, Caddy would name that one last, where programs look for the client.
+_FOR_CLIENT = ("header_up X-Forwarded-For {client_ip}",)
 # What a sandbox answers comes from the viewer's origin: it is data there, and never a page that acts.
 _PORT = (
     "header_down -Set-Cookie",
@@ -143,6 +165,8 @@ def caddyfile(config: HostConfig, *, ipv6: bool = True) -> str:
         port_lines=_PORT,
         public_lines=_PUBLIC,
         service_lines=_SERVICE,
+        for_client=_FOR_CLIENT if on_edge and settings.trusted_proxies else (),
+        answers={"viewer": _VIEWER_SAYS, "content": _CONTENT_SAYS, "service": _SERVICE_SAYS},
     )
 
 

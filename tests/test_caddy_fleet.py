@@ -42,6 +42,10 @@ CONTENT = f"0b9c.content.{DOMAIN}"
 CODE_SERVER, GRAFANA, OPENSANDBOX = (f"{name}.{DOMAIN}" for name in ("code-server", "grafana", "opensandbox"))
 
 
+OURS = "max-age=31536000"
+"""What the edge itself says of TLS."""
+
+
 @pytest.fixture(scope="module")
 def running() -> Iterator[CaddyFleet]:
     with CaddyFleet(GROUPS) as fleet:
@@ -206,13 +210,15 @@ def test_port_of_a_host_without_sandboxes_leads_nowhere(fleet: CaddyFleet) -> No
 @pytest.mark.parametrize("name", [DOMAIN, OPENSANDBOX])
 def test_what_a_port_answers_cannot_speak_for_the_origin(fleet: CaddyFleet, name: str) -> None:
     relay = fleet.relays["box1"]
-    gone = ("Set-Cookie", "Clear-Site-Data", "Strict-Transport-Security", "Alt-Svc", "Service-Worker-Allowed")
+    gone = ("Set-Cookie", "Clear-Site-Data", "Alt-Svc", "Service-Worker-Allowed", "NEL", "Report-To")
     try:
-        relay.adds = {**dict.fromkeys((*gone, "NEL", "Report-To"), "x"), "Content-Security-Policy": "own"}
+        relay.adds = {**dict.fromkeys(gone, "x"), "Content-Security-Policy": "own",
+                      "Strict-Transport-Security": "x"}  # fmt: skip
         answer = fleet.get("/v1/sandboxes/abc/proxy/8000/", name=name)
     finally:
         relay.adds = {}
-    assert [answer.all(header.lower()) for header in (*gone, "NEL", "Report-To")] == [[]] * 7
+    assert [answer.all(header.lower()) for header in gone] == [[]] * 6
+    assert answer.all("strict-transport-security") == [OURS]
     assert answer.all("content-security-policy") == ["own", "sandbox"]
     assert answer.all("x-content-type-options") == ["nosniff"]
 
@@ -372,10 +378,11 @@ def test_foreign_page_cannot_speak_for_the_whole_domain(fleet: CaddyFleet) -> No
     assert answer.all("x-content-type-options") == ["nosniff"]
     assert "x-df-framers" not in answer.seen["headers"]
     lost = {
-        "clear-site-data", "strict-transport-security", "alt-svc", "set-cookie", "service-worker-allowed",
-        "nel", "report-to", "reporting-endpoints",
+        "clear-site-data", "alt-svc", "set-cookie", "service-worker-allowed", "nel", "report-to",
+        "reporting-endpoints",
     }  # fmt: skip
     assert not lost & {name.lower() for name, _ in answer.headers}
+    assert answer.all("strict-transport-security") == [OURS]
 
 
 def test_foreign_page_gets_no_service_worker(fleet: CaddyFleet) -> None:
@@ -610,10 +617,11 @@ async def fifty_streams(fleet: CaddyFleet, stack: AsyncExitStack) -> list[Client
         fleet.url("/stream/abc", scheme="wss"),
         fleet.url("/websockify", name=CONTENT, scheme="wss"),
         fleet.url("/ws", name=CODE_SERVER, scheme="wss"),
+        fleet.url("/v1/sandboxes/abc/proxy/8000/ws", scheme="wss"),
     )
     streams = []
     for number in range(50):
-        stream = await browser.ws_connect(addresses[number % 3], protocols=("binary",))
+        stream = await browser.ws_connect(addresses[number % len(addresses)], protocols=("binary",))
         streams.append(await stack.enter_async_context(stream))
         await first_words(stream)
     assert await how_many_echo(streams) == 50

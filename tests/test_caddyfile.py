@@ -227,7 +227,8 @@ def test_host_that_is_edge_and_more_has_both_parts_in_one_file() -> None:
 
 def test_sites_whose_certificate_dns_proves_all_use_it() -> None:
     blocks = site_blocks(caddyfile(FILES["acme"]))
-    https = [text for name, text in blocks.items() if name.startswith("https://")]
+    # But for what is asked for under a foreign name, which gets nowhere.
+    https = [text for name, text in blocks.items() if name.startswith("https://") and name != "https://:443"]
     assert len(https) == 3
     assert all(f"\ttls {TLS}/edge.pem {TLS}/edge.key\n" in text for text in https)
 

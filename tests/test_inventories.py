@@ -218,6 +218,15 @@ def test_site_of_the_tutorial_loads(tmp_path: Path) -> None:
             "acme.yml:settings.edge_port: edge_port 8060 is also the port of a service; give each its own",
         ),
         (
+            GOOD.replace("localhost}", "localhost, trusted_proxies: [0.0.0.0/0]}"),
+            "acme.yml:settings.trusted_proxies.0: 0.0.0.0/0 is every address there is; name those of your"
+            " proxies",
+        ),
+        (
+            GOOD.replace("localhost}", "localhost, trusted_proxies: [10.0.0.1/8]}"),
+            "acme.yml:settings.trusted_proxies.0: 10.0.0.1/8 has host bits set",
+        ),
+        (
             GOOD.replace("localhost}", "localhost, ports: {sandboxes: [40000, 40050]}}"),
             "acme.yml:settings.ports.sandboxes: the range 40000-40050 is too small; sandboxes need at least"
             " 101 ports",

@@ -83,7 +83,7 @@ def test_pages_allow_own_scripts_only_and_are_never_cached(
     assert (policy["script-src"], policy["default-src"], policy["frame-ancestors"]) == (
         "'self'",
         "'none'",
-        "'self'",
+        "'none'",
     )
     assert policy["connect-src"] == "'self' ws://deskfleet.localhost:8088"
     assert answer.headers["Cache-Control"] == "no-store"

@@ -202,6 +202,16 @@ def _answer_failure(error: Exception) -> BaseResponse:
     return _answer_problem(Problem(500, "failure", "Something went wrong here", detail))
 
 
+# What no page of ours ever uses, nor anything that it shows in a frame.
+_FORBIDDEN = ", ".join(
+    f"{feature}=()"
+    for feature in (
+        "accelerometer", "camera", "display-capture", "geolocation", "gyroscope", "hid", "magnetometer",
+        "microphone", "midi", "payment", "serial", "usb",
+    )
+)  # fmt: skip
+
+
 def _finish(response: Response) -> Response:
     drain_body()
     headers = response.headers
@@ -211,6 +221,7 @@ def _finish(response: Response) -> Response:
     # Neither a page here nor one at a name beside it becomes one origin with the other by `document.domain`.
     headers["Origin-Agent-Cluster"] = "?1"
     headers["Cross-Origin-Resource-Policy"] = "same-origin"
+    headers["Permissions-Policy"] = _FORBIDDEN
     if response.mimetype == "text/html":
         # A page beside the viewer has brought its own.
         headers.setdefault("Content-Security-Policy", content_policy(public_origin(), services().settings))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
+from collections.abc import Sequence
 from urllib.parse import quote
 
 from flask import Blueprint, Response, make_response, redirect, render_template, request
@@ -17,6 +18,7 @@ from viewer.access import (
     needs,
     place,
     principal,
+    public_origin,
     request_origin,
     wants_page,
 )
@@ -169,8 +171,13 @@ def service_page(name: str) -> Response:
 @pages.get("/view/<session_id>")
 @needs(Role.WATCHER, scope=Scope.STREAMS)
 def view_page(session_id: str) -> Response:
+    """The one page that is made to be shown by others: by those that the tenant lists."""
     _own(session_id)
-    return _page("view.html", principal(), session_id=session_id)
+    settings, who = services().settings, principal()
+    response = _page("view.html", who, session_id=session_id)
+    policy = content_policy(public_origin(), settings, shown_by=settings.tenant(who.tenant).embed_origins)
+    response.headers["Content-Security-Policy"] = policy
+    return response
 
 
 def is_page(path: str) -> bool:
@@ -258,8 +265,9 @@ def _pixels(resolution: str) -> int:
     return int(width) * int(height)
 
 
-def content_policy(origin: str, settings: Settings) -> str:
+def content_policy(origin: str, settings: Settings, *, shown_by: Sequence[str] = ()) -> str:
     """Own scripts and styles only, no inline ones; frames and forms lead to the names beside the viewer too.
+    shown_by: origins whose pages may show this one in a frame.
 
     `connect-src` names the stream's address, for browsers whose 'self' does not cover ws:.
     """
@@ -274,7 +282,7 @@ def content_policy(origin: str, settings: Settings) -> str:
         "font-src": "'self'",
         "connect-src": f"'self' {ws_origin}",
         "frame-src": " ".join(["'self'", *framed]),
-        "frame-ancestors": "'self'",
+        "frame-ancestors": " ".join(shown_by) or "'none'",
         "form-action": " ".join(["'self'", *entered]),
         "base-uri": "'none'",
     }
