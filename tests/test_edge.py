@@ -52,7 +52,7 @@ STREAMS = {
     NOTEBOOK: "/ws",
     OPENSANDBOX: "/v1/sandboxes/abc/proxy/8000/ws",
 }
-ALLOWED = (200, {"X-Df-Upstream": "here", "X-Df-Grant": "grant"})
+ALLOWED = (200, {"X-Df-Upstream": "here", "X-Df-Grant": "grant", "X-Df-Framers": "https://a.example"})
 
 
 class SilentUpstream(TinyUpstream):

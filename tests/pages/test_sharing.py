@@ -53,6 +53,7 @@ def sharing(
     with running_relay(folder / "relay", publish_address="127.0.0.1") as relay:
         site = ContentSite(folder / "site", BELOW, relay=relay)
         host = settings_values(folder / "site")["hosts"][0]
+        site.more["tenants"] = [{"name": "acme"}]
         site.more["hosts"] = [{**host, "relay_url": relay.url, "opensandbox_url": "http://127.0.0.1:9"}]
         with site, _running_worker(folder / "site"):
             yield SharingSite(site, desktop.port)

@@ -349,7 +349,8 @@ class SandboxViewer extends HTMLElement {
     if (!this.#parts) return;
     const session = this.#session;
     this.dataset.link = this.#link;
-    this.#lease.show(session, this.#live);
+    // A visitor is told of nobody, and has nothing to take.
+    if (!this.hasAttribute("shared")) this.#lease.show(session, this.#live);
     this.#renderBar(session);
     this.#renderNotice(session);
     this.#renderCover(this.#coverFor(session));
