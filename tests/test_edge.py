@@ -11,8 +11,8 @@ import http.client
 import ssl
 import subprocess
 import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, closing, contextmanager
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import ExitStack, asynccontextmanager, closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -116,8 +116,13 @@ class Edge:
         with closing(plain), self.trusting.wrap_socket(plain, server_hostname=name) as channel:
             return exchange(channel, method, path, f"{name}:{self.port}", headers or {})
 
-    def browser(self) -> ClientSession:
-        return ClientSession(connector=TCPConnector(resolver=_Everywhere(), ssl=self.trusting, limit=0))
+    @asynccontextmanager
+    async def browser(self) -> AsyncIterator[ClientSession]:
+        connector = TCPConnector(resolver=_Everywhere(), ssl=self.trusting, limit=0)
+        async with ClientSession(connector=connector) as session:
+            yield session
+        # TLS says good-bye a little later than the session is closed.
+        await asyncio.sleep(0.1)
 
 
 class OverTwo:
