@@ -44,6 +44,7 @@ COLUMNS = [
 # scopes it has `events`). admin: of the tenant; fleet: the site's own admin key. person: an operator who has
 # signed in by name. The last three are the operator's browser: asking from our own page, without an Origin
 # (an old form), and from a sandbox's page. OUT and PAGE: the first six columns of nearly every row.
+ENTER_SHARED = "POST /api/v1/shared/<session_id>/entries"
 RETRY_DELIVERY = "POST /api/v1/webhooks/<endpoint_id>/deliveries/<delivery_id>/retry"
 WORDS = {"OUT": "401 401 401 401 429 401", "PAGE": "303 303 303 303 429 303"}
 TABLE = {
@@ -136,6 +137,7 @@ TABLE = {
     # No visit of a link is shown here; what one opens is in tests/test_shares_api.py.
     "GET /shared/<session_id>": "401 401 401 401 401 401 401 401 401 401 401 401 401 401 401 401",
     "GET /api/v1/shared/<session_id>": "401 401 401 401 401 401 401 401 401 401 401 401 401 401 401 403",
+    ENTER_SHARED: "403 403 403 403 403 401 403 403 403 403 403 403 401 401 403 403",
     "GET /api/v1/sessions/<session_id>/shares": "OUT 403 403 200 200 200 404 200 200 200 403",
     "POST /api/v1/sessions/<session_id>/shares": "OUT 403 403 201 201 201 404 201 201 403 403",
     "DELETE /api/v1/sessions/<session_id>/shares/<share_id>": "OUT 403 403 404 404 404 404 404 404 403 403",

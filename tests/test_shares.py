@@ -20,7 +20,6 @@ from viewer.shares import (
     ShareOver,
     TooManyShares,
     Why,
-    why_out,
 )
 from viewer.store import Store
 from viewer.tables import ShareLinkRow, ShareVisitRow
@@ -141,9 +140,6 @@ def test_revoked_link_ends_who_is_in_and_lets_nobody_in(
     with pytest.raises(ShareOver) as refused:
         store.shares.visitor([opened.cookie], session.id)
     assert refused.value.why == "revoked"
-    with store._database.reading() as orm:
-        assert why_out(orm, opened.visitor.who.holder, utcnow()) == "revoked"
-        assert why_out(orm, stays.visitor.who.holder, utcnow()) is None
 
 
 def test_link_ends_on_time(store: Store, people: People, session: Session) -> None:

@@ -106,10 +106,44 @@ def test_wrong_field_is_named(
 
 def test_what_shows_nothing_cannot_be_shared(client: ViewerClient, store: Store, people: People) -> None:
     shell = new_session(store, people.alice, image="shell", display=Display.NONE)
-    for session, words in ((shell, "no screen"), (kasmvnc_desktop(store, people.alice), "KasmVNC")):
-        answer = client.post(f"/api/v1/sessions/{session.id}/shares", json={}, headers=people.alice.headers)
-        assert answer.status_code == 409
-        assert words in answer.json["detail"]
+    answer = client.post(f"/api/v1/sessions/{shell.id}/shares", json={}, headers=people.alice.headers)
+    assert (answer.status_code, answer.json["type"]) == (409, "urn:deskfleet:problem:not-shareable")
+
+
+def test_visitor_watches_a_desktop_with_a_page_of_its_own(
+    client: ViewerClient, store: Store, people: People, settings: Settings
+) -> None:
+    desktop = kasmvnc_desktop(store, people.alice)
+    made = make(client, people, desktop)
+    visitor = enter(client, made)
+    way = client.post(f"/api/v1/shared/{desktop.id}/entries", headers={**visitor, **OURS})
+    assert way.status_code == 201
+    host = f"{desktop.id}.content.deskfleet.localhost:8088"
+    there = {"X-Forwarded-Host": host, "X-Forwarded-Proto": "http"}
+    posted = client.post("/.deskfleet/enter", data={"ticket": way.json["ticket"]}, headers=there)
+    assert posted.status_code == 303
+    cookie = {"Cookie": posted.headers["Set-Cookie"].partition(";")[0]}
+    asked = {**there, **cookie, "X-Forwarded-Method": "GET", "X-Forwarded-Uri": "/"}
+    answer = client.get("/authz/content", headers=asked)
+    assert answer.status_code == 200
+    grant = open_grant(
+        answer.headers[GRANT_HEADER], settings.hosts[0].relay_key(), purpose="content", now=utcnow()
+    )
+    assert (grant.may_control, grant.principal[:42]) == (False, f"share:{made['id']}")
+    store.shares.revoke(desktop, made["id"])
+    assert client.get("/authz/content", headers=asked).status_code == 401
+    entries = [one for one in store.audit.entries("acme") if one.action.startswith("entry.")]
+    assert {one.principal for one in entries} == {f"share:{made['id']}"}
+
+
+@pytest.mark.parametrize("origin", ["http://evil.example", "null", None])
+def test_only_our_own_page_gets_a_visitor_a_ticket(
+    client: ViewerClient, store: Store, people: People, origin: str | None
+) -> None:
+    desktop = kasmvnc_desktop(store, people.alice)
+    visitor = enter(client, make(client, people, desktop))
+    headers = {**visitor, **({"Origin": origin} if origin else {})}
+    assert client.post(f"/api/v1/shared/{desktop.id}/entries", headers=headers).status_code == 403
 
 
 def test_ended_session_cannot_be_shared(
@@ -390,7 +424,11 @@ def test_foreign_page_reads_nothing_in_a_visitors_name(
     assert answer.status_code == 403
 
 
-VISITORS = {("GET", "/shared/<session_id>"), ("GET", "/api/v1/shared/<session_id>")}
+VISITORS = {
+    ("GET", "/shared/<session_id>"),
+    ("GET", "/api/v1/shared/<session_id>"),
+    ("POST", "/api/v1/shared/<session_id>/entries"),
+}
 """What a visit opens, beside its stream. `/s` is anybody's."""
 
 

@@ -31,6 +31,7 @@ from viewer.openapi import Answer, Operation, describes
 from viewer.places import PlaceKind, content_origin, service_origin
 from viewer.problems import Problem, role_too_small, too_many_attempts
 from viewer.services import services
+from viewer.share_visits import by_share
 
 content = Blueprint("content", __name__)
 
@@ -64,16 +65,23 @@ def enter_session(session_id: str) -> Response:
         _check_has_devtools(session)
     else:
         _check_has_page(session)
-    origin = content_origin(session.id, services().settings)
-    if origin is None:
-        raise Problem(
-            409,
-            "no-content-domain",
-            "Pages of desktops are off here",
-            "This fleet has no content domain, so a desktop's own page cannot be shown apart from the viewer;"
-            " set content_domain in the site file and run the deploy.",
-        )
-    return _ticket(Audience(origin=origin, session_id=session.id))
+    return _ticket(Audience(origin=_own_origin(session), session_id=session.id))
+
+
+@content.post("/api/v1/shared/<session_id>/entries")
+@needs(Role.WATCHER, scope=Scope.STREAMS, door=by_share)
+@describes(
+    Operation(
+        summary="The same, for a browser that came by a share link",
+        answers={201: Answer("Post the ticket within a minute.", EntryTicket)},
+        problems=(404, 409, 410),
+    )
+)
+def enter_shared(session_id: str) -> Response:
+    """It watches there, too: its entry is worth a watcher's."""
+    session = services().store.tenant(principal().tenant).get(session_id)
+    _check_has_page(session)
+    return _ticket(Audience(origin=_own_origin(session), session_id=session.id))
 
 
 @content.post("/api/v1/services/<name>/entries")
@@ -126,6 +134,19 @@ def enter() -> Response:
         partitioned=True,
     )
     return response
+
+
+def _own_origin(session: Session) -> str:
+    origin = content_origin(session.id, services().settings)
+    if origin is None:
+        raise Problem(
+            409,
+            "no-content-domain",
+            "Pages of desktops are off here",
+            "This fleet has no content domain, so a desktop's own page cannot be shown apart from the viewer;"
+            " set content_domain in the site file and run the deploy.",
+        )
+    return origin
 
 
 def local_path(wanted: str) -> str:

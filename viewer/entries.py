@@ -18,7 +18,8 @@ from viewer.accounts import AccountStore
 from viewer.credentials import SecretToken, hash_of, new_token
 from viewer.database import Database
 from viewer.model import Frozen, Principal, Role, utcnow
-from viewer.tables import EntryRow, SignInRow
+from viewer.shares import visitor_by_id
+from viewer.tables import EntryRow, ShareVisitRow, SignInRow
 
 TICKET_LIFE = timedelta(seconds=60)
 ENTRY_LIFE = timedelta(hours=12)
@@ -51,7 +52,7 @@ class EntryStore:
         self._accounts = accounts
 
     def new_ticket(self, who: Principal, audience: Audience, *, cookie: str | None) -> Ticket:
-        """`cookie`: the viewer's, by which `who` is signed in; None for an API key."""
+        """`cookie`: the viewer's, by which `who` is signed in; None for an API key, and for a share link."""
         text, now = new_token(), utcnow()
         row = EntryRow(
             sha256=hash_of(text),
@@ -61,7 +62,8 @@ class EntryStore:
             service=audience.service,
             tenant_id=who.tenant,
             role=who.role.value,
-            key_id=None if cookie else who.id.removeprefix("key:"),
+            key_id=who.id.removeprefix("key:") if who.via == "key" else None,
+            share_visit_id=who.sign_in if who.via == "share" else None,
             sign_in_sha256=hash_of(cookie) if cookie else None,
             created_at=now,
             ends_at=now + TICKET_LIFE,
@@ -109,6 +111,9 @@ class EntryStore:
     def _maker(self, row: EntryRow) -> Principal | None:
         if row.sign_in_sha256 is not None:
             return self._accounts.principal_of_sign_in(row.sign_in_sha256)
+        if row.share_visit_id is not None:
+            with self._database.reading() as orm:
+                return visitor_by_id(orm, row.share_visit_id, utcnow())
         return self._accounts.principal_of_key_id(row.key_id) if row.key_id is not None else None
 
 
@@ -123,6 +128,7 @@ def _entered(ticket: EntryRow, cookie: SecretToken, now: datetime) -> EntryRow:
         role=ticket.role,
         key_id=ticket.key_id,
         sign_in_sha256=ticket.sign_in_sha256,
+        share_visit_id=ticket.share_visit_id,
         created_at=now,
         ends_at=now + ENTRY_LIFE,
     )
@@ -135,7 +141,9 @@ def _target(row: EntryRow) -> str:
 def _note_use(orm: OrmSession, row: EntryRow) -> None:
     """By its maker: the browser that uses it shows nothing but the ticket."""
     sign_in = orm.get(SignInRow, row.sign_in_sha256) if row.sign_in_sha256 is not None else None
-    maker = sign_in.principal_id if sign_in is not None else f"key:{row.key_id}"
+    visit = orm.get(ShareVisitRow, row.share_visit_id) if row.share_visit_id is not None else None
+    maker = f"share:{visit.link_id}" if visit is not None else f"key:{row.key_id}"
+    maker = sign_in.principal_id if sign_in is not None else maker
     audit.note(orm, row.tenant_id, "entry.open", _target(row), principal=maker)
 
 

@@ -11,7 +11,7 @@ import re
 
 from flask import Response, request
 
-from viewer.access import foreign_origin
+from viewer.access import check_same_origin, foreign_origin
 from viewer.credentials import SecretToken
 from viewer.model import Principal, Role
 from viewer.problems import Problem
@@ -66,6 +66,8 @@ def visitor_to(session_id: str) -> Visitor:
 
 def by_share(_role: Role) -> Principal:
     """A door (`viewer.access.Door`) for routes with a `session_id`."""
+    if request.method not in ("GET", "HEAD"):
+        check_same_origin()
     if request.headers.get("Sec-Fetch-Site") in ("same-site", "cross-site"):
         # A desktop's own page can be same-site, so the Lax cookie comes along.
         raise foreign_origin()

@@ -235,11 +235,9 @@ def visitors_of(orm: OrmSession, holders: Collection[str], now: datetime) -> lis
     return [_visitor(link, visit).who for visit, link in pairs if _why_over(orm, link, now) is None]
 
 
-def why_out(orm: OrmSession, holder: str, now: datetime) -> Why | None:
-    """Why that visitor (`Principal.holder`) may not watch any more; None while he may."""
-    visit = orm.get(ShareVisitRow, holder.partition("/")[2])
-    link = None if visit is None else orm.get(ShareLinkRow, visit.link_id)
-    return "unknown" if link is None else _why_over(orm, link, now)
+def visitor_by_id(orm: OrmSession, visit_id: str, now: datetime) -> Principal | None:
+    """Whoever that visit is; None once its link lets nobody watch any more."""
+    return next(iter(visitors_of(orm, [f"share:/{visit_id}"], now)), None)
 
 
 def _known_visit(orm: OrmSession, link: ShareLinkRow, cookies: Collection[str]) -> _Known | None:

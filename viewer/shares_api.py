@@ -194,13 +194,9 @@ def _own(session_id: str) -> Session:
 def _check_can_be_shared(session: Session) -> None:
     if session.status.is_terminal:
         raise over("ended")
-    if session.display is Display.RFB:
-        return
-    detail = {
-        Display.NONE: "This sandbox has no screen, so there is nothing to watch.",
-        Display.KASMVNC: "KasmVNC's page cannot be shared by a link yet; share a desktop of another kind.",
-    }[session.display]
-    raise Problem(409, "not-shareable", "This desktop cannot be shared", detail)
+    if session.display is Display.NONE:
+        detail = "This sandbox has no screen, so there is nothing to watch."
+        raise Problem(409, "not-shareable", "This desktop cannot be shared", detail)
 
 
 def _streams_open(session: Session) -> Counter[str] | None:

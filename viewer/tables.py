@@ -528,7 +528,8 @@ class SignInLinkRow(Base):
 
 class EntryRow(Base):
     """A way in to an origin beside the viewer: the hash of a one-time ticket, later of the cookie that took
-    its place. It goes with the sign-in or the key it was made by, and with its session."""
+    its place. It goes with the sign-in, the key or the share link's visit it was made by, and with its
+    session."""
 
     __tablename__ = "entries"
 
@@ -545,6 +546,8 @@ class EntryRow(Base):
     sign_in_sha256: Mapped[str | None] = mapped_column(
         ForeignKey("sign_ins.sha256", ondelete="CASCADE"), index=True
     )
+    share_visit_id: Mapped[str | None]
+    """No foreign key: SQLite would have to make the table anew."""
     created_at: Mapped[datetime]
     ends_at: Mapped[datetime]
 

@@ -209,3 +209,29 @@ def test_operator_who_opens_a_link_stays_who_he_is(sharing: SharingSite, operato
     operator.goto(f"{sharing.site.origin}/sandboxes/{session.id}")
     wait_for_picture(operator)
     expect(operator.locator("[data-control=terminate]")).to_be_visible()
+
+
+def test_desktop_with_a_page_of_its_own_is_watched_in_its_frame(
+    tmp_path: Path, built_pages: None, visitor: Person
+) -> None:
+    """Here behind a StubRelay, which keeps the grants that it was shown."""
+    page, complaints = visitor
+    site = ContentSite(tmp_path, BELOW)
+    site.more["tenants"] = [{"name": "acme"}]
+    with site:
+        desktop = site.desktop("studio")
+        who = site.store.accounts.principal_of_key(site.key(Role.OPERATOR))
+        assert who is not None
+        made = site.store.shares.create(desktop, who, label="", life=timedelta(hours=1), is_single_use=False)
+        page.goto(f"{site.origin}/s#{made.token}")
+        page.wait_for_url("**/shared/*")
+        expect(page.locator(".viewer-cover")).to_be_hidden()
+        expect(page.locator(".viewer-stage iframe")).to_be_visible()
+        assert site.relay.sockets
+        assert {grant.may_control for grant in site.relay.grants} == {False}
+        holders = {grant.principal.partition("/")[0] for grant in site.relay.grants}
+        assert holders == {f"share:{made.share.id}"}
+        site.store.shares.revoke(desktop, made.share.id)
+        site.cut()
+        expect(page.locator(HEADING)).to_have_text("This link was withdrawn")
+    assert complaints.but("410", "WebSocket connection to", "401") == []

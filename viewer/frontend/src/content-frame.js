@@ -29,13 +29,13 @@ export class ContentFrame extends EventTarget {
   #asksWhy = false;
   #onMessage = (event) => this.#heard(event);
 
-  /** @param {HTMLElement} stage empty element @param {string} sessionId @param {{name: string, viewOnly: boolean}} shown */
-  constructor(stage, sessionId, { name, viewOnly }) {
+  /** @param {HTMLElement} stage empty element @param {string} sessionId @param {{name: string, viewOnly: boolean, shared?: boolean}} shown shared: by a share link */
+  constructor(stage, sessionId, { name, viewOnly, shared = false }) {
     super();
     this.#stage = stage;
     addEventListener("message", this.#onMessage);
     this.#timer = setTimeout(() => this.#end("The desktop's own page does not answer"), PATIENCE_MS);
-    this.#open(sessionId, name, viewOnly);
+    this.#open(`/api/v1/${shared ? "shared" : "sessions"}/${encodeURIComponent(sessionId)}/entries`, name, viewOnly);
   }
 
   focus() {
@@ -64,10 +64,10 @@ export class ContentFrame extends EventTarget {
     this.#stage.replaceChildren();
   }
 
-  async #open(sessionId, name, viewOnly) {
+  async #open(entries, name, viewOnly) {
     let entry;
     try {
-      entry = await ticketFrom(`/api/v1/sessions/${encodeURIComponent(sessionId)}/entries`);
+      entry = await ticketFrom(entries);
     } catch (problem) {
       return this.#end(problem.message, { problem });
     }

@@ -169,7 +169,7 @@ class SandboxViewer extends HTMLElement {
     if (this.#link !== "connecting" || this.#session?.id !== id || this.#stream) return;
     this.#shownAs = this.#session.display;
     const stream = (this.#stream = this.#shownAs === "kasmvnc"
-      ? new ContentFrame(this.#parts.stage, id, { name: nameOf(this.#session), viewOnly: IS_WATCHER })
+      ? new ContentFrame(this.#parts.stage, id, { name: nameOf(this.#session), viewOnly: IS_WATCHER, shared: this.hasAttribute("shared") })
       : new module.Stream(this.#parts.stage, id, { shared: this.hasAttribute("shared") }));
     stream.addEventListener("connected", () => this.#connected());
     stream.addEventListener("painted", () => stream === this.#stream && this.#forgetLastFrame());
@@ -378,7 +378,7 @@ class SandboxViewer extends HTMLElement {
     parts.tab.hidden = this.hasAttribute("bare");
     if (live && session.novnc_url) parts.tab.href = session.novnc_url;
     else parts.tab.removeAttribute("href");
-    parts.share.hidden = IS_WATCHER || (session && session.display !== "rfb");
+    parts.share.hidden = IS_WATCHER || session?.display === "none";
     parts.share.disabled = !live;
     parts.terminate.hidden = session?.kind === "desktop" || IS_WATCHER;
     parts.terminate.disabled = !live;

@@ -22,6 +22,7 @@ def upgrade() -> None:
         "tenants", sa.Column("from_settings", sa.Boolean(), server_default=sa.false(), nullable=False)
     )
     op.add_column("tenants", sa.Column("disabled_at", sa.DateTime(), nullable=True))
+    op.add_column("entries", sa.Column("share_visit_id", sa.String(), nullable=True))
 
 
 def downgrade() -> None:
@@ -29,6 +30,7 @@ def downgrade() -> None:
         op.drop_table(table)
     for column in ("disabled_at", "from_settings"):
         op.drop_column("tenants", column)
+    op.drop_column("entries", "share_visit_id")
 
 
 def _of_session(table: str) -> sa.ForeignKeyConstraint:
