@@ -23,6 +23,7 @@ from tests import (
     bench_list,
     bench_overhead,
     bench_reconcile,
+    bench_roles,
     bench_rollout,
     bench_spread,
     bench_stream,
@@ -41,6 +42,7 @@ GROUPS: dict[str, Callable[[], list[BenchRow]]] = {
     "list": bench_list.rows,
     "overhead": bench_overhead.rows,
     "reconcile": bench_reconcile.rows,
+    "roles": bench_roles.rows,
     "rollout": bench_rollout.rows,
     "stream": bench_stream.rows,
 }

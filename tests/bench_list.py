@@ -62,7 +62,9 @@ def fill(database: Path, rows: int) -> None:
     with sqlite3.connect(database) as connection:
         connection.execute("PRAGMA synchronous=OFF")
         at = NEWEST.isoformat(sep=" ").removesuffix("+00:00") + ".000000"
-        connection.executemany("INSERT INTO tenants VALUES (?, ?)", [(TENANT, at), ("other", at)])
+        connection.executemany(
+            "INSERT INTO tenants (id, created_at) VALUES (?, ?)", [(TENANT, at), ("other", at)]
+        )
         # Sorted once at the end instead of at each row.
         made = connection.execute(
             "SELECT name, sql FROM sqlite_master WHERE type = 'index' AND tbl_name = 'sandbox_sessions'"

@@ -110,7 +110,7 @@ class Route:
         return StreamClient(self.port, self.path, self.headers, offer_compression=self.offer_compression)
 
     def cpu_seconds(self) -> float:
-        return sum(_cpu_of(pid) for pid in _with_children(self.processes))
+        return sum(cpu_of(pid) for pid in with_children(self.processes))
 
 
 @dataclass
@@ -142,8 +142,8 @@ def rows() -> list[BenchRow]:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-stream-")))
         seed, why_no_seed = _seed_if_possible(stack, directory)
         parts = Parts(stack, directory, seed)
-        pump = _in_turns(parts.pump_routes(), _pump_run)
-        desktop = _in_turns(parts.desktop_routes(), _desktop_run)
+        pump = in_turns(parts.pump_routes(), pump_run)
+        desktop = in_turns(parts.desktop_routes(), _desktop_run)
     return _rows(pump, desktop, why_no_seed)
 
 
@@ -153,12 +153,12 @@ class Parts:
     def __init__(self, stack: ExitStack, directory: Path, seed: SeedRoute | None) -> None:
         self._seed = seed
         pump_port = free_port(PUBLISH_ADDRESS)
-        _start(stack, sys.executable, "-m", "tests.rfb_pump", PUBLISH_ADDRESS, str(pump_port))
+        start(stack, sys.executable, "-m", "tests.rfb_pump", PUBLISH_ADDRESS, str(pump_port))
         xvnc = stack.enter_context(running_xvnc(directory, geometry="1280x800"))
-        _start(stack, sys.executable, "-m", "tests.x_painter", xvnc.display, "200", "60")
+        start(stack, sys.executable, "-m", "tests.x_painter", xvnc.display, "200", "60")
         self._relay = stack.enter_context(running_relay(directory))
         self._targets = {"pump": pump_port, "xvnc": xvnc.port}
-        self._websockify = {name: _websockify(stack, port) for name, port in self._targets.items()}
+        self._websockify = {name: run_websockify(stack, port) for name, port in self._targets.items()}
         ports = {
             "edge": free_port(),
             "authoriser": stack.enter_context(stub_authoriser(self._relay, self._targets)),
@@ -169,7 +169,7 @@ class Parts:
         (directory / "Caddyfile").write_text(CADDYFILE % ports)
         caddy = [str(PROGRAMS / "caddy"), "run", "--adapter", "caddyfile", "--config"]
         self._edge = ports["edge"]
-        self._caddy = _start(stack, *caddy, str(directory / "Caddyfile"), listens_on=self._edge)
+        self._caddy = start(stack, *caddy, str(directory / "Caddyfile"), listens_on=self._edge)
 
     def pump_routes(self) -> list[Route]:
         routes = self._routes("pump")
@@ -195,7 +195,7 @@ class Parts:
         ]
 
 
-def _start(stack: ExitStack, *command: str, listens_on: int = 0) -> int:
+def start(stack: ExitStack, *command: str, listens_on: int = 0) -> int:
     """Start a program until the end of the bench; return its process id once it listens."""
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     stack.callback(process.wait)
@@ -205,10 +205,10 @@ def _start(stack: ExitStack, *command: str, listens_on: int = 0) -> int:
     return process.pid
 
 
-def _websockify(stack: ExitStack, target_port: int) -> tuple[int, int]:
+def run_websockify(stack: ExitStack, target_port: int) -> tuple[int, int]:
     port = free_port()
     program, target = str(PROGRAMS / "websockify"), f"{PUBLISH_ADDRESS}:{target_port}"
-    return port, _start(stack, program, f"127.0.0.1:{port}", target, listens_on=port)
+    return port, start(stack, program, f"127.0.0.1:{port}", target, listens_on=port)
 
 
 @contextmanager
@@ -270,8 +270,8 @@ def _seed(stack: ExitStack, server: RealOpenSandbox) -> SeedRoute:
     container = server.container_of(sandbox)
     inspected = server.daemon.docker("inspect", "--format", "{{.State.Pid}}", container)
     inside = ["nsenter", f"--net=/proc/{inspected.stdout.strip()}/ns/net", "--"]
-    _start(stack, *inside, sys.executable, "-m", "tests.rfb_pump", "127.0.0.1", "5901")
-    websockify = _start(stack, *inside, str(PROGRAMS / "websockify"), "0.0.0.0:6080", "127.0.0.1:5901")
+    start(stack, *inside, sys.executable, "-m", "tests.rfb_pump", "127.0.0.1", "5901")
+    websockify = start(stack, *inside, str(PROGRAMS / "websockify"), "0.0.0.0:6080", "127.0.0.1:5901")
     path = f"/v1/sandboxes/{sandbox}/proxy/6080/websockify"
     return SeedRoute(server.port, path, [server.pid, websockify])
 
@@ -279,7 +279,7 @@ def _seed(stack: ExitStack, server: RealOpenSandbox) -> SeedRoute:
 # --- measuring
 
 
-def _in_turns(routes: list[Route], run: Callable[[Route, Measured], None]) -> Results:
+def in_turns(routes: list[Route], run: Callable[[Route, Measured], None]) -> Results:
     """Every route once a round, so that other load on the machine meets all alike; round 0 warms up."""
     results: Results = {route.name: Measured() for route in routes}
     for round_number in range(ROUNDS + 1):
@@ -288,7 +288,7 @@ def _in_turns(routes: list[Route], run: Callable[[Route, Measured], None]) -> Re
     return results
 
 
-def _pump_run(route: Route, measured: Measured) -> None:
+def pump_run(route: Route, measured: Measured) -> None:
     client = route.open()
     try:
         measured.round_trip.append(median(_round_trip(client) for _ in range(ROUND_TRIPS)))
@@ -325,7 +325,7 @@ def _desktop_run(route: Route, measured: Measured) -> None:
         client.close()
 
 
-def _with_children(processes: list[int]) -> list[int]:
+def with_children(processes: list[int]) -> list[int]:
     children: list[int] = []
     for process in processes:
         for task in Path(f"/proc/{process}/task").iterdir():
@@ -333,7 +333,7 @@ def _with_children(processes: list[int]) -> list[int]:
     return processes + children
 
 
-def _cpu_of(process: int) -> float:
+def cpu_of(process: int) -> float:
     """Seconds on a processor of all its threads; a thread that ends meanwhile is counted no more."""
     seconds = 0.0
     for task in Path(f"/proc/{process}/task").iterdir():
@@ -349,10 +349,10 @@ def _rows(pump: Results, desktop: Results, why_no_seed: str) -> list[BenchRow]:
     ours, beside = pump["ours"], pump["caddy+websockify"]
     against = "Caddy -> websockify"
     rows = [
-        _row("stream round trip", "us", ours.round_trip, against, beside.round_trip, at_most=1.0),
-        _row("stream throughput", "MB/s", ours.throughput, against, beside.throughput, at_least=1.0),
-        _row("stream CPU, flat out", "ms/MB", ours.cpu, against, beside.cpu, at_most=1.0),
-        _row(
+        row("stream round trip", "us", ours.round_trip, against, beside.round_trip, at_most=1.0),
+        row("stream throughput", "MB/s", ours.throughput, against, beside.throughput, at_least=1.0),
+        row("stream CPU, flat out", "ms/MB", ours.cpu, against, beside.cpu, at_most=1.0),
+        row(
             "stream CPU, real Xtigervnc", "ms/MB", desktop["ours"].cpu, against,
             desktop["caddy+websockify"].cpu, at_most=1.0,
         ),
@@ -362,10 +362,10 @@ def _rows(pump: Results, desktop: Results, why_no_seed: str) -> list[BenchRow]:
     against = "websockify direct"
     return [
         *rows,
-        _row("relay alone, round trip", "us", bare.round_trip, against, websockify.round_trip),
-        _row("relay alone, throughput", "MB/s", bare.throughput, against, websockify.throughput),
-        _row("relay alone, CPU flat out", "ms/MB", bare.cpu, against, websockify.cpu, at_most=1.0),
-        _row(
+        row("relay alone, round trip", "us", bare.round_trip, against, websockify.round_trip),
+        row("relay alone, throughput", "MB/s", bare.throughput, against, websockify.throughput),
+        row("relay alone, CPU flat out", "ms/MB", bare.cpu, against, websockify.cpu, at_most=1.0),
+        row(
             "relay alone, CPU real Xtigervnc", "ms/MB", desktop["relay"].cpu, against,
             desktop["websockify"].cpu, at_most=1.0,
         ),
@@ -389,14 +389,14 @@ def _seed_rows(ours: Measured, seed: Measured | None, plain: Measured | None, wh
             )
         ]
     return [
-        _row("stream round trip", "us", ours.round_trip, against, seed.round_trip),
-        _row("stream throughput", "MB/s", ours.throughput, against, seed.throughput),
-        _row("stream CPU, flat out", "ms/MB", ours.cpu, against, seed.cpu, at_most=0.4),
-        _row("stream CPU, flat out", "ms/MB", ours.cpu, f"{against}, compression not offered", plain.cpu),
+        row("stream round trip", "us", ours.round_trip, against, seed.round_trip),
+        row("stream throughput", "MB/s", ours.throughput, against, seed.throughput),
+        row("stream CPU, flat out", "ms/MB", ours.cpu, against, seed.cpu, at_most=0.4),
+        row("stream CPU, flat out", "ms/MB", ours.cpu, f"{against}, compression not offered", plain.cpu),
     ]
 
 
-def _row(
+def row(
     name: str,
     unit: str,
     ours: list[float],
@@ -425,5 +425,5 @@ def _row(
 
 
 if __name__ == "__main__":
-    for row in rows():
-        print(row.model_dump_json())
+    for measured in rows():
+        print(measured.model_dump_json())

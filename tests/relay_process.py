@@ -138,11 +138,13 @@ def running_relay(
     *,
     soft_open_files: int | None = None,
     inside: OwnDocker | None = None,
+    program: str = "viewer.relay.main",
+    key: bytes | None = None,
     **settings: float | str,
 ) -> Iterator[RelayProcess]:
     """Start a relay with these settings beside the usual ones; it gets SIGTERM at the end. `inside`: in that
     daemon's network, behind its cable."""
-    key = Fernet.generate_key()
+    key = key or Fernet.generate_key()
     (directory / "relay.key").write_bytes(key)
     address = f"{inside.address if inside else '127.0.0.1'}:{free_port()}"
     values: dict[str, str | float] = {
@@ -159,7 +161,7 @@ def running_relay(
     path.write_text("".join(f"{name} = {json.dumps(value)}\n" for name, value in values.items()))
     log = directory / "relay.log"
     limit = ["prlimit", f"--nofile={soft_open_files}:"] if soft_open_files else []
-    command = [*limit, sys.executable, "-W", "error", "-m", "viewer.relay.main"]
+    command = [*limit, sys.executable, "-W", "error", "-m", program]
     with log.open("wb") as output:
         process = subprocess.Popen(
             inside.enter(*command) if inside else command,
