@@ -26,7 +26,7 @@ from tests.pages.site import PagesSite
 from tests.painted_desktop import PaintedDesktop
 from viewer.fleet_store import DeclaredDesktop
 from viewer.frontend.hatch_build import build_pages
-from viewer.model import HostStatus, Role, Session, Status
+from viewer.model import HostStatus, LeaseKind, Principal, Role, Session, Status
 
 Colours = Literal["light", "dark"]
 COLOURS: tuple[Colours, ...] = ("light", "dark")
@@ -218,12 +218,34 @@ def take_dialogs(page: Page, site: PagesSite, session: Session, shoot: Shoot) ->
     shoot("new-desktop-refused")
     page.goto(f"{site.origin}/sandboxes/{session.id}")
     wait_for_picture(page)
+    take_control(page, site, session, shoot)
     page.locator("[data-control=clipboard]").click()
     shoot("clipboard")
     page.keyboard.press("Escape")
     page.locator("[data-control=terminate]").click()
     shoot("terminate")
     page.keyboard.press("Escape")
+
+
+def take_control(page: Page, site: PagesSite, session: Session, shoot: Shoot) -> None:
+    """Each state of the row that says who has control; the page's person has it in the end."""
+    state, leases = page.locator(".lease-state"), site.store.leases
+    robot = Principal(id="key:robot", tenant=site.tenant, role=Role.OPERATOR, via="key")
+    leases.take(session, robot, name="openclaw", kind=LeaseKind.AGENT, reason="fills in a form", seconds=60)
+    expect(state).to_have_text("Agent openclaw works")
+    shoot("control-agent")
+    mara = Principal(id="person:mara", tenant=site.tenant, role=Role.OPERATOR, via="cookie", sign_in="b")
+    leases.take(session, mara, name="Mara", kind=LeaseKind.PERSON, reason=None, seconds=60)
+    expect(state).to_have_text("Mara has control")
+    page.get_by_role("button", name="Ask for control").click()
+    expect(page.get_by_role("button", name="Stop asking")).to_be_visible()
+    shoot("control-asked")
+    page.get_by_role("button", name="Take anyway").click()
+    expect(state).to_have_text("You have control")
+    leases.request(session, mara, name="Mara", kind=LeaseKind.PERSON, reason="my turn", seconds=60)
+    expect(page.get_by_role("button", name="Give to Mara")).to_be_visible()
+    shoot("control-mine")
+    leases.withdraw(session, mara)
 
 
 def take_trouble(page: Page, site: PagesSite, session: Session, shoot: Shoot) -> None:
