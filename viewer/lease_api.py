@@ -24,7 +24,7 @@ SHORTEST_SECONDS = 5
 
 @lease_api.get("")
 @needs(Role.WATCHER, scope=Scope.STREAMS)
-@also_by("ticket", "share")
+@also_by("ticket")
 @describes(
     Operation(
         summary="Who has keyboard and mouse, and who asks for them",

@@ -6,7 +6,7 @@ from datetime import datetime
 
 from pydantic import Field
 
-from viewer.model import DesktopBackend, Display, Frozen, HostStatus, Kind, Status
+from viewer.model import DesktopBackend, Display, Frozen, HostStatus, Kind, LeaseKind, Status
 
 
 class ShareVisit(Frozen):
@@ -58,6 +58,7 @@ class SharedSession(Frozen):
     status_reason: str | None
     wanted_status: Status | None
     host_status: HostStatus | None
+    control: LeaseKind | None = Field(description="Who has keyboard and mouse: of nobody's name.")
     resolution: str | None
     created_at: datetime
     updated_at: datetime

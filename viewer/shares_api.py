@@ -177,7 +177,13 @@ def shared_session(session_id: str) -> Response:
     session = services().store.tenant(visitor.who.tenant).get(visitor.session_id)
     told = {name: getattr(session, name) for name in SharedSession.model_fields if hasattr(session, name)}
     host_status = host_statuses().get(session.host) if session.host else None
-    return _private(json_answer(SharedSession(**told, host_status=host_status, shared_until=visitor.ends_at)))
+    holder = services().store.leases.of(session.id).holder
+    control = None if holder is None else holder.kind
+    return _private(
+        json_answer(
+            SharedSession(**told, host_status=host_status, control=control, shared_until=visitor.ends_at)
+        )
+    )
 
 
 def _opened(token: str) -> Opened:

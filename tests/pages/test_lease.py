@@ -238,6 +238,27 @@ def test_what_is_refused_is_said_beside_the_buttons(
     expect(bob.locator(".lease-error")).to_be_empty()
 
 
+def test_a_visitor_by_a_link_sees_it_without_a_name_and_stays_on_his_page(
+    browsers: _Browsers, browser: Browser, site: PagesSite, session: Session
+) -> None:
+    make = """way => fetch(way, {
+        method: "POST", headers: {"Content-Type": "application/json"}, body: "{}",
+    }).then(answer => answer.json())"""
+    made = browsers.of("Bob", session).evaluate(make, f"/api/v1/sessions/{session.id}/shares")
+    context = new_context(browser)
+    page = context.new_page()
+    page.goto(made["url"])
+    page.wait_for_url("**/shared/*")
+    wait_for_picture(page)
+    expect(page.locator(STATE)).to_have_text("Nobody has control")
+    agent_takes(site, session)
+    page.evaluate("window.dispatchEvent(new Event('online'))")
+    expect(page.locator(STATE)).to_have_text("An agent works")
+    expect(page.locator(".lease button")).to_have_count(0)
+    assert "/shared/" in page.url
+    context.close()
+
+
 def test_a_desktop_that_has_ended_has_no_such_row(
     browsers: _Browsers, site: PagesSite, session: Session
 ) -> None:

@@ -50,8 +50,9 @@ export class LeaseBar extends EventTarget {
       this.#lease = null;
       this.#setNews("");
       setText(this.error, "");
-      if (this.#isControllable) this.#ask();
-    } else if (this.#isControllable && !this.#lease && !this.#askedAt) this.#ask();
+      this.#ask();
+    } else if (!this.#lease && !this.#askedAt) this.#ask();
+    if (this.#isToldByTheSession) this.#accept(asVisitorsSeeIt(session));
     this.#render();
   }
 
@@ -93,6 +94,11 @@ export class LeaseBar extends EventTarget {
     return this.#session?.status === "running" && this.#session.display !== "none";
   }
 
+  /** A visitor is told with the session, and whether it is an agent or a person: of nobody's name. */
+  get #isToldByTheSession() {
+    return this.#session?.control !== undefined;
+  }
+
   #path(verb = "") {
     return `/api/v1/sessions/${encodeURIComponent(this.#session.id)}/lease${verb}`;
   }
@@ -117,7 +123,7 @@ export class LeaseBar extends EventTarget {
   }
 
   async #ask() {
-    if (!this.#isControllable) return;
+    if (!this.#isControllable || this.#isToldByTheSession) return;
     const id = this.#session.id;
     this.#askedAt = Date.now();
     this.#heardSinceAsked = false;
@@ -216,8 +222,8 @@ export class LeaseBar extends EventTarget {
     const holder = this.#lease.holder;
     if (!holder) return { tone: "quiet", label: "Nobody has control" };
     if (this.isMine) return { tone: "good", label: "You have control" };
-    if (holder.kind === "agent") return { tone: "busy", label: `Agent ${holder.name} works` };
-    return { tone: "warn", label: `${holder.name} has control` };
+    if (holder.kind === "agent") return { tone: "busy", label: holder.name ? `Agent ${holder.name} works` : "An agent works" };
+    return { tone: "warn", label: `${holder.name || "Somebody"} has control` };
   }
 
   #actions() {
@@ -246,3 +252,6 @@ export class LeaseBar extends EventTarget {
 
 /** The same for all browsers of one person. */
 const personOf = (holderId) => holderId.split("/")[0];
+
+/** @returns {Lease} */
+const asVisitorsSeeIt = ({ id, control }) => ({ session_id: id, number: 0, holder: control && { id: control, kind: control, name: "" }, ends_at: null, reason: null, requests: [] });

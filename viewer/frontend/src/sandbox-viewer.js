@@ -349,8 +349,7 @@ class SandboxViewer extends HTMLElement {
     if (!this.#parts) return;
     const session = this.#session;
     this.dataset.link = this.#link;
-    // A visitor is told of nobody, and has nothing to take.
-    if (!this.hasAttribute("shared")) this.#lease.show(session, this.#live);
+    this.#lease.show(session, this.#live);
     this.#renderBar(session);
     this.#renderNotice(session);
     this.#renderCover(this.#coverFor(session));
