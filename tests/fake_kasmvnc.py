@@ -3,7 +3,8 @@
 It keeps the contract that was seen running or read in KasmVNC's source, traps included: one port for files,
 API and WebSocket; the blacklist that counts requests without credentials; a user file that is read anew for
 every request; a POST whose body must come with its headers. It has no screen and no RFB: after the greeting
-its WebSocket takes commands of its own (`_Socket`), so that a test sees who may do what.
+its WebSocket takes commands of its own (`_Socket`), so that a test sees who may do what. A client that
+answers the greeting as RFB has it is logged in, and what it presses is in `FakeKasmVNC.pressed`.
 
 Needs nothing but Python's standard library and libcrypt, so that it also runs on a bare host:
 
@@ -297,6 +298,8 @@ class FakeKasmVNC:
         self.blacklist = Blacklist(blacklist_threshold, blacklist_seconds)
         self.files = FILES | (files or {})
         self.seen = Seen()
+        self.pressed: list[tuple[int, ...]] = []
+        """By users who may write: (4, down, keysym); (5, buttons, x, y, scroll across, scroll up)."""
         self._sockets: set[_Socket] = set()
         self._clients: set[asyncio.Task[None]] = set()
 
@@ -551,7 +554,7 @@ class FakeKasmVNC:
             "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
             f"Sec-WebSocket-Accept: {accept}\r\nSec-WebSocket-Protocol: {protocol}\r\n\r\n".encode()
         )
-        connection = _Socket(user.name, self.users, reader, writer)
+        connection = _Socket(user.name, self.users, reader, writer, self._size, self.pressed)
         self._sockets.add(connection)
         try:
             await connection.run(request.body)
@@ -570,8 +573,13 @@ class _Socket:
         users: Callable[[], dict[str, User]],
         reader: asyncio.StreamReader,
         writer: asyncio.StreamWriter,
+        size: tuple[int, int],
+        pressed: list[tuple[int, ...]],
     ) -> None:
         self.user = user
+        self._size = size
+        self._pressed = pressed
+        self._stream = bytearray()
         self._users = users
         self._reader = reader
         self._writer = writer
@@ -597,6 +605,9 @@ class _Socket:
     async def _do(self, message: bytes) -> bool:
         """Whether to go on."""
         user = self._users().get(self.user)
+        if message == GREETING:
+            await self._speak_rfb()
+            return False
         if message.startswith(b"pour "):
             await self._pour(int(message[5:]))
         elif message == b"deaf":
@@ -609,6 +620,35 @@ class _Socket:
         else:
             await self._send((b"wrote " if user and user.write else b"ignored ") + message)
         return True
+
+    async def _speak_rfb(self) -> None:
+        """VncAuth with any answer, a screen, and then keys and the longer pointer message; anything else puts
+        KasmVNC out of step, so it hangs up."""
+        await self._send(b"\x01\x02")
+        await self._of_stream(1)
+        await self._send(bytes(16))
+        await self._of_stream(16)
+        await self._send(bytes(4))
+        await self._of_stream(1)
+        await self._send(struct.pack(">HH16xI", *self._size, 4) + b"kasm")
+        while (kind := (await self._of_stream(1))[0]) in (4, 5):
+            layout = ">BxxI" if kind == 4 else ">HHHhh"
+            event = struct.unpack(layout, await self._of_stream(struct.calcsize(layout)))
+            user = self._users().get(self.user)
+            if user is not None and user.write:
+                self._pressed.append((kind, *event))
+
+    async def _of_stream(self, count: int) -> bytes:
+        """The next bytes that frames carry, however they are cut."""
+        while len(self._stream) < count:
+            opcode, payload = await self._frame()
+            if opcode == _CLOSE:
+                raise ConnectionResetError
+            if opcode == _BINARY:
+                self._stream += payload
+        taken = bytes(self._stream[:count])
+        del self._stream[:count]
+        return taken
 
     async def _pour(self, count: int) -> None:
         while count > 0:

@@ -166,8 +166,8 @@ def test_client_lists_every_tool_with_schemas_of_both_sides() -> None:
     async def look(agent: Agent) -> None:
         listed = (await agent.client.list_tools()).tools
         assert [tool.name for tool in listed] == [
-            "create_desktop", "get_preview_url", "list_sandboxes", "terminate_sandbox", "execute_shell",
-            "execute_code", "upload_file", "download_file",
+            "create_desktop", "get_preview_url", "list_sandboxes", "terminate_sandbox", "send_input",
+            "execute_shell", "execute_code", "upload_file", "download_file",
         ]  # fmt: skip
         for tool in listed:
             assert tool.description

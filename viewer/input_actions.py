@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
+from viewer.model import Frozen
 from viewer.rfb.keysyms import chord, is_beyond_ascii, is_typable, keysym_of_character
 
 MOST_ACTIONS = 100
@@ -279,6 +280,18 @@ class Gesture(BaseModel):
         pressed = {keysym for one in self.actions for keys in _chords_of(one) for keysym in chord(keys)}
         found = {keysym_of_character(letter) for letter in typed} | pressed
         return frozenset(keysym for keysym in found if is_beyond_ascii(keysym))
+
+
+class ScreenSize(Frozen):
+    width: int
+    height: int
+
+
+class InputDone(Frozen):
+    """The whole gesture was done, and nothing is pressed any more."""
+
+    actions: int = Field(description="How many were done.")
+    screen: ScreenSize = Field(description="In pixels; coordinates begin at its upper left with 0,0.")
 
 
 def _chords_of(action: Action) -> tuple[str, ...]:

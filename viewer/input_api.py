@@ -7,16 +7,15 @@ from typing import NoReturn
 
 import httpx
 from flask import Blueprint, Response, request
-from pydantic import Field
 
 from viewer.access import needs, principal
 from viewer.authz import target_of, vnc_password
 from viewer.creating import key_reused, once_of
 from viewer.grants import DesktopSocket, Grant, Target
 from viewer.incoming import json_body
-from viewer.input_actions import Gesture
+from viewer.input_actions import Gesture, InputDone, ScreenSize
 from viewer.leasing import hold_for_input
-from viewer.model import Display, Frozen, Kind, Role, Scope, Session, Status, utcnow
+from viewer.model import Display, Kind, Role, Scope, Session, Status, utcnow
 from viewer.once import KeyReused, Once
 from viewer.openapi import Answer, Operation, describes
 from viewer.problems import FieldError, Problem, lease_held, not_found, wrong_fields
@@ -30,18 +29,6 @@ input_api = Blueprint("input", __name__, url_prefix="/api/v1")
 
 GRANT_LIFE = timedelta(seconds=30)
 """To reach the relay; what has begun by then goes on."""
-
-
-class ScreenSize(Frozen):
-    width: int
-    height: int
-
-
-class InputDone(Frozen):
-    """The whole gesture was done, and nothing is pressed any more."""
-
-    actions: int = Field(description="How many were done.")
-    screen: ScreenSize = Field(description="In pixels; coordinates begin at its upper left with 0,0.")
 
 
 @input_api.post("/sessions/<session_id>/input")

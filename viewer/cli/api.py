@@ -43,6 +43,7 @@ from viewer.incoming import (
     TerminateSessions,
     WaitQuery,
 )
+from viewer.input_actions import Gesture, InputDone
 from viewer.problems import ProblemDocument
 from viewer.public import (
     AgentList,
@@ -144,6 +145,9 @@ class Api:
 
     def resume(self, session_id: str) -> PublicSession:
         return self._ask("POST", _path("sessions", session_id, "resume"), PublicSession)
+
+    def input(self, session_id: str, gesture: Gesture) -> InputDone:
+        return self._ask("POST", _path("sessions", session_id, "input"), InputDone, body=gesture)
 
     def renew(self, session_id: str, wanted: RenewSession) -> PublicSession:
         return self._ask("POST", _path("sessions", session_id, "renew"), PublicSession, body=wanted)
@@ -323,7 +327,7 @@ class Api:
         body: BaseModel | None = None,
         headers: dict[str, str] | None = None,
     ) -> httpx.Response:
-        content = None if body is None else body.model_dump_json(exclude_unset=True)
+        content = None if body is None else body.model_dump_json(exclude_unset=True, by_alias=True)
         sent = {**({} if content is None else {"Content-Type": "application/json"}), **(headers or {})}
         params = None if query is None else query.model_dump(mode="json", exclude_defaults=True)
         try:

@@ -14,7 +14,19 @@ from collections.abc import Sequence
 import httpx
 
 from viewer import __version__
-from viewer.cli import audit, events, fleet, lease, sessions, shares, streams, webhook_secrets, webhooks, work
+from viewer.cli import (
+    audit,
+    events,
+    fleet,
+    input,
+    lease,
+    sessions,
+    shares,
+    streams,
+    webhook_secrets,
+    webhooks,
+    work,
+)
 from viewer.cli.api import Api
 from viewer.cli.connection import load_connection
 from viewer.cli.output import Output
@@ -62,6 +74,18 @@ def parser_of_all() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"deskfleet {__version__}")
     nouns = parser.add_subparsers(dest="noun", required=True, metavar="NOUN")
-    for part in (sessions, lease, shares, streams, work, fleet, events, audit, webhook_secrets, webhooks):
+    for part in (
+        sessions,
+        input,
+        lease,
+        shares,
+        streams,
+        work,
+        fleet,
+        events,
+        audit,
+        webhook_secrets,
+        webhooks,
+    ):
         part.add_to(nouns)
     return parser

@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field, StringConstraints, ValidationInfo, field_validator
 
 from viewer.incoming import SHORTEST_TTL_SECONDS, Label, normal_resolution
+from viewer.input_actions import MOST_ACTIONS, AnyAction
 from viewer.model import Frozen, Status
 
 MOST_FILE_BYTES = 1024 * 1024
@@ -117,6 +118,15 @@ class TerminateSandbox(Frozen):
 class TerminatedSandbox(Frozen):
     sandbox_id: str
     status: Status = Field(description="`terminated`, or `error` for one that had failed: it is gone.")
+
+
+class SendInput(Frozen):
+    sandbox_id: SandboxId
+    actions: Annotated[tuple[AnyAction, ...], Field(strict=False)] = Field(
+        description="what to do, in order and as one gesture: nothing else comes in between, and nothing"
+        " stays pressed",
+        json_schema_extra={"minItems": 1, "maxItems": MOST_ACTIONS},
+    )
 
 
 class ExecuteShell(Frozen):

@@ -23,7 +23,8 @@ description: Make sandboxes with live desktops that people can watch, run comman
 The tools come from the MCP server `deskfleet-mcp`. Everything you make belongs to the tenant of its key.
 
 1. `create_desktop`. Tell the person `page_url`: there the desktop can be watched while you work.
-2. Work in it: `upload_file`, `execute_shell`, `execute_code`, `download_file`.
+2. Work in it: `send_input` for keyboard and mouse, `upload_file`, `execute_shell`, `execute_code`,
+   `download_file`.
 3. `terminate_sandbox` when the work is done. What was in it is gone then, so download first what is to stay.
 
 - `sandbox_id` names a sandbox in every tool.
@@ -71,9 +72,19 @@ def _rows(title: str, schema: dict[str, Any], models: dict[str, Any], before: st
         if field.get("default") is not None:
             means.append(f"`{_plain(field['default'])}` if not given")
         yield f"| `{before}{name}` | {_type(field, models)} | {'; '.join(filter(None, means))} |"
+        for one in field.get("items", {}).get("oneOf", ()):
+            yield from _action_rows(title, _model_of(one, models), models, f"{before}{name}")
         inner = _model_of(field.get("items", {}), models)
         if "properties" in inner:
             yield from _rows(title, inner, models, f"{before}{name}[].")
+
+
+def _action_rows(title: str, model: dict[str, Any], models: dict[str, Any], name: str) -> Iterator[str]:
+    """One of several kinds of objects, told apart by their `type`."""
+    tag = model["properties"]["type"]["const"]
+    others = {field: its for field, its in model["properties"].items() if field != "type"}
+    yield f"| `{name}[]` | `{{type: {tag}}}` | {_plain(model.get('description', '')).rstrip('.')} |"
+    yield from _rows(title, {**model, "properties": others}, models, f"{name}[{tag}].")
 
 
 def _type(field: dict[str, Any], models: dict[str, Any]) -> str:
@@ -84,6 +95,8 @@ def _type(field: dict[str, Any], models: dict[str, Any]) -> str:
         return ", ".join(f"`{value}`" for value in enum)
     if field.get("type") == "array":
         return "list"
+    if "$ref" in field:
+        return "object"
     return "time" if field.get("format") == "date-time" else str(field.get("type"))
 
 

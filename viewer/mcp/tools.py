@@ -13,12 +13,14 @@ from typing import Any, Generic, TypeVar
 import anyio
 import anyio.lowlevel
 import anyio.to_thread
+from pydantic import ValidationError
 
 from viewer.cli.api import Api, NoAnswer, TryAgain
 from viewer.cli.output import reason_of
 from viewer.cli.paging import collect
 from viewer.cli.problems import Refused
 from viewer.incoming import CreateSession, ListQuery
+from viewer.input_actions import Gesture, InputDone
 from viewer.mcp.execd import Execd
 from viewer.mcp.models import (
     CreateDesktop,
@@ -34,12 +36,14 @@ from viewer.mcp.models import (
     ListSandboxes,
     Preview,
     SandboxList,
+    SendInput,
     TerminatedSandbox,
     TerminateSandbox,
     Uploaded,
     UploadFile,
 )
 from viewer.model import Frozen, Kind, Status
+from viewer.problems import from_validation
 from viewer.public import PublicSession, SessionList
 
 Say = Callable[[str], Awaitable[None]]
@@ -114,6 +118,13 @@ class Desk:
                 " get_preview_url says whether it has"
             )
         return TerminatedSandbox(sandbox_id=session.id, status=session.status)
+
+    async def send_input(self, asked: SendInput, _say: Say) -> InputDone:
+        try:
+            gesture = Gesture(actions=asked.actions)
+        except ValidationError as error:
+            raise Refused(from_validation(error, Gesture).document.detail) from error
+        return await _in_thread(self._api.input, asked.sandbox_id, gesture)
 
     async def execute_shell(self, asked: ExecuteShell, _say: Say) -> Executed:
         return await self._execd.run(
@@ -218,6 +229,15 @@ TOOLS: tuple[AnyTool, ...] = (
         TerminateSandbox,
         TerminatedSandbox,
         Desk.terminate_sandbox,
+        ends=True,
+    ),
+    Tool(
+        "send_input",
+        "Use the desktop's keyboard, mouse and clipboard. While a person has them it is refused, and the"
+        " answer says who and why: wait, and look at the screen before you go on.",
+        SendInput,
+        InputDone,
+        Desk.send_input,
         ends=True,
     ),
     Tool(

@@ -122,10 +122,16 @@ class Acting:
 
     def close(self) -> None:
         """What was written still goes out."""
-        self._gone = self._gone or "it was closed"
         if self._listening is not None:
             self._listening.cancel()
-        self._writer.close()
+        self._end("it was closed")
+
+    def _end(self, why: str) -> None:
+        if not self._gone:
+            self._gone = why
+            self._writer.close()
+            self._tell()
+            self.on_end()
 
     async def _listen(self, conversation: Conversation[None]) -> None:
         """Raises nothing: whoever waits for news finds it closed."""
@@ -145,10 +151,7 @@ class Acting:
         except OSError as error:
             gone = f"the desktop hung up ({error.strerror})"
         finally:
-            self._gone = self._gone or gone
-            self._writer.close()
-            self._tell()
-            self.on_end()
+            self._end(gone)
 
     def _payload(self, received: bytes) -> bytes:
         return received if self._frames is None else self._frames.feed(received)

@@ -84,6 +84,15 @@ class ContentStream(SplicedStream):
                 return
             self._may_write = wanted
 
+    def hold(self) -> None:
+        # All of it: which of its messages act, only KasmVNC knows.
+        if self._to_far is not None and self.may_act:
+            self._to_far.hold()
+
+    def go_on(self) -> None:
+        if self._to_far is not None:
+            self._to_far.go_on()
+
     def _on_ending(self, ending: Ending) -> None:
         if ending.code != CloseCode.OK:
             # Before the browser hears of it and asks.

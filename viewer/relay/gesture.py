@@ -4,6 +4,7 @@ loses it in the middle. What is pressed then goes up, whatever cut it."""
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable, Sequence
 
 from aiohttp import web
 
@@ -49,6 +50,8 @@ class GestureStream(Stream):
         self._gesture = gesture
         self._seats = seats
         self._seat = seats.of(grant.session_id)
+        self.others: Callable[[], Sequence[Stream]] = lambda: ()
+        """The streams of the same session."""
         self._acting: Acting | None = None
         self._done = 0
         """Actions that were done whole."""
@@ -95,6 +98,9 @@ class GestureStream(Stream):
             await self._take_turn()
         except TimeoutError:
             return self._result(InputOutcome.BUSY, "other input of this session is under way")
+        held = self.others()
+        for stream in held:
+            stream.hold()
         try:
             async with asyncio.timeout(self._gesture.pauses_ms / 1000 + SPARE_SECONDS):
                 self._check_may_act()
@@ -120,6 +126,8 @@ class GestureStream(Stream):
             log.exception("gesture %s failed", self.stream_id)
             return self._result(InputOutcome.UNREACHABLE, "the relay failed")
         finally:
+            for stream in held:
+                stream.go_on()
             self._seats.stand_up(self._seat)
             self._seat.turn.release()
         return self._result(InputOutcome.DONE, "")

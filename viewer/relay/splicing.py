@@ -108,6 +108,7 @@ class Pipe:
         self._on_source_gone = on_source_gone
         self._on_sink_gone = on_sink_gone
         self._reading = False
+        self._is_held = False
         self._rest: memoryview | None = None
         self._looked_at = 0
         """Bytes of `_rest` whose edges are known; no others go out."""
@@ -130,8 +131,21 @@ class Pipe:
         if early:
             self._pass_on(memoryview(early))
 
+    def hold(self) -> None:
+        """Let what comes wait in the kernel until `go_on`."""
+        if self._reading:
+            self._reading, self._is_held = False, True
+            self._loop.remove_reader(self._source)
+
+    def go_on(self) -> None:
+        if self._is_held:
+            self._reading, self._is_held = True, False
+            if self._rest is None:
+                self._loop.add_reader(self._source, self._readable)
+
     def stop(self) -> None:
         """Stop reading; what the sink has not taken yet still goes out."""
+        self._is_held = False
         if self._reading:
             self._reading = False
             self._loop.remove_reader(self._source)

@@ -109,6 +109,15 @@ class Stream(ABC):
         if stuck >= self._settings.slow_browser_seconds:
             self.end(CloseCode.TIMED_OUT, f"the browser took nothing for {stuck:.0f} s")
 
+    def hold(self) -> None:
+        """A gesture of the API begins on this desktop: what could come in between waits until `go_on`, unless
+        the stream sees to that itself."""
+        return
+
+    def go_on(self) -> None:
+        """It is over."""
+        return
+
     def info(self) -> StreamInfo:
         return StreamInfo(
             stream_id=self.stream_id,

@@ -168,6 +168,11 @@ class Streams:
         self._room_for_gestures.refuse_if_full(grant)
         self.ports_used.note(grant.session_id)
         stream = GestureStream(grant, target, self._settings, gesture=gesture, seats=self.seats)
+        stream.others = lambda: [
+            other
+            for other in self._open
+            if other.grant.session_id == grant.session_id and other is not stream
+        ]
         return await self._run(request, stream, self._room_for_gestures)
 
     async def carry_devtools(
