@@ -386,3 +386,44 @@ def test_ticket_of_a_page_opens_one_stream_from_a_listed_origin(ground: Ground) 
     logs = [path.read_text() for path in (*ground.site.folder.glob("log-*"), ground.relay.log)]
     assert logs
     assert not [text for text in logs if ticket in text]
+
+
+def test_person_at_the_keyboard_shuts_the_ways_around_it_to_all_others(ground: Ground) -> None:
+    session, origin = ground.browsers.own, ground.site.content_origin_of(ground.browsers.own)
+    person = (("Cookie", f"{COOKIE}={ground.callers.cookies['mara']}"), ("Origin", ground.site.origin))
+    agent = (("Authorization", f"Bearer {ground.callers.keys['operator']}"),)
+
+    def lease(verb: str) -> int:
+        body = b"{}"
+        headers = (("Content-Type", "application/json"), ("Content-Length", str(len(body))), *person)
+        return asked("POST", f"/api/v1/sessions/{session}/lease/{verb}", headers, body=body)
+
+    def asked(
+        method: str,
+        path: str,
+        headers: Headers,
+        *,
+        host: str = f"{DOMAIN}:{ground.site.port}",
+        body: bytes = b"",
+    ) -> int:
+        sent = request(method, path, [("Host", host), ("Connection", "close"), *headers], body=body)
+        return ask(ground.site.port, sent, address="127.0.8.2").status
+
+    def port(way: str) -> int:
+        return asked("GET", f"/v1/sandboxes/{session}/proxy/{way}", agent)
+
+    def devtools(who: str) -> int:
+        cookie = ("Cookie", f"{ENTRY_COOKIE}={ground.callers.devtools[who].own}")
+        return asked("GET", "/devtools/inspector.html", (cookie,), host=origin.removeprefix("http://"))
+
+    def found() -> dict[str, int]:
+        ways = ("44772/command", "44772/proxy/8000/", "9222/json/list", f"{PORT}/")
+        return {way: port(way) for way in ways} | {who: devtools(who) for who in ("operator", "mara")}
+
+    everybody = dict.fromkeys(found(), 200)
+    assert found() == everybody
+    assert lease("take") == 200
+    shut = {"44772/command": 423, "44772/proxy/8000/": 423, "9222/json/list": 423, "operator": 423}
+    assert found() == everybody | shut
+    assert lease("release") == 200
+    assert found() == everybody
