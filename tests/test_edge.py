@@ -482,6 +482,15 @@ def test_authoriser_behind_another_proxy_knows_the_client_too(behind: tuple[Edge
     assert told == {"for": CLIENT, "host": f"{DOMAIN}:{edge.port}", "proto": "https", "uri": "/stream/abc"}
 
 
+def test_of_what_a_trusted_proxy_says_the_address_alone_counts(behind: tuple[Edge, int]) -> None:
+    """One that passes on what clients claim, as many do."""
+    edge, _ = behind
+    claimed = {**FORGED, "X-Forwarded-For": f"198.51.100.1, {CLIENT}"}
+    seen = edge.get("/page", headers=claimed, source="127.0.0.1").seen["headers"]
+    assert (seen["x-forwarded-for"], seen["x-forwarded-proto"]) == (CLIENT, "https")
+    assert seen["x-forwarded-host"] == f"{DOMAIN}:{edge.port}"
+
+
 def test_who_is_no_trusted_proxy_speaks_for_himself_alone(behind: tuple[Edge, int], edge: Edge) -> None:
     for one in (behind[0], edge):
         seen = one.get("/page", headers=FORGED, source=STRANGER).seen["headers"]
