@@ -117,7 +117,12 @@ class PagesEdge:
         }
         body = await request.read()
         async with self._client.request(
-            request.method, self.viewer + request.raw_path, headers=headers, data=body, allow_redirects=False
+            request.method,
+            self.viewer + request.raw_path,
+            headers=headers,
+            data=body,
+            allow_redirects=False,
+            skip_auto_headers=("Content-Type",),
         ) as answer:
             response = web.StreamResponse(status=answer.status, reason=answer.reason)
             for name, value in answer.headers.items():
