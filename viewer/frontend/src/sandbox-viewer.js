@@ -215,7 +215,8 @@ class SandboxViewer extends HTMLElement {
     this.#render();
     if (code === CLOSE.revoked) this.#refuse(this.#linkReason, reason.startsWith("the role") ? "Reload the page to see what you may do now." : "");
     // Before the page asks anything and is led to the sign-in page: first say what has happened.
-    if (code === CLOSE.signedOut) return this.#refuse(this.#linkReason, reason.startsWith("the share") ? "" : "Sign in again to go on.");
+    // A visitor's page asks what became of his link, and says that.
+    if (code === CLOSE.signedOut && !this.hasAttribute("shared")) return this.#refuse(this.#linkReason, reason.startsWith("the share") ? "" : "Sign in again to go on.");
     // Each try of such a desktop loads its whole page and needs a ticket: not until somebody asks for it.
     if (code === CLOSE.busy && this.#shownAs === "kasmvnc") this.#refuse(this.#linkReason);
     if (problem?.status === 409) this.#refuse("This desktop's page cannot be shown", reason);
@@ -367,7 +368,8 @@ class SandboxViewer extends HTMLElement {
     if (!shown) parts.badge.replaceChildren();
     else setTag(parts.badge, backendOf(session));
     const live = session && !isOver(session);
-    this.#watchers.follow(session && this.#link === "connected" ? session.id : "");
+    // A visitor is not told who else watches.
+    this.#watchers.follow(session && this.#link === "connected" && !this.hasAttribute("shared") ? session.id : "");
     // KasmVNC's page keeps the two clipboards alike by itself.
     parts.clipboard.hidden = IS_WATCHER || session?.display === "kasmvnc";
     parts.clipboard.disabled = this.#link !== "connected" || !this.#lease.isMine;
