@@ -637,7 +637,8 @@ class ControlPlane(RuleBasedStateMachine):
         """The last event of each session is the session as it is; its history takes legal steps alone."""
         last: dict[str, Row] = {}
         for event in self._select("events", order="id"):
-            session = json.loads(event["payload"])
+            told = json.loads(event["payload"])
+            session = told.get("session", told)  # beside it: who has it in hand, or how many watch it
             assert event["tenant_id"] == session["tenant_id"]
             last[event["session_id"]] = session
         for row in rows.values():

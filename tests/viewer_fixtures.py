@@ -24,6 +24,7 @@ from sqlalchemy import Table, insert, select
 
 from tests import postgres
 from tests.postgres import PostgresServer, running_server
+from viewer import audit
 from viewer.access import COOKIE
 from viewer.accounts import DeclaredKey
 from viewer.app import create_app
@@ -149,6 +150,16 @@ def _toml(value: Any) -> str:
     if isinstance(value, list):
         return "[" + ", ".join(map(_toml, value)) + "]"
     return json.dumps(value)
+
+
+@pytest.fixture(autouse=True)
+def nobody_acts() -> Iterator[None]:
+    """Whoever a test acted for, the next one does not: a command that it runs in its own process says so for
+    all that follows there."""
+    program = audit._program
+    yield
+    audit._program = program
+    audit.over()
 
 
 @pytest.fixture(scope="session")
