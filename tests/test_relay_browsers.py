@@ -8,15 +8,20 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from struct import pack
+from typing import Any
 
 import aiohttp
 import pytest
+from aiohttp import web
 
-from tests.relay_process import RelayProcess, running_relay
+from tests.caddy_fleet import TinyUpstream, running_upstreams
+from tests.relay_process import RelayProcess, free_port, running_relay
 from tests.soaking import is_soaking
 from tests.test_relay import Viewer, cut_text, hold, open_viewer, rfb_server, with_http
+from viewer.grants import SandboxPort
 from viewer.relay.answers import CloseCode
 from viewer.relay.stream import Standstill
 
@@ -151,6 +156,39 @@ def test_a_desktop_that_takes_nothing_is_not_held_against_its_browser(relay: Rel
 async def _pour_up(viewer: Viewer) -> None:
     for _ in range(400):
         await viewer.socket.send_bytes(cut_text(60_000))
+
+
+class Pouring(TinyUpstream):
+    """A sandbox's port whose WebSocket sends and sends."""
+
+    async def _echo(self, request: web.Request, seen: dict[str, Any]) -> web.StreamResponse:
+        channel = web.WebSocketResponse()
+        await channel.prepare(request)
+        with suppress(ConnectionError):
+            while True:
+                await channel.send_bytes(bytes(1 << 16))
+        return channel
+
+
+@pytest.mark.real
+def test_a_client_of_a_port_that_takes_nothing_is_given_up_too(tmp_path: Path) -> None:
+    upstream = Pouring("opensandbox", "127.0.0.1", free_port())
+
+    async def body(http: aiohttp.ClientSession) -> None:
+        headers = own.grant("port", target=SandboxPort(sandbox_id="box-1", port=8000))
+        channel = await http.ws_connect(f"{own.url}/port/s1/", headers=headers)
+        await channel.receive_bytes()
+        channel._reader._protocol.pause_reading()
+        line = await closed(own, "s1")
+        assert f"code={CloseCode.TIMED_OUT}" in line
+        assert "the browser took nothing" in line
+
+    server = f"http://127.0.0.1:{upstream.port}"
+    with (
+        running_upstreams(upstream),
+        running_relay(tmp_path, opensandbox_url=server, slow_browser_seconds=1) as own,
+    ):
+        with_http(body)
 
 
 @pytest.mark.real
