@@ -184,6 +184,7 @@ def test_files_come_as_they_are_with_the_headers_that_matter(relay: RelayProcess
                 assert await answer.read() == studio.fake.files[name]
                 assert answer.content_type == kind
                 assert answer.headers["Cache-Control"] == lasts
+                assert "connect-src 'self'" in answer.headers["Content-Security-Policy"]
                 assert answer.headers["Cross-Origin-Embedder-Policy"] == "require-corp"
                 assert answer.headers["Cross-Origin-Opener-Policy"] == "same-origin"
         asked = studio.fake.seen.requests[-1]

@@ -14,7 +14,7 @@ from viewer.access import needs, principal
 from viewer.answers import json_answer
 from viewer.devtools_paths import front_end_for
 from viewer.grants import DevToolsPort
-from viewer.leasing import check_may_act
+from viewer.leasing import is_anothers
 from viewer.model import Frozen, Role, Scope, Session, Status
 from viewer.openapi import Answer, Operation, describes
 from viewer.places import content_origin
@@ -109,13 +109,9 @@ def why_no_devtools(session: Session, settings: Settings) -> str | None:
 def _held_by_another(session: Session) -> str | None:
     """DevTools act beside keyboard and mouse, so they are closed while another person has those."""
     lease = services().store.leases.of(session.id)
-    try:
-        check_may_act(lease, principal())
-    except Problem:
-        return (
-            f"{lease.holder.name if lease.holder else 'Somebody'} has control; DevTools open when it is free."
-        )
-    return None
+    if lease.holder is None or not is_anothers(lease, principal()):
+        return None
+    return f"{lease.holder.name} has control; DevTools open when it is free."
 
 
 def _read_targets(session: Session) -> list[DevToolsTarget]:

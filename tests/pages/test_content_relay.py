@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -58,6 +59,13 @@ def opened(browser: Browser, site: ContentSite, role: Role) -> Page:
     return page
 
 
+def until_writing(studio: Studio) -> None:
+    deadline = time.monotonic() + 10
+    while not [user for user in studio.stream_users().values() if user.write]:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
 @pytest.mark.parametrize(("role", "may_write"), [(Role.WATCHER, False), (Role.OPERATOR, True)])
 def test_each_person_is_a_user_of_the_desktop_while_he_watches(
     browser: Browser, content_site: ContentSite, studio: Studio, role: Role, may_write: bool
@@ -66,7 +74,12 @@ def test_each_person_is_a_user_of_the_desktop_while_he_watches(
     complaints = Complaints(page)
     expect(page.locator(".viewer-cover")).to_be_hidden(timeout=15_000)
     [user] = studio.stream_users().values()
-    assert (user.read, user.write, user.owner) == (True, may_write, False)
+    # Nobody has control yet.
+    assert (user.read, user.write, user.owner) == (True, False, False)
+    if may_write:
+        page.get_by_role("button", name="Take control").click()
+        expect(page.get_by_role("button", name="Give back")).to_be_visible()
+        until_writing(studio)
     assert complaints.heard == []
     page.context.close()
     studio.wait_until(0)

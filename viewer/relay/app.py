@@ -140,33 +140,38 @@ class Relay:
 
     async def _devtools(self, request: web.Request, grant: Grant, target: DevToolsPort) -> web.StreamResponse:
         server, uri = self._settings.opensandbox_url, request.raw_path.removeprefix(CONTENT.rstrip("/"))
-        if server is None:
-            return problem(404, "No DevTools", "this host has no sandboxes")
         is_upgrade = "Upgrade" in request.headers
         path = target_socket(uri) if is_upgrade else front_end_file(uri)
-        if path is None or request.body_exists:
+        if server is None or path is None or request.body_exists:
             return problem(404, "Not there", "DevTools give out their front-end and the targets' WebSockets")
         if path == IN_FRAMES:
             return frame_page()
+        way = way_to(target, path)
+        if is_upgrade:
+            return await self._devtools_socket(request, grant, server=server, way=way)
         try:
-            if not is_upgrade:
-                return await self.streams.carry_front_end(
-                    request, grant, server=server, ports=self._ports, way=way_to(target, path)
-                )
-            wanted = offered(request.headers.get(hdrs.SEC_WEBSOCKET_PROTOCOL, ""))
-            if not web.WebSocketResponse(protocols=wanted).can_prepare(request):
-                return problem(426, "Not a WebSocket", "this upgrade to a WebSocket is not a whole one")
-            if not self._is_supervised:
-                return await _close_at_once(request, CloseCode.UNSUPERVISED, UNSUPERVISED)
-            return await self.streams.carry_devtools(request, grant, server=server, way=way_to(target, path))
-        except LockedOut as refusal:
-            return await _close_at_once(request, CloseCode.LEASE_LOST, str(refusal))
+            return await self.streams.carry_front_end(
+                request, grant, server=server, ports=self._ports, way=way
+            )
         except StreamRefused as refusal:
-            if is_upgrade:
-                return await _close_at_once(request, CloseCode.BUSY, str(refusal))
             return problem(503, "Too many", f"{refusal}; wait until one has ended")
         except TimeoutError:
             return problem(504, "Too slow", "the sandbox or the browser took too long")
+
+    async def _devtools_socket(
+        self, request: web.Request, grant: Grant, *, server: str, way: str
+    ) -> web.StreamResponse:
+        wanted = offered(request.headers.get(hdrs.SEC_WEBSOCKET_PROTOCOL, ""))
+        if not web.WebSocketResponse(protocols=wanted).can_prepare(request):
+            return problem(426, "Not a WebSocket", "this upgrade to a WebSocket is not a whole one")
+        if not self._is_supervised:
+            return await _close_at_once(request, CloseCode.UNSUPERVISED, UNSUPERVISED)
+        try:
+            return await self.streams.carry_devtools(request, grant, server=server, way=way)
+        except LockedOut as refusal:
+            return await _close_at_once(request, CloseCode.LEASE_LOST, str(refusal))
+        except StreamRefused as refusal:
+            return await _close_at_once(request, CloseCode.BUSY, str(refusal))
 
     async def devtools_targets(self, request: web.Request) -> web.Response:
         try:
