@@ -97,7 +97,7 @@ def test_a_ticket_says_where_until_when_and_by_what_it_is_revoked(
     assert made["stream_url"] == f"ws://deskfleet.localhost:8088/stream/{session.id}"
     assert (made["role"], made["single_use"]) == ("watch", True)
     seconds = (datetime.fromisoformat(made["expires_at"]) - utcnow()).total_seconds()
-    assert 57 < seconds <= 60
+    assert 45 < seconds <= 60
     at_the_other = client.post(
         f"/api/v1/sessions/{session.id}/tickets", headers=people.alice.headers, base_url=OTHER_ORIGIN
     )
@@ -221,7 +221,7 @@ def test_a_ticket_is_for_one_session(
 def test_a_ticket_opens_nothing_else(
     app: Flask, client: ViewerClient, people: People, session: Session
 ) -> None:
-    """On all other routes of the API it is what a wrong key is."""
+    """On all other routes of the API it is as good as nothing."""
     app.extensions["deskfleet"].wrong_keys = viewer.services.FailureLimit(10_000)
     ticket = make(client, people.ada, session, role="control", single_use=False).json["ticket"]
     opens = set()
@@ -233,11 +233,13 @@ def test_a_ticket_opens_nothing_else(
         for name, value in values.items():
             path = path.replace(f"<{name}>", value).replace(f"<path:{name}>", value)
         for method in (rule.methods or set()) - {"HEAD", "OPTIONS"}:
-            with client.open(path, method=method, headers=bearer(ticket)) as answer:
-                if answer.status_code != 401:
+            with (
+                client.open(path, method=method) as without,
+                client.open(path, method=method, headers=bearer(ticket)) as answer,
+            ):
+                if answer.status_code != without.status_code:
                     opens.add(f"{method} {rule.rule} {answer.status_code}")
     assert opens == {
-        "GET /api/v1/openapi.json 200",
         "GET /api/v1/sessions/<session_id> 200",
         "GET /api/v1/sessions/<session_id>/events 200",
         "GET /api/v1/sessions/<session_id>/lease 200",
@@ -260,13 +262,12 @@ def reads(client: ViewerClient, session: Session, ticket: str) -> int:
 def test_it_reads_until_it_ends_and_then_nothing(
     client: ViewerClient, people: People, session: Session, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ticket = make(client, people.alice, session, ttl_seconds=30).json["ticket"]
+    made = make(client, people.alice, session).json
+    ticket, end = made["ticket"], datetime.fromisoformat(made["expires_at"])
     assert opened(client, session, ticket).status_code == 200
+    monkeypatch.setattr(viewer.ticket_store, "utcnow", lambda: end - timedelta(seconds=1))
     assert reads(client, session, ticket) == 200
-    now = utcnow()
-    monkeypatch.setattr(viewer.ticket_store, "utcnow", lambda: now + timedelta(seconds=29))
-    assert reads(client, session, ticket) == 200
-    monkeypatch.setattr(viewer.ticket_store, "utcnow", lambda: now + timedelta(seconds=31))
+    monkeypatch.setattr(viewer.ticket_store, "utcnow", lambda: end)
     assert reads(client, session, ticket) == 401
     assert opened(client, session, ticket).status_code == 401
 

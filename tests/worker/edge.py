@@ -27,6 +27,8 @@ KEY = new_key()
 """An operator's, of the tenant `main`."""
 OTHER_KEY = new_key()
 """An operator's, of the tenant `other`."""
+EMBEDDER = "https://dashboard.example"
+"""Whose pages may show the desktops of `main`."""
 
 
 @dataclass(frozen=True)
@@ -67,8 +69,12 @@ def running_edge(
     )
     local = config.site.settings
     tenants = [
-        {"name": name, "keys": [{"id": key.id, "role": "operator", "sha256": hash_of(key.text)}]}
-        for name, key in (("main", KEY), ("other", OTHER_KEY))
+        {
+            "name": name,
+            "keys": [{"id": key.id, "role": "operator", "sha256": hash_of(key.text)}],
+            "embed_origins": embedders,
+        }
+        for name, key, embedders in (("main", KEY, [EMBEDDER]), ("other", OTHER_KEY, []))
     ]
     with (
         Fleet(

@@ -39,7 +39,7 @@ from tests.oidc.provider_process import CLIENT_SECRET, ProviderProcess
 from tests.postgres import PostgresServer, programs, running_server
 from tests.real_opensandbox import CANNED_DESKTOP, TINY_IMAGE, RealOpenSandbox
 from tests.relay_process import free_port, running_relay
-from tests.worker.edge import KEY, OTHER_KEY, Edge, running_edge
+from tests.worker.edge import EMBEDDER, KEY, OTHER_KEY, Edge, running_edge
 from viewer.access import COOKIE
 from viewer.database_address import PostgresAddress
 from viewer.grants import GRANT_HEADER
@@ -270,14 +270,45 @@ def makes_and_watches_a_desktop(run: Run) -> Session:
     return session
 
 
-async def _greeting(run: Run, path: str, headers: dict[str, str]) -> bytes:
-    """The first words of a stream."""
+async def _greeting(
+    run: Run, path: str, headers: dict[str, str], offered: tuple[str, ...] = ("binary",)
+) -> bytes:
+    """The first words of a stream. Of the subprotocols that are offered, none but `binary` is said back."""
     at = f"http://127.0.0.1:{run.edge.port}{path}"
     async with (
         ClientSession() as http,
-        http.ws_connect(at, headers={"Host": run.host, **headers}, protocols=["binary"]) as stream,
+        http.ws_connect(at, headers={"Host": run.host, **headers}, protocols=offered) as stream,
     ):
+        assert stream.protocol == "binary"
         return await stream.receive_bytes(timeout=20)
+
+
+def uses_tickets(run: Run, session: Session) -> None:
+    """As a program does, and as a page of another site: rightly, once more, and from where it may not."""
+    path = f"/api/v1/sessions/{session.id}"
+
+    def ticket(kind: str, **wanted: Any) -> str:
+        made = run.as_key(KEY.text, "POST", f"{path}/tickets", json=wanted, hands_over=True)
+        assert made.status_code == 201, made.text
+        run.canaries[kind] = made.json()["ticket"]
+        return run.canaries[kind]
+
+    stream, shown = f"/stream/{session.id}", {"Authorization": f"Bearer {ticket('ticket of a program')}"}
+    assert asyncio.run(_greeting(run, stream, shown)) == b"RFB 003.008\n"
+    with pytest.raises(WSServerHandshakeError, match="401"):
+        asyncio.run(_greeting(run, stream, shown))
+    assert run.ask("GET", path, headers=shown).status_code == 200
+    assert run.ask("GET", "/api/v1/sessions", headers=shown).status_code == 401
+    offered = ("binary", f"ticket.{ticket('ticket of a page', ttl_seconds=30)}")
+    with pytest.raises(WSServerHandshakeError, match="403"):
+        asyncio.run(_greeting(run, stream, {"Origin": "https://evil.example"}, offered))
+    assert asyncio.run(_greeting(run, stream, {"Origin": EMBEDDER}, offered)) == b"RFB 003.008\n"
+    with pytest.raises(WSServerHandshakeError, match="401"):
+        asyncio.run(_greeting(run, stream, {"Origin": EMBEDDER}, offered))
+    made = run.program("viewer.cli", "tickets", "create", session.id, "--json", key=KEY.text, hands_over=True)
+    run.canaries["ticket of the command line"] = json.loads(made)["ticket"]
+    revoked = run.as_key(KEY.text, "DELETE", f"{path}/tickets/{json.loads(made)['id']}")
+    assert revoked.status_code == 204, revoked.text
 
 
 def viewer_of(run: Run) -> httpx.Client:
@@ -538,6 +569,7 @@ def test_no_secret_is_where_it_has_no_business(
         signs_in(run)
         signs_in_at_the_provider(run, there)
         session = makes_and_watches_a_desktop(run)
+        uses_tickets(run, session)
         enters_a_service(run)
         takes_events(run)
         sends_events(run)
