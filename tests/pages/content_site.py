@@ -31,6 +31,7 @@ from viewer.fleet_store import DeclaredDesktop
 from viewer.grants import GRANT_HEADER, DesktopSocket, Grant, open_grant
 from viewer.migrations import upgrade
 from viewer.model import Display, Role, Session, Status, utcnow
+from viewer.relay.answers import StreamList
 from viewer.store import Store
 
 DOMAIN = "deskfleet.localhost"
@@ -58,6 +59,11 @@ class StubRelay:
         self.sockets: list[web.WebSocketResponse] = []
 
     async def answer(self, request: web.Request) -> web.StreamResponse:
+        if request.path == "/streams":
+            open_grant(request.headers[GRANT_HEADER], self._key, purpose="manage", now=utcnow())
+            return web.Response(
+                text=StreamList(streams=[]).model_dump_json(), content_type="application/json"
+            )
         grant = open_grant(request.headers[GRANT_HEADER], self._key, purpose="content", now=utcnow())
         self.grants.append(grant)
         self.seen.append((request.raw_path, dict(request.headers)))
