@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -118,7 +119,8 @@ def test_visitor_watches_and_has_nothing_to_act_with(sharing: SharingSite, visit
     assert page.url == f"{sharing.site.origin}/shared/{session.id}"
     assert page.evaluate("document.referrer") == ""
     expect(page.locator(".viewer-subtitle")).to_contain_text("view only · shared with you until")
-    expect(page.locator(".viewer-badge")).to_contain_text("Running")
+    # The host of this test answers nobody but the relay, as the worker finds out by and by.
+    expect(page.locator(".viewer-badge")).to_contain_text(re.compile("Running|Host unreachable"))
     for control in ("terminate", "share", "clipboard", "tab"):
         expect(page.locator(f"[data-control={control}]")).to_be_hidden()
     page.go_back()
