@@ -96,7 +96,8 @@ def session(site: ContentSite, xvnc: Xvnc) -> Session:
 
 @pytest.fixture
 def context(browser: Browser, site: ContentSite) -> Iterator[BrowserContext]:
-    opened = new_context(browser, trusting=True)
+    # Wide: in a narrow one the front-end folds its tabs away.
+    opened = new_context(browser, trusting=True, size=(2400, 1000))
     yield opened
     opened.close()
 
