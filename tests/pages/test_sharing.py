@@ -201,7 +201,7 @@ def test_operator_shares_sees_who_watches_and_revokes(
     expect(row).to_contain_text("revoked")
     expect(page.locator(HEADING)).to_have_text("This link was withdrawn")
     dialog.get_by_role("button", name="Close").click()
-    assert operator.locator("[aria-label='The link']").input_value() == ""
+    expect(operator.locator("[aria-label='The link']")).to_have_value("")
 
 
 def test_operator_who_opens_a_link_stays_who_he_is(sharing: SharingSite, operator: Page) -> None:
