@@ -148,7 +148,7 @@ def test_session_names_the_page_that_leads_to_its_devtools(
     assert {one["id"]: one["devtools_url"] for one in listed} == urls
     page = client.get(f"/open/{chrome.id}?page=devtools", headers=people.alice.headers)
     assert f'data-devtools="/api/v1/sessions/{chrome.id}/devtools"' in page.get_data(as_text=True)
-    assert "frame-ancestors 'self'" in page.headers["Content-Security-Policy"]
+    assert "frame-ancestors 'none'" in page.headers["Content-Security-Policy"]
 
 
 @pytest.mark.parametrize(
