@@ -98,7 +98,11 @@ def running_caddy(
                 env={"HOME": folder}, stdout=output, stderr=output,
             )  # fmt: skip
             try:
-                wait_for_listener("127.0.0.1", port)
+                try:
+                    wait_for_listener("127.0.0.1", port)
+                except TimeoutError as error:
+                    error.add_note(log.read_text())
+                    raise
                 yield log
             finally:
                 process.terminate()

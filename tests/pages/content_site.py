@@ -215,9 +215,7 @@ class ContentSite:
 
     def _settings(self) -> dict[str, Any]:
         values = settings_values(self.folder)
-        if self._real_relay is not None:
-            # The StubRelay answers browsers alone.
-            values["hosts"][0]["relay_url"] = self._real_relay.url
+        values["hosts"][0]["relay_url"] = f"http://127.0.0.1:{self._ports['relay']}"
         service = {"name": "wiki", "host_name": f"wiki.{self.domain}", "role": "operator"}
         local = [f"http://localhost:{self.port}"] if self.scheme == "http" else []
         values |= {

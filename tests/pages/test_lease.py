@@ -177,9 +177,9 @@ def test_who_loses_control_goes_on_watching_at_once_over_his_last_picture(
     expect(bob.locator(STATE)).to_have_text("Mara has control")
     expect(bob.locator(".lease-news")).to_have_text("Mara has taken control.")
     expect(bob.locator(".viewer-cover")).to_be_hidden()
+    bob.wait_for_function("() => window.keptFrame")
     wait_for_picture(bob)
     assert site.edge.opened == opened + 1
-    assert bob.evaluate("window.keptFrame") is True
     assert canvas_colours(bob) > 4
     expect(bob.locator("[data-control=clipboard]")).to_be_disabled()
 
