@@ -7,7 +7,7 @@ that are asked about are put into each status beforehand.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeAlias
 
 import pytest
@@ -20,12 +20,14 @@ from schemathesis.checks import CheckFunction
 from schemathesis.core.result import Ok
 from schemathesis.specs.openapi.checks import ignored_auth, negative_data_rejection, positive_data_acceptance
 
+from tests.relay_process import running_relay
 from tests.soaking import examples
 from tests.viewer_fixtures import ORIGIN, UNKNOWN_ID, People, ViewerClient, kasmvnc_desktop, new_session
 from viewer import __version__
 from viewer.deliveries.store import NewEndpoint
 from viewer.model import Status
 from viewer.openapi import document
+from viewer.relay_client import RelayClient
 from viewer.services import services
 from viewer.store import Store
 
@@ -47,11 +49,20 @@ NOT_CHECKED: list[CheckFunction] = [
 pytestmark = [pytest.mark.real, pytest.mark.soak]
 
 
+@pytest.fixture(scope="module")
+def relay(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RelayClient]:
+    with running_relay(tmp_path_factory.mktemp("relay")) as process:
+        client = RelayClient("here", url=process.url, key=process.key)
+        yield client
+        client.close()
+
+
 @pytest.fixture
-def described(app: Flask) -> schemathesis.BaseSchema:
+def described(app: Flask, relay: RelayClient, monkeypatch: pytest.MonkeyPatch) -> schemathesis.BaseSchema:
     """The document of an app whose streams and waits end at once, as in a server that is told to stop."""
     with app.app_context():
         services().stop()
+        monkeypatch.setattr(services(), "_relays", {"here": relay})
     found = schemathesis.openapi.from_dict(document(app, __version__))
     found.app = app
     return found
