@@ -149,6 +149,16 @@ def test_ticket_works_once(client: ViewerClient, people: People, studio: Session
     assert (again.status_code, "Set-Cookie" in again.headers) == (403, False)
 
 
+def test_body_that_is_not_sent_may_be_called_anything_usual(
+    client: ViewerClient, people: People, studio: Session
+) -> None:
+    """As HTTP libraries do by themselves with a POST of nothing."""
+    way = f"/api/v1/sessions/{studio.id}/entries"
+    nothing = {**people.wanda.headers, "Content-Type": "application/octet-stream"}
+    assert client.post(way, headers=nothing).status_code == 201
+    assert client.post(way, headers=nothing, data=b"{}").status_code == 415
+
+
 def test_ticket_is_no_entry_and_an_entry_no_ticket(
     client: ViewerClient, people: People, studio: Session, inside: Headers
 ) -> None:

@@ -489,6 +489,10 @@ def read_body() -> bytes:
     return data
 
 
+_OF_NO_BODY = ("", "application/octet-stream")
+"""What clients call the type of a body that they do not send."""
+
+
 def json_body(model: type[_Model]) -> _Model:
     """The request's body as `model`. No body at all counts as `{}`."""
     value = _json_object()
@@ -501,7 +505,7 @@ def json_body(model: type[_Model]) -> _Model:
 
 def _json_object() -> dict[str, object]:
     data = read_body()
-    if not data and not request.mimetype:
+    if not data and request.mimetype in _OF_NO_BODY:
         return {}
     if request.mimetype != "application/json":
         raise Problem(
