@@ -46,8 +46,9 @@ GRANT_LIFE = timedelta(seconds=30)
     )
 )
 def send_input(session_id: str) -> Response:
-    gesture, who, here = json_body(Gesture), principal(), services()
+    who, here = principal(), services()
     session = here.store.tenant(who.tenant).get(session_id)
+    gesture = json_body(Gesture)
     target, relay = _reachable(session)
     once = once_of(request.get_data())
     if not here.gestures.take(who):

@@ -47,7 +47,7 @@ def get_lease(session_id: str) -> Response:
     )
 )
 def take_lease(session_id: str) -> Response:
-    asked, session, who = json_body(TakeLease), _with_a_keyboard(session_id), principal()
+    session, asked, who = _with_a_keyboard(session_id), json_body(TakeLease), principal()
     kind = kind_of(who)
     if asked.force:
         _check_admin()
@@ -83,7 +83,7 @@ def take_lease(session_id: str) -> Response:
     )
 )
 def request_lease(session_id: str) -> Response:
-    asked, session, who = json_body(AskForLease), _with_a_keyboard(session_id), principal()
+    session, asked, who = _with_a_keyboard(session_id), json_body(AskForLease), principal()
     kind = kind_of(who)
     try:
         lease = services().store.leases.request(
@@ -122,7 +122,7 @@ def withdraw_lease_request(session_id: str) -> Response:
     )
 )
 def give_lease(session_id: str) -> Response:
-    asked, session = json_body(GiveLease), _with_a_keyboard(session_id)
+    session, asked = _with_a_keyboard(session_id), json_body(GiveLease)
     store = services().store
     state = store.leases.state(session.id)
     request = next((one for one in state.requests if one.by.id == asked.to), None)
@@ -153,7 +153,7 @@ def give_lease(session_id: str) -> Response:
     )
 )
 def release_lease(session_id: str) -> Response:
-    asked, session = json_body(ReleaseLease), _session(session_id)
+    session, asked = _session(session_id), json_body(ReleaseLease)
     if asked.force:
         _check_admin()
     try:
@@ -175,7 +175,7 @@ def release_lease(session_id: str) -> Response:
     )
 )
 def renew_lease(session_id: str) -> Response:
-    asked, session, who = json_body(RenewLease), _with_a_keyboard(session_id), principal()
+    session, asked, who = _with_a_keyboard(session_id), json_body(RenewLease), principal()
     try:
         lease = services().store.leases.renew(session, who, seconds=_seconds(asked.seconds, kind_of(who)))
     except LeaseHeld as error:

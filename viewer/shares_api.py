@@ -63,7 +63,7 @@ _PRIVATE = {
     )
 )
 def create_share(session_id: str) -> Response:
-    asked, session = json_body(CreateShare), _own(session_id)
+    session, asked = _own(session_id), json_body(CreateShare)
     _check_can_be_shared(session)
     try:
         made = services().store.shares.create(

@@ -74,8 +74,9 @@ def close_stream(session_id: str, stream_id: str) -> Response:
     )
 )
 def create_ticket(session_id: str) -> Response:
-    asked, who = json_body(CreateTicket), principal()
+    who = principal()
     session = services().store.tenant(who.tenant).get(session_id)
+    asked = json_body(CreateTicket)
     if not who.role.covers(asked.role.needed):
         raise role_too_small(asked.role.needed, who.role)
     _check_streams(session)

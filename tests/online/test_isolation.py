@@ -116,7 +116,8 @@ def test_other_tenants_session_is_a_404_like_one_that_never_was(
 
 def test_no_route_of_the_api_answers_for_another_tenant(bee: Api, desktop: SessionView) -> None:
     """Every path of the API's own description that names something, so that no new one is forgotten. What is
-    an admin's alone is refused to an operator before anybody looks for it."""
+    an admin's alone is refused to an operator before anybody looks for it, and what only a share link opens
+    to whoever has none."""
     described = bee.call("GET", "/api/v1/openapi.json").json()["paths"]
     asked = []
     for path, methods in described.items():
@@ -127,6 +128,8 @@ def test_no_route_of_the_api_answers_for_another_tenant(bee: Api, desktop: Sessi
             asked.append(filled)
             body: dict[str, object] | None = {"labels": {}} if path.endswith("/labels") else None
             refusals = (404,) if "{session_id}" in path else (404, 403)
+            if path.startswith("/api/v1/shared/"):
+                refusals = (401, 403)
             assert bee.call(method.upper(), filled, json=body).status_code in refusals, (method, path)
     assert asked
 
