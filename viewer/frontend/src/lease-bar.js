@@ -48,6 +48,8 @@ export class LeaseBar extends EventTarget {
     if (live !== this.#live) this.#follow(live);
     if (isNew) {
       this.#lease = null;
+      // The new one may not run yet, and is asked about once it does.
+      this.#askedAt = 0;
       this.#setNews("");
       setText(this.error, "");
       this.#ask();
