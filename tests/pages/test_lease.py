@@ -267,3 +267,18 @@ def test_a_desktop_that_has_ended_has_no_such_row(
     site.store.fleet.transition(session.id, Status.TERMINATED, reason="expired")
     expect(bob.locator(".lease")).to_be_hidden()
     assert complaints.heard == []
+
+
+def test_desktop_that_is_opened_while_it_is_made_can_be_taken_once_it_runs(
+    browsers: _Browsers, site: PagesSite, session: Session
+) -> None:
+    """After another one was shown, as on a page where somebody asks for a new desktop."""
+    bob = browsers.of("Bob", session)
+    expect(bob.get_by_role("button", name="Take control")).to_be_visible()
+    site.worker.creates = False
+    made = site.creating()
+    bob.locator(f"[data-session='{made.id}'] a").first.click()
+    expect(bob.locator(".viewer-cover")).to_contain_text("Creating your desktop")
+    site.worker.creates = True
+    wait_for_picture(bob)
+    expect(bob.get_by_role("button", name="Take control")).to_be_visible()
