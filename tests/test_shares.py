@@ -22,7 +22,7 @@ from viewer.shares import (
     Why,
 )
 from viewer.store import Store
-from viewer.tables import ShareLinkRow, ShareVisitRow
+from viewer.tables import ShareLinkRow, ShareVisitRow, TenantRow
 
 HOUR = timedelta(hours=1)
 
@@ -184,6 +184,26 @@ def test_link_goes_with_what_its_maker_may_do(
     assert is_in(store, opened)
     store.people("acme").change(person.id, change)
     assert not is_in(store, opened)
+
+
+@pytest.mark.parametrize("made_by", ["key", "person", "link"])
+def test_link_ends_while_its_tenant_is_shut_out(
+    store: Store, people: People, session: Session, made_by: str
+) -> None:
+    person = store.people("acme").add(NewPerson(login="mara", role=Role.OPERATOR), by="test")
+    makers = {
+        "key": maker(store, people.alice),
+        "person": Principal(id=f"person:{person.id}", tenant="acme", role=Role.OPERATOR, via="cookie"),
+        "link": Principal(id="link:12345678", tenant="acme", role=Role.ADMIN, via="cookie"),
+    }
+    opened = enter(store, shared(store, makers[made_by], session))
+    assert is_in(store, opened)
+    with store._database.writing() as orm:
+        orm.get_one(TenantRow, "acme").disabled_at = utcnow()
+    assert not is_in(store, opened)
+    with store._database.writing() as orm:
+        orm.get_one(TenantRow, "acme").disabled_at = None
+    assert is_in(store, opened)
 
 
 def test_link_outlives_the_sign_in_of_its_maker(store: Store, people: People, session: Session) -> None:

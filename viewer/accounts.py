@@ -19,6 +19,7 @@ from viewer.database import Database, DatabaseBusy
 from viewer.listing import Page, one_page, page_of
 from viewer.model import POOL_TENANT, Frozen, Principal, Role, Scope, utcnow
 from viewer.shares import visitors_of
+from viewer.standing import good_key, is_good_key, is_open, person_in
 from viewer.tables import ApiKeyRow, PersonRow, SignInLinkRow, SignInRow, TenantRow
 
 SIGN_IN_IDLE = timedelta(hours=12)
@@ -221,8 +222,8 @@ class AccountStore:
     def principal_of_key_id(self, key_id: str) -> Principal | None:
         """Whose key has this id; None when it is no longer good. Only for what that key has made before."""
         with self._database.reading() as orm:
-            row = orm.get(ApiKeyRow, key_id)
-            return _principal_of_row(row) if row is not None and _is_good(orm, row) else None
+            row = good_key(orm, key_id, utcnow())
+            return _principal_of_row(row) if row is not None else None
 
     def roles_of(self, holders: Collection[str]) -> dict[tuple[str, str], Role]:
         """What these may do now, by `Principal.holder` and tenant; one without a valid key or sign-in is
@@ -240,7 +241,7 @@ class AccountStore:
             SignInRow.used_at > now - SIGN_IN_IDLE,
         )
         with self._database.reading() as orm:
-            found = [_principal_of_row(row) for row in orm.scalars(keys) if _is_good(orm, row)]
+            found = [_principal_of_row(row) for row in orm.scalars(keys) if is_good_key(orm, row, now)]
             signed_in = [_principal_of_sign_in(orm, row) for row in orm.scalars(sign_ins)]
             visitors = visitors_of(orm, holders, now)
         everybody = [*found, *(who for who in signed_in if who is not None), *visitors]
@@ -248,15 +249,8 @@ class AccountStore:
 
     def name_of(self, principal: Principal) -> str:
         """What a page calls whoever is signed in: his name, or the label of his key, else its id."""
-        kind, _, ident = principal.id.partition(":")
-        if kind == "link":
-            return "sign-in link"
         with self._database.reading() as orm:
-            if kind == "person":
-                person = orm.get(PersonRow, ident)
-                return person.name if person is not None else ident
-            row = orm.get(ApiKeyRow, ident)
-        return (row.label if row is not None else "") or ident
+            return audit.name_of(orm, principal.id)
 
     def names_of(self, principals: Collection[str]) -> dict[str, str]:
         """What pages call each of these, by `Principal.id`; its id where nobody knows a name."""
@@ -317,8 +311,8 @@ class AccountStore:
         password_hash: what his password was checked against; it must still be his. new_hash: takes its place.
         """
         with self._database.writing() as orm:
-            row = orm.get(PersonRow, person_id)
-            if row is None or row.disabled_at is not None or not _is_open(orm, row.tenant_id):
+            row = person_in(orm, person_id)
+            if row is None:
                 raise PersonIsOut
             if password_hash is not None and row.password_hash != password_hash:
                 raise PersonIsOut
@@ -507,17 +501,7 @@ def _key_of(orm: OrmSession, text: str) -> ApiKeyRow | None:
     row = orm.get(ApiKeyRow, key_id)
     # Compared even when there is no row, so that the time taken does not tell which ids exist.
     right = same(hash_of(text), row.sha256 if row is not None else _NO_HASH)
-    return row if row is not None and right and _is_good(orm, row) else None
-
-
-def _is_good(orm: OrmSession, row: ApiKeyRow) -> bool:
-    is_over = row.revoked_at is not None or (row.ends_at is not None and row.ends_at <= utcnow())
-    return not is_over and _is_open(orm, row.tenant_id)
-
-
-def _is_open(orm: OrmSession, tenant_id: str) -> bool:
-    """May anybody of this tenant come in?"""
-    return orm.get_one(TenantRow, tenant_id).disabled_at is None
+    return row if row is not None and right and is_good_key(orm, row, utcnow()) else None
 
 
 def _principal_of_row(row: ApiKeyRow) -> Principal:
@@ -532,15 +516,15 @@ def _scopes_of(row: ApiKeyRow) -> frozenset[Scope] | None:
 
 def _principal_of_sign_in(orm: OrmSession, row: SignInRow) -> Principal | None:
     """Whose it is, as he is now; None where whoever he was may come in no more."""
-    if not _is_open(orm, row.tenant_id):
+    if not is_open(orm, row.tenant_id):
         return None
     sign_in = sign_in_id(row.sha256)
     if row.person_id is not None:
-        person = orm.get(PersonRow, row.person_id)
-        return None if person is None or person.disabled_at is not None else _as_principal(person, sign_in)
+        person = person_in(orm, row.person_id)
+        return None if person is None else _as_principal(person, sign_in)
     if row.key_id is not None:
-        key = orm.get(ApiKeyRow, row.key_id)
-        if key is None or not _is_good(orm, key):
+        key = good_key(orm, row.key_id, utcnow())
+        if key is None:
             return None
         return _principal_of_row(key).model_copy(update={"via": "cookie", "sign_in": sign_in})
     # A link makes one sign-in, and is its name.

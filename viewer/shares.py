@@ -21,7 +21,8 @@ from viewer import audit
 from viewer.credentials import SecretToken, hash_of, new_token
 from viewer.database import Database
 from viewer.model import Frozen, Principal, Role, Scope, Session, Status, utcnow
-from viewer.tables import ApiKeyRow, PersonRow, SessionRow, ShareLinkRow, ShareVisitRow
+from viewer.standing import good_key, is_open, person_in
+from viewer.tables import SessionRow, ShareLinkRow, ShareVisitRow
 
 SHORTEST = timedelta(seconds=60)
 LONGEST = timedelta(days=7)
@@ -285,15 +286,10 @@ def _why_over(orm: OrmSession, link: ShareLinkRow, now: datetime) -> Why | None:
 def _maker_is_out(orm: OrmSession, link: ShareLinkRow, now: datetime) -> bool:
     """May whoever made it not share any more? One who came by a one-time link has no row of his own."""
     kind, _, ident = link.created_by.partition(":")
-    if kind == "key":
-        key = orm.get(ApiKeyRow, ident)
-        is_good = key is not None and key.revoked_at is None and (key.ends_at is None or key.ends_at > now)
-        return key is None or not is_good or not _may_share(key.role, key.tenant_id, link)
-    if kind == "person":
-        person = orm.get(PersonRow, ident)
-        is_in = person is not None and person.disabled_at is None
-        return person is None or not is_in or not _may_share(person.role, person.tenant_id, link)
-    return False
+    if kind not in ("key", "person"):
+        return not is_open(orm, link.tenant_id)
+    maker = good_key(orm, ident, now) if kind == "key" else person_in(orm, ident)
+    return maker is None or not _may_share(maker.role, maker.tenant_id, link)
 
 
 def _may_share(role: str, tenant_id: str, link: ShareLinkRow) -> bool:
