@@ -7,8 +7,10 @@ clock is ended by the worker, or by the next who wants it, whoever comes first. 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import datetime, timedelta
+from typing import NamedTuple
 
 from sqlalchemy import delete, select
 from sqlalchemy.orm import Session as OrmSession
@@ -58,6 +60,16 @@ class Held(Frozen):
     is_running: bool
     used_at: datetime
     """When he last did something with it, to within seconds."""
+
+
+class _Change(NamedTuple):
+    """A lease about to change. on: its session's row."""
+
+    orm: OrmSession
+    on: SessionRow
+    row: LeaseRow
+    lease: Lease
+    now: datetime
 
 
 def kind_of(who: Principal) -> LeaseKind:
@@ -138,11 +150,7 @@ class LeaseStore:
         """Make it his for `seconds`; renew it where it is his already. Raises LeaseHeld, and
         IllegalTransition for a session that does not run."""
         me = LeaseHolder(kind=kind, id=who.holder, name=name)
-        with self._database.writing() as orm:
-            now = utcnow()
-            on, row = _running(orm, session), _row(orm, session)
-            _end_what_is_over(orm, on, row, now)
-            lease = _lease_of(row)
+        with self._changing(session) as (orm, on, row, lease, now):
             if not may_take(lease, me.id, kind, force=force):
                 raise LeaseHeld(lease)
             _hand_over(orm, on, row, me, reason=reason, ends_at=now + timedelta(seconds=seconds), now=now)
@@ -154,11 +162,7 @@ class LeaseStore:
         """For whoever just acts: make it his where nobody has it, let it last from now on where he has it.
         Raises LeaseHeld where anybody else has it, and IllegalTransition."""
         me = LeaseHolder(kind=kind, id=who.holder, name=name)
-        with self._database.writing() as orm:
-            now = utcnow()
-            on, row = _running(orm, session), _row(orm, session)
-            _end_what_is_over(orm, on, row, now)
-            lease = _lease_of(row)
+        with self._changing(session) as (orm, on, row, lease, now):
             if lease.holder is not None and not lease.is_held_by(me.id):
                 raise LeaseHeld(lease)
             ends_at = now + timedelta(seconds=seconds)
@@ -173,11 +177,7 @@ class LeaseStore:
     def renew(self, session: Session, who: Principal, *, seconds: int) -> Lease:
         """Let it be his for `seconds` from now on. Raises LeaseHeld where it is not his, nobody's
         included."""
-        with self._database.writing() as orm:
-            now = utcnow()
-            on, row = _running(orm, session), _row(orm, session)
-            _end_what_is_over(orm, on, row, now)
-            lease = _lease_of(row)
+        with self._changing(session) as (orm, on, row, lease, now):
             if not lease.is_held_by(who.holder):
                 raise LeaseHeld(lease)
             row.used_at, row.ends_at = now, now + timedelta(seconds=seconds)
@@ -197,11 +197,7 @@ class LeaseStore:
         """Ask whoever has it; where nobody has it, it is his at once, for `seconds`. Raises
         IllegalTransition."""
         me = LeaseHolder(kind=kind, id=who.holder, name=name)
-        with self._database.writing() as orm:
-            now = utcnow()
-            on, row = _running(orm, session), _row(orm, session)
-            _end_what_is_over(orm, on, row, now)
-            lease = _lease_of(row)
+        with self._changing(session) as (orm, on, row, lease, now):
             if lease.holder is None:
                 _hand_over(orm, on, row, me, reason=reason, ends_at=now + timedelta(seconds=seconds), now=now)
                 _note_taken(orm, row, lease)
@@ -224,11 +220,7 @@ class LeaseStore:
     def give(self, session: Session, who: Principal, to: str, *, seconds: int) -> Lease:
         """Hand it to one who asks for it, for `seconds`. to: his `Principal.holder`. Raises NotAsked, and
         LeaseHeld where it is not the giver's."""
-        with self._database.writing() as orm:
-            now = utcnow()
-            on, row = _running(orm, session), _row(orm, session)
-            _end_what_is_over(orm, on, row, now)
-            lease = _lease_of(row)
+        with self._changing(session) as (orm, on, row, lease, now):
             if not _is_his(lease, who):
                 raise LeaseHeld(lease)
             asked = orm.get(LeaseRequestRow, (session.id, to))
@@ -254,6 +246,16 @@ class LeaseStore:
             _hand_over(orm, on, row, None, now=now)
             _note(orm, row, "lease.release", {"of": lease.holder.id, "force": not _is_his(lease, who)})
             return _lease_of(row)
+
+    @contextmanager
+    def _changing(self, session: Session) -> Iterator[_Change]:
+        """The lease of a session that runs, in one transaction, after what the clock ends of it. Raises
+        IllegalTransition."""
+        with self._database.writing() as orm:
+            now = utcnow()
+            on, row = _running(orm, session), _row(orm, session)
+            _end_what_is_over(orm, on, row, now)
+            yield _Change(orm, on, row, _lease_of(row), now)
 
     # --- what ends by itself -----------------------------------------------------------------------
 
