@@ -32,6 +32,7 @@ from viewer.events import events
 from viewer.incoming import MOST_BODY_BYTES, drain_body, too_large
 from viewer.input_api import input_api
 from viewer.lease_api import lease_api
+from viewer.leases import LeaseHeld
 from viewer.listing import BadCursor
 from viewer.model import Role
 from viewer.observed import observe_on
@@ -57,7 +58,7 @@ from viewer.pages import (
 from viewer.people import UnknownPerson
 from viewer.people_api import people_api
 from viewer.places import PlaceKind
-from viewer.problems import Problem, bad_cursor, not_found, respond
+from viewer.problems import Problem, bad_cursor, lease_held, not_found, not_now, respond
 from viewer.rows import SessionNotFound
 from viewer.scrape import scrape
 from viewer.services import Services, services
@@ -69,6 +70,7 @@ from viewer.sign_in import sign_in
 from viewer.store import Store
 from viewer.stream_api import stream_api
 from viewer.ticket_store import UnknownTicket
+from viewer.transitions import IllegalTransition
 from viewer.webhook_secrets import SecretNotFound
 from viewer.webhook_secrets_api import webhook_secrets_api
 from viewer.webhooks_in import webhooks_in
@@ -111,6 +113,8 @@ def create_app(settings: Settings, store: Store | None = None) -> Flask:
     for unknown in _UNKNOWN:
         app.register_error_handler(unknown, _answer_not_found)
     app.register_error_handler(BadCursor, _answer_bad_cursor)
+    app.register_error_handler(IllegalTransition, _answer_not_now)
+    app.register_error_handler(LeaseHeld, _answer_held)
     app.register_error_handler(DatabaseBusy, _answer_busy)
     app.register_error_handler(DatabaseAway, _answer_away)
     app.register_error_handler(HTTPException, _answer_http_error)
@@ -145,6 +149,14 @@ def _answer_problem(problem: Problem) -> BaseResponse:
     if request.method in ("GET", "HEAD") and is_page(request.path):
         return error_page(problem)
     return respond(problem)
+
+
+def _answer_not_now(error: IllegalTransition) -> BaseResponse:
+    return _answer_problem(not_now(error))
+
+
+def _answer_held(error: LeaseHeld) -> BaseResponse:
+    return _answer_problem(lease_held(error.lease))
 
 
 def _answer_not_found(_error: Exception) -> BaseResponse:

@@ -22,8 +22,6 @@ from viewer.problems import FieldError, Problem, lease_held, not_found, wrong_fi
 from viewer.relay.answers import InputOutcome, InputResult
 from viewer.relay_client import RelayClient, RelayUnreachable
 from viewer.services import services
-from viewer.session_api import not_now
-from viewer.transitions import IllegalTransition
 
 input_api = Blueprint("input", __name__, url_prefix="/api/v1")
 
@@ -90,10 +88,7 @@ def _do(session: Session, target: Target, relay: RelayClient, gesture: Gesture, 
 def _grant(session: Session, target: Target) -> Grant:
     """For whoever asks, once he has keyboard and mouse. Raises the problem 423 where another one has them."""
     here, who = services(), principal()
-    try:
-        lease = hold_for_input(session, who)
-    except IllegalTransition as error:
-        raise not_now(error) from error
+    lease = hold_for_input(session, who)
     # Before anything is sent, so that nobody acts who is not in the log; and never what.
     here.store.audit.opened(
         session.tenant_id, "session.input", f"session:{session.id}", principal=who.id, detail={"way": "api"}

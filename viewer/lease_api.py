@@ -7,15 +7,13 @@ from flask import Blueprint, Response
 from viewer.access import also_by, needs, principal
 from viewer.answers import json_answer
 from viewer.incoming import AskForLease, GiveLease, ReleaseLease, RenewLease, TakeLease, json_body
-from viewer.leases import LeaseHeld, NotAsked, kind_of
+from viewer.leases import NotAsked, kind_of
 from viewer.leasing import seconds_of, tell_relay
 from viewer.model import Display, LeaseKind, Role, Scope, Session
 from viewer.openapi import Answer, Operation, describes
-from viewer.problems import FieldError, Problem, lease_held, role_too_small, wrong_fields
+from viewer.problems import FieldError, Problem, role_too_small, wrong_fields
 from viewer.public_leases import LeaseAnswer, lease_answer
 from viewer.services import services
-from viewer.session_api import not_now
-from viewer.transitions import IllegalTransition
 
 lease_api = Blueprint("leases", __name__, url_prefix="/api/v1/sessions/<session_id>/lease")
 
@@ -51,20 +49,15 @@ def take_lease(session_id: str) -> Response:
     kind = kind_of(who)
     if asked.force:
         _check_admin()
-    try:
-        lease = services().store.leases.take(
-            session,
-            who,
-            name=_name(),
-            kind=kind,
-            reason=asked.reason,
-            seconds=_seconds(asked.seconds, kind),
-            force=asked.force,
-        )
-    except LeaseHeld as error:
-        raise lease_held(error.lease) from error
-    except IllegalTransition as error:
-        raise not_now(error) from error
+    lease = services().store.leases.take(
+        session,
+        who,
+        name=_name(),
+        kind=kind,
+        reason=asked.reason,
+        seconds=_seconds(asked.seconds, kind),
+        force=asked.force,
+    )
     tell_relay(session, lease)
     return _answer(session)
 
@@ -85,12 +78,9 @@ def take_lease(session_id: str) -> Response:
 def request_lease(session_id: str) -> Response:
     session, asked, who = _with_a_keyboard(session_id), json_body(AskForLease), principal()
     kind = kind_of(who)
-    try:
-        lease = services().store.leases.request(
-            session, who, name=_name(), kind=kind, reason=asked.reason, seconds=seconds_of(kind)
-        )
-    except IllegalTransition as error:
-        raise not_now(error) from error
+    lease = services().store.leases.request(
+        session, who, name=_name(), kind=kind, reason=asked.reason, seconds=seconds_of(kind)
+    )
     if not lease.is_held_by(who.holder):
         return _answer(session, 202)
     tell_relay(session, lease)
@@ -132,12 +122,8 @@ def give_lease(session_id: str) -> Response:
         raise _not_asked()
     try:
         lease = store.leases.give(session, principal(), asked.to, seconds=seconds_of(request.by.kind))
-    except LeaseHeld as error:
-        raise lease_held(error.lease) from error
     except NotAsked as error:
         raise _not_asked() from error
-    except IllegalTransition as error:
-        raise not_now(error) from error
     tell_relay(session, lease, given_back=True)
     return _answer(session)
 
@@ -156,10 +142,7 @@ def release_lease(session_id: str) -> Response:
     session, asked = _session(session_id), json_body(ReleaseLease)
     if asked.force:
         _check_admin()
-    try:
-        lease = services().store.leases.release(session, principal(), force=asked.force)
-    except LeaseHeld as error:
-        raise lease_held(error.lease) from error
+    lease = services().store.leases.release(session, principal(), force=asked.force)
     tell_relay(session, lease, given_back=not asked.force)
     return _answer(session)
 
@@ -176,12 +159,7 @@ def release_lease(session_id: str) -> Response:
 )
 def renew_lease(session_id: str) -> Response:
     session, asked, who = _with_a_keyboard(session_id), json_body(RenewLease), principal()
-    try:
-        lease = services().store.leases.renew(session, who, seconds=_seconds(asked.seconds, kind_of(who)))
-    except LeaseHeld as error:
-        raise lease_held(error.lease) from error
-    except IllegalTransition as error:
-        raise not_now(error) from error
+    lease = services().store.leases.renew(session, who, seconds=_seconds(asked.seconds, kind_of(who)))
     tell_relay(session, lease)
     return _answer(session)
 

@@ -13,6 +13,7 @@ from pydantic_core import ErrorDetails
 from viewer.model import Frozen, Lease, Role, Scope
 from viewer.public_leases import HeldBy, held_by
 from viewer.settings import nearest
+from viewer.transitions import IllegalTransition
 
 MEDIA_TYPE = "application/problem+json"
 
@@ -113,6 +114,14 @@ def lease_held(lease: Lease) -> Problem:
         " event that says who has them then."
     )
     return Problem(423, "lease-held", "Somebody else has control", detail, held_by=holder)
+
+
+def not_now(error: IllegalTransition) -> Problem:
+    if error.current is error.wanted:
+        detail = f"This session is {error.current} and cannot be changed any more."
+    else:
+        detail = f"A session that is {error.current} cannot become {error.wanted}; read it again."
+    return Problem(409, "wrong-status", "Not in this status", detail)
 
 
 def role_too_small(needed: Role, have: Role) -> Problem:

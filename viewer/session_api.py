@@ -210,10 +210,7 @@ def renew_session(session_id: str) -> Response:
     asked = json_body(RenewSession)
     session = _sandbox(session_id)
     seconds = session.ttl_seconds if asked.ttl_seconds is None else ttl(asked.ttl_seconds)
-    try:
-        session = _tenant().renew(session_id, utcnow() + timedelta(seconds=seconds), by=principal().id)
-    except IllegalTransition as error:
-        raise not_now(error) from error
+    session = _tenant().renew(session_id, utcnow() + timedelta(seconds=seconds), by=principal().id)
     return json_answer(public(session))
 
 
@@ -229,10 +226,7 @@ def renew_session(session_id: str) -> Response:
 )
 def set_labels(session_id: str) -> Response:
     asked = json_body(SetLabels)
-    try:
-        return json_answer(public(_tenant().set_labels(session_id, asked.labels)))
-    except IllegalTransition as error:
-        raise not_now(error) from error
+    return json_answer(public(_tenant().set_labels(session_id, asked.labels)))
 
 
 @session_api.get("/sessions/<session_id>/history")
@@ -254,24 +248,13 @@ def get_history(session_id: str) -> Response:
 def _become(session_id: str, wanted: Status) -> Response:
     """Ask for that status, and wait until it is so."""
     _sandbox(session_id)
-    try:
-        session = _tenant().request_status(session_id, wanted, by=principal().id)
-    except IllegalTransition as error:
-        raise not_now(error) from error
+    session = _tenant().request_status(session_id, wanted, by=principal().id)
     session = wait_until(session, settled(wanted), patience(session))
     if session.status is wanted:
         return json_answer(public(session))
     if session.wanted_status is None:
-        raise not_now(IllegalTransition(session.status, wanted))
+        raise IllegalTransition(session.status, wanted)
     return json_answer(public(session), 202)
-
-
-def not_now(error: IllegalTransition) -> Problem:
-    if error.current is error.wanted:
-        detail = f"This session is {error.current} and cannot be changed any more."
-    else:
-        detail = f"A session that is {error.current} cannot become {error.wanted}; read it again."
-    return Problem(409, "wrong-status", "Not in this status", detail)
 
 
 def _tenant() -> TenantStore:
