@@ -11,7 +11,15 @@ import pytest
 from flask import Flask
 
 from tests.test_content import Headers, ask_content, content_host, declare, enter, entry, grant_in
-from tests.viewer_fixtures import ORIGIN, People, Person, ViewerClient, kasmvnc_desktop, running_session
+from tests.viewer_fixtures import (
+    ORIGIN,
+    People,
+    Person,
+    ViewerClient,
+    kasmvnc_desktop,
+    put_relay,
+    running_session,
+)
 from viewer.app import create_app
 from viewer.devtools_paths import front_end_file, front_end_for, is_devtools_path, target_socket
 from viewer.grants import DesktopSocket, DevToolsPort
@@ -45,9 +53,9 @@ class ListingRelay:
 
 
 @pytest.fixture
-def relay(app: Flask, monkeypatch: pytest.MonkeyPatch) -> ListingRelay:
+def relay(app: Flask) -> ListingRelay:
     made = ListingRelay()
-    monkeypatch.setattr(app.extensions["deskfleet"], "_relays", {"here": made})
+    put_relay(app, made)
     return made
 
 

@@ -21,6 +21,7 @@ from tests.viewer_fixtures import (
     ViewerClient,
     all_that_is_in,
     kasmvnc_desktop,
+    put_relay,
     running_session,
 )
 from viewer.audit_store import AuditFilter
@@ -76,8 +77,7 @@ class HandOfTheRelay:
 @pytest.fixture
 def relay(app: Flask) -> HandOfTheRelay:
     hand = HandOfTheRelay()
-    here: Services = app.extensions["deskfleet"]
-    here._relays = {"here": hand}  # type: ignore[dict-item]
+    put_relay(app, hand)
     return hand
 
 

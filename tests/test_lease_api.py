@@ -9,7 +9,7 @@ import pytest
 from cryptography.fernet import Fernet
 from flask import Flask
 
-from tests.viewer_fixtures import ORIGIN, People, Person, ViewerClient, running_session, sign_in
+from tests.viewer_fixtures import ORIGIN, People, Person, ViewerClient, put_relay, running_session, sign_in
 from viewer.grants import GRANT_HEADER, Grant
 from viewer.leases import LeaseHeld
 from viewer.leasing import check_may_act, hold_for_input
@@ -41,8 +41,7 @@ class HeardBy:
 @pytest.fixture
 def relay(app: Flask) -> HeardBy:
     heard = HeardBy()
-    here: Services = app.extensions["deskfleet"]
-    here._relays = {"here": heard}  # type: ignore[dict-item]
+    put_relay(app, heard)
     return heard
 
 

@@ -17,6 +17,7 @@ from tests.viewer_fixtures import (
     ViewerClient,
     kasmvnc_desktop,
     new_session,
+    put_relay,
     running_session,
     sign_in,
 )
@@ -182,12 +183,11 @@ def test_list_says_who_came_by_which_link_and_watches_now(
     made = make(client, people, session)
     grant = grant_in(ask_for_stream(client, session.id, **enter(client, made)), settings)
     enter(client, made)
-    services = app.extensions["deskfleet"]
     for streams, counts in (
         ([stream_of(session, grant.principal), stream_of(session, "key:x")], [1, 0]),
         (None, [None, None]),
     ):
-        services._relays = {"here": OneRelay(streams)}
+        put_relay(app, OneRelay(streams))
         listed = client.get(f"/api/v1/sessions/{session.id}/shares", headers=people.alice.headers)
         visits = listed.json["items"][0]["visits"]
         assert [visit["streams_open"] for visit in visits] == counts

@@ -339,6 +339,11 @@ def client(app: Flask) -> ViewerClient:
     return ViewerClient(app, app.response_class, use_cookies=False)
 
 
+def put_relay(app: Flask, relay: object) -> None:
+    """In place of the client of the relay on host `here`, for this test."""
+    app.extensions["deskfleet"]._relays = {"here": relay}
+
+
 def sign_in(store: Store, person: Person) -> dict[str, str]:
     """The Cookie header of a browser in which that person is signed in."""
     token = store.accounts.sign_in_with_key(person.key)
