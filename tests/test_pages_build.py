@@ -44,7 +44,7 @@ def test_a_changed_source_changes_its_name_and_no_other_page(sources: Path, tmp_
     build = tmp_path / "build"
     build_pages(frontend=sources, build=build, say=lambda _line: None)
     before = json.loads((build / "manifest.json").read_text())["files"]
-    styles = sources / "src" / "app.css"
+    styles = sources / "src" / "pages" / "app.css"
     styles.write_text(styles.read_text() + "body { margin: 1px }\n")
     assert build_pages(frontend=sources, build=build, say=lambda _line: None)
     after = json.loads((build / "manifest.json").read_text())["files"]
@@ -60,6 +60,8 @@ def test_the_licences_of_what_is_inside_travel_along(sources: Path, tmp_path: Pa
     text = (build / name).read_text()
     for part in (
         "noVNC 1.7.0, unmodified",
+        "Lucide 1.65.0",
+        "ISC License",
         "Mozilla Public License Version 2.0",
         "Permission is hereby granted",
     ):
@@ -74,7 +76,7 @@ def test_without_a_registry_the_build_stops_with_one_sentence(
     with pytest.raises(PagesNotBuilt) as stopped:
         build_pages(frontend=sources, build=tmp_path / "build", say=lambda _line: None)
     sentence = str(stopped.value)
-    assert sentence.startswith("Pages: npm could not bring noVNC and esbuild: ")
+    assert sentence.startswith("Pages: npm could not bring noVNC, icons and esbuild: ")
     assert "127.0.0.1:9" in sentence
     assert "\n" not in sentence
     assert not (tmp_path / "build").exists()

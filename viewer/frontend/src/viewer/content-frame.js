@@ -1,6 +1,6 @@
 // A desktop whose screen is a web page of its own (KasmVNC's client), in a frame at an origin of its own.
 
-import { ticketFrom, goThrough } from "./entering.js";
+import { ticketFrom, goThrough } from "../entering.js";
 
 // What it may do is what such a client needs. It stays in its frame: no top navigation, no windows of its own.
 const SANDBOX = "allow-scripts allow-same-origin allow-forms allow-downloads allow-pointer-lock";

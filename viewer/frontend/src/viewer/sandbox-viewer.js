@@ -3,13 +3,14 @@
 // Attributes: `session` (id); `bare` (fills the window, without the row of facts); `back` (address of the list, for
 // narrow screens); `shared` (watched by a share link); `note` (a word on the second line). The page sets `.live` (a Live) once, before or after the element is on the page.
 
-import { Problem, goToSignIn, serverNow, terminateSession } from "./api.js";
+import { Problem, goToSignIn, serverNow, terminateSession } from "../api.js";
 import { ContentFrame } from "./content-frame.js";
 import { DevToolsTab } from "./devtools-frame.js";
-import { badge, element, icon, iconButton, relabel, setTag, setText } from "./dom.js";
+import { badge, element, icon, iconButton, relabel, setTag, setText } from "../dom.js";
+import * as icons from "../icons.js";
 import { LeaseBar } from "./lease-bar.js";
 import { ShareDialog } from "./share-dialog.js";
-import { CLOSE, ago, backendOf, badgeOf, countdown, duration, endsOf, exactly, hostIsLost, inWords, isEnding, isOver, isQueued, nameOf, placeInLine, screenOf, shortId } from "./session.js";
+import { CLOSE, ago, backendOf, badgeOf, countdown, duration, endsOf, exactly, hostIsLost, inWords, isEnding, isOver, isQueued, nameOf, placeInLine, screenOf, shortId } from "../session.js";
 import { Watchers } from "./watchers.js";
 
 const BACK_OFF_S = [0.5, 1, 2, 3, 5, 8, 10];
@@ -26,9 +27,9 @@ streamModule.catch(() => {});
 class SandboxViewer extends HTMLElement {
   static observedAttributes = ["session"];
 
-  /** @type {import("./live.js").Live|null} */
+  /** @type {import("../live.js").Live|null} */
   #live = null;
-  /** @type {import("./session.js").Session|null} */
+  /** @type {import("../session.js").Session|null} */
   #session = null;
   /** @type {Problem|null} why there is no session to show */
   #problem = null;
@@ -287,13 +288,13 @@ class SandboxViewer extends HTMLElement {
       badge: element("span", { class: "viewer-badge" }),
       title: element("h2", { class: "viewer-title" }),
       subtitle: element("p", { class: "viewer-subtitle" }),
-      back: back && element("a", { class: "icon-button viewer-back", href: back, title: "All sandboxes", "aria-label": "All sandboxes" }, icon("back")),
-      clipboard: iconButton("clipboard", "Clipboard", () => this.#toggleClipboard(), { "aria-expanded": "false", "data-control": "clipboard" }),
-      refresh: iconButton("refresh", "Reconnect", () => this.refresh(), { "data-control": "refresh" }),
-      fullscreen: iconButton("fullscreen", "Full screen", () => this.#toggleFullscreen(), { "data-control": "fullscreen" }),
-      tab: element("a", { class: "icon-button", target: "_blank", rel: "noopener", title: "Open in a new tab", "aria-label": "Open in a new tab", "data-control": "tab" }, icon("tab")),
-      share: iconButton("share", "Share", () => this.#session && this.#shareDialog.open(this.#session), { "data-control": "share" }),
-      terminate: iconButton("stop", "Terminate", () => this.#askToTerminate(), { "data-control": "terminate" }),
+      back: back && element("a", { class: "icon-button viewer-back", href: back, title: "All sandboxes", "aria-label": "All sandboxes" }, icon(icons.back)),
+      clipboard: iconButton(icons.clipboard, "Clipboard", () => this.#toggleClipboard(), { "aria-expanded": "false", "data-control": "clipboard" }),
+      refresh: iconButton(icons.refresh, "Reconnect", () => this.refresh(), { "data-control": "refresh" }),
+      fullscreen: iconButton(icons.fullscreen, "Full screen", () => this.#toggleFullscreen(), { "data-control": "fullscreen" }),
+      tab: element("a", { class: "icon-button", target: "_blank", rel: "noopener", title: "Open in a new tab", "aria-label": "Open in a new tab", "data-control": "tab" }, icon(icons.tab)),
+      share: iconButton(icons.share, "Share", () => this.#session && this.#shareDialog.open(this.#session), { "data-control": "share" }),
+      terminate: iconButton(icons.stop, "Terminate", () => this.#askToTerminate(), { "data-control": "terminate" }),
       notice: element("p", { class: "viewer-notice", hidden: true }),
       stage: element("div", { class: "viewer-stage" }),
       lastFrame: element("canvas", { class: "viewer-last-frame", hidden: true, "aria-hidden": "true" }),
@@ -398,21 +399,21 @@ class SandboxViewer extends HTMLElement {
 
   /** @returns {{icon: string, heading: string, text?: string, clock?: () => string, action?: string, tab?: boolean, busy?: boolean, tone?: string}|null} */
   #coverFor(session) {
-    if (!this.getAttribute("session")) return { icon: "screen", heading: "No desktop selected", text: "Choose one from the list, or start a new one." };
+    if (!this.getAttribute("session")) return { icon: icons.screen, heading: "No desktop selected", text: "Choose one from the list, or start a new one." };
     if (this.#problem) return this.#coverForProblem(this.#problem);
     if (!session) return { icon: "", heading: "Loading…", busy: true };
     if (isEnding(session) && this.#link !== "connected") return { icon: "", busy: true, heading: "Terminating…", text: hostIsLost(session) ? "The host does not answer. The desktop ends as soon as it does." : "" };
     if (session.status === "creating") return this.#coverForCreating(session);
-    if (session.status === "error") return { icon: "warning", tone: "bad", heading: "This desktop failed", text: session.error_message || inWords(session.status_reason) || "No reason was given." };
+    if (session.status === "error") return { icon: icons.warning, tone: "bad", heading: "This desktop failed", text: session.error_message || inWords(session.status_reason) || "No reason was given." };
     if (session.status === "terminated") return this.#coverForTerminated(session);
-    if (session.status === "paused") return { icon: "moon", heading: "This desktop is paused", text: inWords(session.status_reason) };
-    if (session.display === "none") return { icon: "screen", heading: "No screen to show", text: "This sandbox has no display." };
+    if (session.status === "paused") return { icon: icons.moon, heading: "This desktop is paused", text: inWords(session.status_reason) };
+    if (session.display === "none") return { icon: icons.screen, heading: "No screen to show", text: "This sandbox has no display." };
     return this.#coverForLink();
   }
 
   #coverForProblem(problem) {
-    if (problem.status === 404) return { icon: "screen", heading: "There is no such desktop", text: "It may have been removed, or it belongs to somebody else." };
-    return { icon: "plug", heading: "Not reachable", text: problem.message, clock: () => this.#retryText(), action: "Try now" };
+    if (problem.status === 404) return { icon: icons.screen, heading: "There is no such desktop", text: "It may have been removed, or it belongs to somebody else." };
+    return { icon: icons.plug, heading: "Not reachable", text: problem.message, clock: () => this.#retryText(), action: "Try now" };
   }
 
   #coverForCreating(session) {
@@ -425,13 +426,13 @@ class SandboxViewer extends HTMLElement {
   #coverForTerminated(session) {
     const ended = Date.parse(session.terminated_at ?? session.updated_at);
     const reason = session.status_reason && session.status_reason !== "terminated" ? inWords(session.status_reason) : "";
-    return { icon: "moon", heading: "The desktop has ended", text: reason, clock: () => ago(serverNow() - ended) };
+    return { icon: icons.moon, heading: "The desktop has ended", text: reason, clock: () => ago(serverNow() - ended) };
   }
 
   #coverForLink() {
     if (this.#link === "connected") return null;
-    if (this.#link === "refused") return { icon: "warning", tone: "bad", heading: this.#linkReason, text: this.#linkAdvice, action: "Try again", tab: this.#linkAdvice === IN_A_TAB };
-    if (this.#link === "waiting") return { icon: "plug", heading: this.#linkReason, clock: () => this.#retryText(), action: "Try now" };
+    if (this.#link === "refused") return { icon: icons.warning, tone: "bad", heading: this.#linkReason, text: this.#linkAdvice, action: "Try again", tab: this.#linkAdvice === IN_A_TAB };
+    if (this.#link === "waiting") return { icon: icons.plug, heading: this.#linkReason, clock: () => this.#retryText(), action: "Try now" };
     return { icon: "", busy: true, heading: this.#attempts > 0 ? "Reconnecting…" : "Connecting…" };
   }
 
@@ -508,7 +509,7 @@ class SandboxViewer extends HTMLElement {
 
   #fullscreenChanged() {
     const full = document.fullscreenElement === this;
-    relabel(this.#parts.fullscreen, full ? "shrink" : "fullscreen", full ? "Leave full screen" : "Full screen");
+    relabel(this.#parts.fullscreen, full ? icons.shrink : icons.fullscreen, full ? "Leave full screen" : "Full screen");
   }
 
   #toggleClipboard() {

@@ -1,7 +1,7 @@
 // One desktop's stream in one element: noVNC's RFB over our WebSocket, with the reason when it ends.
 
 import RFB from "@novnc/novnc";
-import { CLOSE } from "./session.js";
+import { CLOSE } from "../session.js";
 
 /** Fires `connected`, `painted`, `clipboard` (detail: text) and `ended` (detail: {code, reason}), the last once. */
 export class Stream extends EventTarget {

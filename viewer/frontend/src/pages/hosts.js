@@ -1,9 +1,9 @@
 // The Hosts page: what carries the desktops, asked for again every few seconds.
 
-import { call, goToSignIn, serverNow } from "./api.js";
-import { badge, element, setText } from "./dom.js";
-import "./header.js";
-import { ago, exactly, inWords } from "./session.js";
+import { call, goToSignIn, serverNow } from "../api.js";
+import { badge, element, setText } from "../dom.js";
+import "../header.js";
+import { ago, exactly, inWords } from "../session.js";
 
 /**
  * @typedef {object} Host as in the API

@@ -1,7 +1,7 @@
 // A person sets his password by the one-time link that his admin has sent him. The token never leaves this page but
 // for the one request that uses it.
 
-import { call } from "./api.js";
+import { call } from "../api.js";
 
 const form = document.querySelector("#set-password");
 const button = form.querySelector("button");

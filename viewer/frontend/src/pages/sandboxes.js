@@ -1,12 +1,12 @@
 // The Sandboxes page: every session of the tenant beside one large viewer.
 
-import { goToSignIn, serverNow } from "./api.js";
-import { badge, element, setTag, setText } from "./dom.js";
-import "./header.js";
-import { Live } from "./live.js";
-import { NewDesktopDialog } from "./new-desktop.js";
-import "./sandbox-viewer.js";
-import { ago, backendOf, badgeOf, exactly, isOver, nameOf, nextEnd } from "./session.js";
+import { goToSignIn, serverNow } from "../api.js";
+import { badge, element, setTag, setText } from "../dom.js";
+import "../header.js";
+import { Live } from "../live.js";
+import { NewDesktopDialog } from "../new-desktop.js";
+import "../viewer/sandbox-viewer.js";
+import { ago, backendOf, badgeOf, exactly, isOver, nameOf, nextEnd } from "../session.js";
 
 const TITLE = "Sandboxes · Deskfleet";
 const BANNER_AFTER_MS = 1500;

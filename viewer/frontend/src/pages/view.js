@@ -1,8 +1,8 @@
 // The bare page: one desktop, the whole window.
 
-import { Live } from "./live.js";
-import "./sandbox-viewer.js";
-import { badgeOf, nameOf } from "./session.js";
+import { Live } from "../live.js";
+import "../viewer/sandbox-viewer.js";
+import { badgeOf, nameOf } from "../session.js";
 
 const viewer = document.querySelector("sandbox-viewer");
 const live = new Live({ withList: false });

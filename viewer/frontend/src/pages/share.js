@@ -1,6 +1,6 @@
 // Where a share link leads: what stands behind the # is posted once, becomes this browser's cookie, and leaves the address.
 
-import { call } from "./api.js";
+import { call } from "../api.js";
 
 const heading = document.querySelector("#share-heading");
 const detail = document.querySelector("#share-detail");

@@ -1,7 +1,7 @@
 // Who has keyboard and mouse of a desktop, and the buttons that change it. The server decides; this shows what it says.
 
-import { call, goToSignIn, serverNow } from "./api.js";
-import { badge, element, setText } from "./dom.js";
+import { call, goToSignIn, serverNow } from "../api.js";
+import { badge, element, setText } from "../dom.js";
 
 const ROLE = document.body.dataset.role;
 const IS_WATCHER = ROLE === "watcher";
@@ -15,9 +15,9 @@ const NEWS_MS = 8000;
 
 /** Fires `change` when somebody else has it, or it is known for the first time. `node` is the row to show. */
 export class LeaseBar extends EventTarget {
-  /** @type {import("./live.js").Live|null} */
+  /** @type {import("../live.js").Live|null} */
   #live = null;
-  /** @type {import("./session.js").Session|null} */
+  /** @type {import("../session.js").Session|null} */
   #session = null;
   /** @type {Lease|null} null until it is known */
   #lease = null;

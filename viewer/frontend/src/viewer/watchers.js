@@ -1,7 +1,7 @@
 // Who has this desktop open: "2 watching", with their names.
 
-import { listStreams } from "./api.js";
-import { element, setText } from "./dom.js";
+import { listStreams } from "../api.js";
+import { element, setText } from "../dom.js";
 
 /** A quiet line; nothing while nobody else is there to be named, or nobody can say who is. */
 export class Watchers {

@@ -1,7 +1,7 @@
 // Sign-in: a login with its password, an API key, or a one-time link whose token is in the fragment, which no server
 // log ever sees.
 
-import { call } from "./api.js";
+import { call } from "../api.js";
 
 const form = document.querySelector("#sign-in");
 const button = form.querySelector("button[type=submit]");

@@ -1,10 +1,10 @@
 // The account page: where somebody is signed in, and his password.
 
-import { call, goToSignIn, serverNow } from "./api.js";
-import { browserName } from "./browsers.js";
-import { element } from "./dom.js";
-import "./header.js";
-import { ago, exactly } from "./session.js";
+import { call, goToSignIn, serverNow } from "../api.js";
+import { browserName } from "../browsers.js";
+import { element } from "../dom.js";
+import "../header.js";
+import { ago, exactly } from "../session.js";
 
 /**
  * @typedef {object} SignIn as in the API

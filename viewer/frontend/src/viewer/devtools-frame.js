@@ -1,9 +1,9 @@
 // Chrome DevTools of a desktop's browser, beside the desktop: a row of tabs, a choice of targets, and a frame at the
 // session's own origin. The front-end is that of the browser in the desktop, so it is a foreign page like any other.
 
-import { call, goToSignIn } from "./api.js";
-import { goThrough, ticketFrom } from "./entering.js";
-import { element, setText } from "./dom.js";
+import { call, goToSignIn } from "../api.js";
+import { goThrough, ticketFrom } from "../entering.js";
+import { element, setText } from "../dom.js";
 
 // What DevTools need. They stay in their frame: no top navigation, no windows of their own.
 const SANDBOX = "allow-scripts allow-same-origin allow-forms allow-downloads";

@@ -1,9 +1,9 @@
 // The page of a visitor: one desktop to watch, until the link is over or the desktop is.
 
-import { element } from "./dom.js";
-import { SharedLive } from "./shared-live.js";
-import "./sandbox-viewer.js";
-import { badgeOf } from "./session.js";
+import { element } from "../dom.js";
+import { SharedLive } from "../shared-live.js";
+import "../viewer/sandbox-viewer.js";
+import { badgeOf } from "../session.js";
 
 const viewer = document.querySelector("sandbox-viewer");
 const main = viewer.parentElement;

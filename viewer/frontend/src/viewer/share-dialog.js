@@ -1,9 +1,9 @@
 // "Share this desktop": make a link for somebody without an account, see who came by which, revoke one.
 
-import { call, goToSignIn, serverNow } from "./api.js";
-import { element } from "./dom.js";
-import { browserName } from "./browsers.js";
-import { ago, duration, exactly } from "./session.js";
+import { call, goToSignIn, serverNow } from "../api.js";
+import { element } from "../dom.js";
+import { browserName } from "../browsers.js";
+import { ago, duration, exactly } from "../session.js";
 
 const LIVES = [["15 minutes", 900], ["1 hour", 3600], ["8 hours", 28_800], ["1 day", 86_400], ["7 days", 604_800]];
 const LOOK_EVERY_MS = 3000;
@@ -60,7 +60,7 @@ export class ShareDialog {
     parent.append(this.box);
   }
 
-  /** @param {import("./session.js").Session} session */
+  /** @param {import("../session.js").Session} session */
   open(session) {
     this.#session = session;
     this.label.value = "";

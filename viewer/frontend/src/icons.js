@@ -1,0 +1,15 @@
+// The icons in use, of Lucide, each by the word that we have for what it does. Import them as `icons`: only what a page
+// names is in its bundle. An icon is the shapes inside a square of 24: [tag, attributes] each.
+
+export { default as back } from "lucide/dist/esm/icons/chevron-left.mjs";
+export { default as clipboard } from "lucide/dist/esm/icons/clipboard.mjs";
+export { default as fullscreen } from "lucide/dist/esm/icons/maximize.mjs";
+export { default as moon } from "lucide/dist/esm/icons/moon.mjs";
+export { default as plug } from "lucide/dist/esm/icons/unplug.mjs";
+export { default as refresh } from "lucide/dist/esm/icons/refresh-cw.mjs";
+export { default as screen } from "lucide/dist/esm/icons/monitor.mjs";
+export { default as share } from "lucide/dist/esm/icons/share-2.mjs";
+export { default as shrink } from "lucide/dist/esm/icons/minimize.mjs";
+export { default as stop } from "lucide/dist/esm/icons/power.mjs";
+export { default as tab } from "lucide/dist/esm/icons/external-link.mjs";
+export { default as warning } from "lucide/dist/esm/icons/triangle-alert.mjs";
