@@ -14,7 +14,7 @@ from viewer.database_address import PostgresAddress
 from viewer.migrations import config_for, downgrade, upgrade
 
 NOW = datetime(2026, 11, 1, 12)
-STEPS = ["0001", "0002", "0003", "0004", "0005", "0006", "0007"]
+STEPS = ["0001", "0002", "0003", "0004", "0005", "0006", "0007", "0008"]
 SESSION = {
     "id": "s-1", "tenant_id": "acme", "kind": "sandbox", "display": "rfb", "status": "running",
     "image": "desktop",
@@ -32,7 +32,7 @@ FIRST_ROWS = {
     "sign_ins": {"sha256": "2", "tenant_id": "acme", "role": "admin", "principal_id": "key:k", "key_id": "k",
                  "created_at": NOW, "used_at": NOW, "ends_at": NOW},
 }  # fmt: skip
-NEWEST_ROWS = {
+NEWEST_ROWS: dict[str, dict[str, object]] = {
     "entries": {"sha256": "3", "is_ticket": True, "origin": "o", "session_id": "s-1", "tenant_id": "acme",
                 "role": "admin", "key_id": "k", "sign_in_sha256": "2", "created_at": NOW, "ends_at": NOW},
     "session_labels": {"session_id": "s-1", "key": "a", "value": "b", "tenant_id": "acme", "created_at": NOW},
@@ -51,6 +51,10 @@ NEWEST_ROWS = {
     "share_links": {"id": "l", "sha256": "6", "tenant_id": "acme", "session_id": "s-1", "label": "",
                     "is_single_use": False, "created_by": "key:k", "created_at": NOW, "ends_at": NOW},
     "gestures": {"tenant_id": "acme", "key": "k", "body_sha256": "8", "session_id": "s-1", "created_at": NOW},
+    "documents": {"id": "d", "tenant_id": "acme", "type": "text", "title": "Notes", "size": 2,
+                  "media_type": "text/plain", "sha256": "9", "created_by": "key:k",
+                  "created_at": NOW, "updated_at": NOW},
+    "document_contents": {"document_id": "d", "data": b"ok"},
     "share_visits": {"id": "v", "sha256": "7", "link_id": "l", "created_at": NOW, "used_at": NOW},
 }  # fmt: skip
 

@@ -63,11 +63,12 @@ class Grant(Frozen):
     DesktopSocket, or a DevToolsPort) or open its WebSocket; `devtools`: list the targets of a
     DevToolsPort; `port`: send one request, or open one WebSocket, to `target` (a SandboxPort); `probe`: wait
     for the first real frame; `manage`: list and close streams (no target); `lease`: say who has keyboard and
-    mouse of a session (no target); `input`: press keys and move the pointer on `target`; `hostwatch`: read
-    what the host's hostwatch, which shares the relay's key, says of our containers (no target)."""
+    mouse of a session (no target); `input`: press keys and move the pointer on `target`; `picture`: read
+    what `target` shows; `hostwatch`: read what the host's hostwatch, which shares the relay's key, says of
+    our containers (no target)."""
 
     purpose: Literal[
-        "stream", "content", "devtools", "port", "probe", "manage", "lease", "input", "hostwatch"
+        "stream", "content", "devtools", "port", "probe", "manage", "lease", "input", "picture", "hostwatch"
     ]
     session_id: str = ""
     tenant_id: str = ""

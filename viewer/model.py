@@ -260,6 +260,11 @@ class Session(Frozen):
     terminated_at: datetime | None = None
     terminate_requested_at: datetime | None = None
     """Set when somebody asked for the end; the worker makes it true, also after a restart."""
+    help_reason: str | None = None
+    """What a person is needed for, in the words of whoever asked; None: for nothing."""
+    help_asked_at: datetime | None = None
+    help_asked_by: str | None = None
+    """A principal's id."""
 
     @property
     def is_sought(self) -> bool:

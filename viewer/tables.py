@@ -148,6 +148,9 @@ class SessionRow(Base):
     expires_at: Mapped[datetime | None]
     terminated_at: Mapped[datetime | None]
     terminate_requested_at: Mapped[datetime | None]
+    help_reason: Mapped[str | None]
+    help_asked_at: Mapped[datetime | None]
+    help_asked_by: Mapped[str | None]
 
 
 class SessionLabelRow(Base):
@@ -651,3 +654,37 @@ class GestureRow(Base):
     session_id: Mapped[str] = mapped_column(ForeignKey("sandbox_sessions.id", ondelete="CASCADE"), index=True)
     created_at: Mapped[datetime] = mapped_column(index=True)
     answer: Mapped[str | None]
+
+
+class DocumentRow(Base):
+    """What a task has brought forth; its content is apart, so that a list does not read it. session_id: no
+    key to the table, because a document outlives its session. size: bytes."""
+
+    __tablename__ = "documents"
+    __table_args__ = (
+        Index("ix_documents_tenant", "tenant_id", "created_at", "id"),
+        Index("ix_documents_tenant_task", "tenant_id", "task_id", "created_at", "id"),
+        Index("ix_documents_tenant_session", "tenant_id", "session_id", "created_at", "id"),
+    )
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"))
+    task_id: Mapped[str | None]
+    agent_id: Mapped[str | None]
+    session_id: Mapped[str | None]
+    type: Mapped[str]
+    title: Mapped[str]
+    path: Mapped[str | None]
+    media_type: Mapped[str]
+    size: Mapped[int]
+    sha256: Mapped[str]
+    created_by: Mapped[str]
+    created_at: Mapped[datetime]
+    updated_at: Mapped[datetime]
+
+
+class DocumentContentRow(Base):
+    __tablename__ = "document_contents"
+
+    document_id: Mapped[str] = mapped_column(ForeignKey("documents.id", ondelete="CASCADE"), primary_key=True)
+    data: Mapped[bytes]

@@ -6,7 +6,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Base64Bytes, Field
 
 from viewer.model import DesktopBackend, Frozen
 
@@ -149,6 +149,54 @@ class DevToolsTargets(Frozen):
     """Answer of GET /devtools/<session_id>."""
 
     targets: list[DevToolsTarget]
+
+
+PictureFormat = Literal["jpeg", "png"]
+
+
+class WantedPicture(Frozen):
+    """One desktop's. grant: sealed, of purpose `picture`. etag: of the picture that the asker has."""
+
+    grant: str = Field(repr=False)
+    etag: str | None = None
+
+
+class WantedPictures(Frozen):
+    """Body of POST /pictures. width: pixels to scale down to, keeping the proportions; None: as it is."""
+
+    items: tuple[WantedPicture, ...] = Field(max_length=200)
+    width: int | None = Field(default=None, ge=16, le=8192)
+    format: PictureFormat = "jpeg"
+
+
+class PictureResult(StrEnum):
+    """`new`: `data` holds it. `same`: as the asker has it. `none`: there is no picture; `detail` says why."""
+
+    NEW = "new"
+    SAME = "same"
+    NONE = "none"
+
+
+class Picture(Frozen):
+    """etag: of the picture at the wanted width and format. changed_at: when the screen last changed, as far
+    as the capture saw it. data: base64 in JSON."""
+
+    session_id: str
+    result: PictureResult
+    detail: str = ""
+    """One sentence for a person; holds no secret."""
+    etag: str | None = None
+    screen_width: int = 0
+    screen_height: int = 0
+    """Of the screen itself, in pixels; 0 while unknown."""
+    changed_at: datetime | None = None
+    data: Base64Bytes | None = None
+
+
+class Pictures(Frozen):
+    """Answer of POST /pictures, in the order of the question."""
+
+    items: tuple[Picture, ...]
 
 
 class RelayProblem(Frozen):
