@@ -20,11 +20,11 @@ RUNNING: dict[str, Any] = {
 }  # fmt: skip
 
 
-def node(expression: str, *values: Any) -> Any:
-    """The value of a JavaScript expression over session.js (as `s`) and `values` (as `v`)."""
+def node(expression: str, *values: Any, module: str = "session.js") -> Any:
+    """The value of a JavaScript expression over one of our modules (as `s`) and `values` (as `v`)."""
     program = shutil.which("node", path=str(Path(sys.executable).parent)) or "node"
     script = (
-        f"import * as s from {json.dumps((FRONTEND / 'src' / 'session.js').as_uri())};"
+        f"import * as s from {json.dumps((FRONTEND / 'src' / module).as_uri())};"
         f"const v = {json.dumps(values)};"
         f"console.log(JSON.stringify({expression}));"
     )
