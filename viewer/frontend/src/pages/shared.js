@@ -17,7 +17,7 @@ viewer.addEventListener("sessionchange", ({ detail: session }) => {
 live.addEventListener("over", ({ detail: problem }) => {
   document.title = `${problem.title} · Deskfleet`;
   main.className = "sorry";
-  main.replaceChildren(element("h1", { role: "alert" }, problem.title), element("p", {}, problem.message));
+  main.replaceChildren(element("div", { class: "sorry-said", role: "alert" }, element("h1", {}, problem.title), element("p", {}, problem.message)));
 });
 viewer.live = live;
 live.start();
