@@ -3,18 +3,19 @@
 import { call } from "./api.js";
 import { element } from "./dom.js";
 
-/** A fresh ticket; throws a Problem. @param {string} entries address of the API that gives it out @param {object} [wanted] what for */
-export const ticketFrom = (entries, wanted) => call("POST", entries, wanted);
+/** A fresh ticket; throws a Problem. @param {string} entries address of the API that gives it out @param {object} [wanted] what for @param {{call: typeof call}} [connection] */
+export const ticketFrom = (entries, wanted, connection = { call }) => connection.call("POST", entries, wanted);
 
 /**
  * Post the ticket. @param {{url: string, ticket: string}} entry
- * @param {{next?: string, target?: string}} to `next`: path there; `target`: name of a frame, else this very window
+ * @param {{next?: string, target?: string, within?: HTMLElement}} to `next`: path there; `target`: name of a frame, else this very window
+ * `within`: element that holds the form while it is sent
  */
-export function goThrough(entry, { next = "/", target = "_self" } = {}) {
+export function goThrough(entry, { next = "/", target = "_self", within = document.body } = {}) {
   const form = element("form", { method: "post", action: entry.url, target, hidden: true },
     element("input", { type: "hidden", name: "ticket", value: entry.ticket }),
     element("input", { type: "hidden", name: "next", value: next }));
-  document.body.append(form);
+  within.append(form);
   form.submit();
   form.remove();
 }

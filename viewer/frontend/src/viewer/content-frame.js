@@ -20,6 +20,7 @@ let frames = 0;
  */
 export class ContentFrame extends EventTarget {
   #stage;
+  #connection;
   #frame = null;
   #origin = "";
   #timer = 0;
@@ -29,9 +30,10 @@ export class ContentFrame extends EventTarget {
   #asksWhy = false;
   #onMessage = (event) => this.#heard(event);
 
-  /** @param {HTMLElement} stage empty element @param {string} sessionId @param {{name: string, viewOnly: boolean, shared?: boolean}} shown shared: by a share link */
-  constructor(stage, sessionId, { name, viewOnly, shared = false }) {
+  /** @param {HTMLElement} stage empty element @param {string} sessionId @param {{name: string, viewOnly: boolean, connection: import("./connection.js").Connection, shared?: boolean}} shown shared: by a share link */
+  constructor(stage, sessionId, { name, viewOnly, connection, shared = false }) {
     super();
+    this.#connection = connection;
     this.#stage = stage;
     addEventListener("message", this.#onMessage);
     this.#timer = setTimeout(() => this.#end("The desktop's own page does not answer"), PATIENCE_MS);
@@ -67,7 +69,7 @@ export class ContentFrame extends EventTarget {
   async #open(entries, name, viewOnly) {
     let entry;
     try {
-      entry = await ticketFrom(entries);
+      entry = await ticketFrom(entries, undefined, this.#connection);
     } catch (problem) {
       return this.#end(problem.message, { problem });
     }
@@ -75,7 +77,7 @@ export class ContentFrame extends EventTarget {
     this.#origin = new URL(entry.url).origin;
     this.#frame = this.#newFrame(name, viewOnly);
     this.#stage.replaceChildren(this.#frame);
-    goThrough(entry, { next: clientAddress(viewOnly), target: this.#frame.name });
+    goThrough(entry, { next: clientAddress(viewOnly), target: this.#frame.name, within: this.#stage });
   }
 
   #newFrame(name, viewOnly) {

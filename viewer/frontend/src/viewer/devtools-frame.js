@@ -1,9 +1,9 @@
 // Chrome DevTools of a desktop's browser, beside the desktop: a row of tabs, a choice of targets, and a frame at the
 // session's own origin. The front-end is that of the browser in the desktop, so it is a foreign page like any other.
 
-import { call, goToSignIn } from "../api.js";
 import { goThrough, ticketFrom } from "../entering.js";
 import { element, setText } from "../dom.js";
+import { ownPage } from "./connection.js";
 
 // What DevTools need. They stay in their frame: no top navigation, no windows of their own.
 const SANDBOX = "allow-scripts allow-same-origin allow-forms allow-downloads";
@@ -18,6 +18,7 @@ let frames = 0;
 
 /** The tabs and what is below them. `bar` goes above the screen, `panel` over it; the desktop stays connected. */
 export class DevToolsTab {
+  connection = ownPage;
   #session = null;
   #open = false;
   #frame = null;
@@ -102,10 +103,10 @@ export class DevToolsTab {
     const asking = ++this.#asking;
     let found;
     try {
-      found = await call("GET", `/api/v1/sessions/${encodeURIComponent(id)}/devtools`);
+      found = await this.connection.call("GET", `/api/v1/sessions/${encodeURIComponent(id)}/devtools`);
     } catch (problem) {
       if (asking !== this.#asking) return;
-      if (problem.status === 401) return goToSignIn();
+      if (problem.status === 401) return this.connection.signedOut?.();
       // What is silent for a moment cuts nobody.
       const isPassing = problem.status === 0 || problem.status >= 500;
       return isPassing && this.#frame ? undefined : this.#detach(problem.message);
@@ -135,7 +136,7 @@ export class DevToolsTab {
     const frame = (this.#frame = element("iframe", { name: `devtools-${++frames}`, title: "Chrome DevTools", sandbox: SANDBOX }));
     let entry;
     try {
-      entry = await ticketFrom(`/api/v1/sessions/${encodeURIComponent(id)}/entries`, { page: "devtools" });
+      entry = await ticketFrom(`/api/v1/sessions/${encodeURIComponent(id)}/entries`, { page: "devtools" }, this.connection);
     } catch (problem) {
       if (this.#frame === frame) this.#detach(problem.message);
       return;
@@ -146,7 +147,7 @@ export class DevToolsTab {
     frame.addEventListener("load", () => this.#frame === frame && this.#loaded());
     this.stage.replaceChildren(frame);
     this.#patience = setTimeout(() => this.#detach("DevTools do not answer."), PATIENCE_MS);
-    goThrough(entry, { next: path.replace(FRONT_END, IN_FRAMES), target: frame.name });
+    goThrough(entry, { next: path.replace(FRONT_END, IN_FRAMES), target: frame.name, within: this.panel });
   }
 
   #loaded() {

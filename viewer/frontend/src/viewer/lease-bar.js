@@ -1,10 +1,9 @@
 // Who has keyboard and mouse of a desktop, and the buttons that change it. The server decides; this shows what it says.
 
-import { call, goToSignIn, serverNow } from "../api.js";
+import { serverNow } from "../api.js";
 import { badge, element, setText } from "../dom.js";
+import { onlyWatches, ownPage } from "./connection.js";
 
-const ROLE = document.body.dataset.role;
-const IS_WATCHER = ROLE === "watcher";
 // Whoever still does something in the last minute of his time keeps it for longer.
 const RENEW_BEFORE_MS = 60_000;
 const LOOK_EVERY_MS = 5000;
@@ -15,6 +14,7 @@ const NEWS_MS = 8000;
 
 /** Fires `change` when somebody else has it, or it is known for the first time. `node` is the row to show. */
 export class LeaseBar extends EventTarget {
+  connection = ownPage;
   /** @type {import("../live.js").Live|null} */
   #live = null;
   /** @type {import("../session.js").Session|null} */
@@ -71,7 +71,7 @@ export class LeaseBar extends EventTarget {
 
   /** Does a click on the screen take it? Where an agent may be at work, only the button does. */
   get isTakenByActing() {
-    if (IS_WATCHER || !this.#lease || this.#lease.holder || !this.#isControllable) return false;
+    if (onlyWatches(this.connection) || !this.#lease || this.#lease.holder || !this.#isControllable) return false;
     const { kind, agent_id: agent, task_id: task, created_by: by } = this.#session;
     return kind === "desktop" || !(agent || task || by?.startsWith("key:"));
   }
@@ -89,7 +89,7 @@ export class LeaseBar extends EventTarget {
   }
 
   take(body = {}) {
-    return this.#do("take", "Taking control…", () => call("POST", this.#path("/take"), body));
+    return this.#do("take", "Taking control…", () => this.connection.call("POST", this.#path("/take"), body));
   }
 
   get #isControllable() {
@@ -130,14 +130,14 @@ export class LeaseBar extends EventTarget {
     this.#askedAt = Date.now();
     this.#heardSinceAsked = false;
     try {
-      const lease = await call("GET", this.#path());
+      const lease = await this.connection.call("GET", this.#path());
       if (this.#session?.id !== id) return;
       this.#you = lease.you;
       // An event that came meanwhile may be newer than this answer.
       if (!this.#heardSinceAsked || !this.#lease || lease.number > this.#lease.number) this.#accept(lease);
       else this.#render();
     } catch (problem) {
-      if (problem.status === 401) goToSignIn();
+      if (problem.status === 401) this.connection.signedOut?.();
       // The viewer asks again: the stream and the list tell of a silent server.
       this.#askedAt = 0;
     }
@@ -168,7 +168,7 @@ export class LeaseBar extends EventTarget {
         this.#accept(lease);
       } else this.#ask();
     } catch (problem) {
-      if (problem.status === 401) return goToSignIn();
+      if (problem.status === 401) return this.connection.signedOut?.();
       setText(this.error, problem.message);
       this.#ask();
     } finally {
@@ -180,7 +180,7 @@ export class LeaseBar extends EventTarget {
   #renewIfUsed() {
     if (document.activeElement?.tagName === "IFRAME") this.#usedAt = Date.now();
     if (!this.isMine || this.#pending || Date.now() - this.#usedAt > RENEW_BEFORE_MS) return;
-    if (Date.parse(this.#lease.ends_at) - serverNow() < RENEW_BEFORE_MS) this.#do("renew", "", () => call("POST", this.#path("/renew"), {}));
+    if (Date.parse(this.#lease.ends_at) - serverNow() < RENEW_BEFORE_MS) this.#do("renew", "", () => this.connection.call("POST", this.#path("/renew"), {}));
   }
 
   #setNews(text) {
@@ -229,26 +229,26 @@ export class LeaseBar extends EventTarget {
   }
 
   #actions() {
-    if (IS_WATCHER) return [];
+    if (onlyWatches(this.connection)) return [];
     if (this.isMine) return [...this.#lease.requests.map((one) => this.#give(one)), { act: "release", label: "Give back", run: () => this.#release() }];
     const holder = this.#lease.holder;
     const takes = { act: "take", label: "Take control", primary: true, run: () => this.take() };
     if (!holder || holder.kind === "agent") return [takes];
     if (personOf(holder.id) === personOf(this.#you)) return [{ ...takes, label: "Take control here", hint: "You have it in another browser." }];
     const asks = this.#lease.requests.some((one) => one.by.id === this.#you)
-      ? { act: "ask", label: "Stop asking", run: () => this.#do("ask", "", () => call("DELETE", this.#path("/request"))) }
-      : { act: "ask", label: "Ask for control", primary: true, run: () => this.#do("ask", "Asking…", () => call("POST", this.#path("/request"), {})) };
+      ? { act: "ask", label: "Stop asking", run: () => this.#do("ask", "", () => this.connection.call("DELETE", this.#path("/request"))) }
+      : { act: "ask", label: "Ask for control", primary: true, run: () => this.#do("ask", "Asking…", () => this.connection.call("POST", this.#path("/request"), {})) };
     const insists = { act: "force", label: "Take anyway", hint: `${holder.name} loses it at once.`, run: () => this.take({ force: true }) };
-    return ROLE === "admin" ? [asks, insists] : [asks];
+    return this.connection.role === "admin" ? [asks, insists] : [asks];
   }
 
   #give(request) {
     const { by, reason } = request;
-    return { act: `give-${by.id}`, label: `Give to ${by.name}`, hint: reason ?? `${by.name} asks for control.`, primary: true, run: () => this.#do(`give-${by.id}`, "Giving…", () => call("POST", this.#path("/give"), { to: by.id })) };
+    return { act: `give-${by.id}`, label: `Give to ${by.name}`, hint: reason ?? `${by.name} asks for control.`, primary: true, run: () => this.#do(`give-${by.id}`, "Giving…", () => this.connection.call("POST", this.#path("/give"), { to: by.id })) };
   }
 
   #release() {
-    return this.#do("release", "Giving back…", () => call("POST", this.#path("/release"), {}));
+    return this.#do("release", "Giving back…", () => this.connection.call("POST", this.#path("/release"), {}));
   }
 }
 

@@ -1,9 +1,11 @@
 // <sandbox-viewer session="…">: one desktop with its status and its controls.
 //
 // Attributes: `session` (id); `bare` (fills the window, without the row of facts); `back` (address of the list, for
-// narrow screens); `shared` (watched by a share link); `note` (a word on the second line). The page sets `.live` (a Live) once, before or after the element is on the page.
+// narrow screens); `shared` (watched by a share link); `note` (a word on the second line). The page sets `.live` (a Live) once, before or after the element is on the page;
+// before that `.connection`, when the fleet is not the page's own.
 
-import { Problem, goToSignIn, serverNow, terminateSession } from "../api.js";
+import { Problem, serverNow } from "../api.js";
+import { onlyWatches, ownPage } from "./connection.js";
 import { ContentFrame } from "./content-frame.js";
 import { DevToolsTab } from "./devtools-frame.js";
 import { badge, element, icon, iconButton, relabel, setTag, setText } from "../dom.js";
@@ -18,8 +20,6 @@ const STEADY_AFTER_MS = 10_000;
 const PLACE_EVERY_MS = 3000;
 const SOON_MS = 60_000;
 const IN_A_TAB = "In a tab of its own the desktop can be shown.";
-// What enforces it is the server; the page only spares a watcher what would be refused.
-const IS_WATCHER = document.body.dataset.role === "watcher";
 // Begun with the page, so that the code is there when the session is known.
 const streamModule = import("./stream.js");
 streamModule.catch(() => {});
@@ -29,6 +29,7 @@ class SandboxViewer extends HTMLElement {
 
   /** @type {import("../live.js").Live|null} */
   #live = null;
+  #connection = ownPage;
   /** @type {import("../session.js").Session|null} */
   #session = null;
   /** @type {Problem|null} why there is no session to show */
@@ -57,6 +58,17 @@ class SandboxViewer extends HTMLElement {
   #onWatchers = (event) => event.detail.session_id === this.#session?.id && this.#watchers.refresh();
   #onOnline = () => this.#link === "waiting" && this.#connect();
   #onFullscreen = () => this.#fullscreenChanged();
+
+  /** @param {import("./connection.js").Connection} connection */
+  set connection(connection) {
+    this.#connection = connection;
+    for (const part of [this.#lease, this.#devtools, this.#watchers, this.#shareDialog]) if (part) part.connection = connection;
+  }
+
+  /** What enforces it is the server; the page only spares a watcher what would be refused. */
+  get #onlyWatches() {
+    return onlyWatches(this.#connection);
+  }
 
   set live(live) {
     this.#live = live;
@@ -123,7 +135,7 @@ class SandboxViewer extends HTMLElement {
   }
 
   #failedToLoad(problem) {
-    if (problem.status === 401) return goToSignIn();
+    if (problem.status === 401) return this.#connection.signedOut?.();
     // The picture is there: what the server can't say now it says later.
     if (problem.status !== 404 && this.#stream) return;
     if (problem.status === 404) {
@@ -170,8 +182,8 @@ class SandboxViewer extends HTMLElement {
     if (this.#link !== "connecting" || this.#session?.id !== id || this.#stream) return;
     this.#shownAs = this.#session.display;
     const stream = (this.#stream = this.#shownAs === "kasmvnc"
-      ? new ContentFrame(this.#parts.stage, id, { name: nameOf(this.#session), viewOnly: IS_WATCHER, shared: this.hasAttribute("shared") })
-      : new module.Stream(this.#parts.stage, id, { shared: this.hasAttribute("shared") }));
+      ? new ContentFrame(this.#parts.stage, id, { name: nameOf(this.#session), viewOnly: this.#onlyWatches, connection: this.#connection, shared: this.hasAttribute("shared") })
+      : new module.Stream(this.#parts.stage, id, { connection: this.#connection, shared: this.hasAttribute("shared") }));
     stream.addEventListener("connected", () => this.#connected());
     stream.addEventListener("painted", () => stream === this.#stream && this.#forgetLastFrame());
     stream.addEventListener("clipboard", (event) => (this.#parts.clipboardText.value = event.detail));
@@ -319,6 +331,7 @@ class SandboxViewer extends HTMLElement {
       element("div", { class: "viewer-screen" }, parts.stage, parts.catcher, parts.lastFrame, parts.cover, parts.clipboardPanel, parts.hint, this.#devtools.panel), parts.facts);
     this.#dialog = new TerminateDialog(this);
     this.#shareDialog = new ShareDialog(this);
+    this.#shareDialog.connection = this.#connection;
     parts.stage.addEventListener("keydown", (event) => this.#maybeReleaseKeyboard(event), { capture: true });
     this.#lease.addEventListener("change", () => this.#followLease({ focus: true }));
     for (const act of ["pointerdown", "keydown"]) parts.stage.addEventListener(act, () => this.#lease.acted(), { capture: true, passive: true });
@@ -356,14 +369,14 @@ class SandboxViewer extends HTMLElement {
     this.#renderNotice(session);
     this.#renderCover(this.#coverFor(session));
     this.#renderFacts(session);
-    this.#devtools.show(session, !IS_WATCHER);
+    this.#devtools.show(session, !this.#onlyWatches);
     this.#tick();
   }
 
   #renderBar(session) {
     const parts = this.#parts;
     setText(parts.title, this.hasAttribute("shared") ? "A shared desktop" : session ? nameOf(session) : shortId(this.getAttribute("session") ?? "") || "No desktop");
-    setText(parts.subtitle, [session && screenOf(session), session && IS_WATCHER && "view only", session && this.getAttribute("note")].filter(Boolean).join(" · "));
+    setText(parts.subtitle, [session && screenOf(session), session && this.#onlyWatches && "view only", session && this.getAttribute("note")].filter(Boolean).join(" · "));
     const shown = session ? badgeOf(session) : null;
     if (shown && parts.badge.querySelector(".badge")?.textContent !== shown.label) parts.badge.replaceChildren(badge(shown));
     if (!shown) parts.badge.replaceChildren();
@@ -372,7 +385,7 @@ class SandboxViewer extends HTMLElement {
     // A visitor is not told who else watches.
     this.#watchers.follow(session && this.#link === "connected" && !this.hasAttribute("shared") ? session.id : "");
     // KasmVNC's page keeps the two clipboards alike by itself.
-    parts.clipboard.hidden = IS_WATCHER || session?.display === "kasmvnc";
+    parts.clipboard.hidden = this.#onlyWatches || session?.display === "kasmvnc";
     parts.clipboard.disabled = this.#link !== "connected" || !this.#lease.isMine;
     parts.refresh.disabled = !this.getAttribute("session");
     parts.fullscreen.hidden = !document.fullscreenEnabled;
@@ -380,9 +393,9 @@ class SandboxViewer extends HTMLElement {
     parts.tab.hidden = this.hasAttribute("bare");
     if (live && session.novnc_url) parts.tab.href = session.novnc_url;
     else parts.tab.removeAttribute("href");
-    parts.share.hidden = IS_WATCHER || session?.display === "none";
+    parts.share.hidden = this.#onlyWatches || session?.display === "none";
     parts.share.disabled = !live;
-    parts.terminate.hidden = session?.kind === "desktop" || IS_WATCHER;
+    parts.terminate.hidden = session?.kind === "desktop" || this.#onlyWatches;
     parts.terminate.disabled = !live;
     if (parts.clipboard.disabled) this.#closeClipboard();
   }
@@ -460,7 +473,7 @@ class SandboxViewer extends HTMLElement {
     cover.action.hidden = !wanted.action;
     setText(cover.action, wanted.action ?? "");
     cover.tab.hidden = !wanted.tab;
-    cover.tab.href = `/open/${this.#session?.id}`;
+    cover.tab.href = `${this.#connection.base}/open/${this.#session?.id}`;
   }
 
   #renderFacts(session) {
@@ -542,12 +555,13 @@ class SandboxViewer extends HTMLElement {
   }
 
   #askToTerminate() {
-    if (this.#session && !isOver(this.#session)) this.#dialog.ask(this.#session, this.#live);
+    if (this.#session && !isOver(this.#session)) this.#dialog.ask(this.#session, this.#live, this.#connection);
   }
 }
 
 /** "Terminate this desktop?", with its pending state and the server's answer when it fails. */
 class TerminateDialog {
+  #connection = ownPage;
   #session = null;
   #live = null;
 
@@ -564,7 +578,8 @@ class TerminateDialog {
     parent.append(this.box);
   }
 
-  ask(session, live) {
+  ask(session, live, connection) {
+    this.#connection = connection;
     this.#session = session;
     this.#live = live;
     this.text.textContent = `Desktop ${nameOf(session)} stops at once. Its programs end and files inside it are lost.`;
@@ -578,12 +593,12 @@ class TerminateDialog {
     this.#setPending(true);
     this.error.hidden = true;
     try {
-      const answer = await terminateSession(session.id);
+      const answer = await this.#connection.call("DELETE", `/api/v1/sessions/${encodeURIComponent(session.id)}`);
       if (answer?.id) this.#live.accept(answer);
       else await this.#live.ask(session.id);
       if (this.#session === session) this.box.close();
     } catch (problem) {
-      if (problem.status === 401) return goToSignIn();
+      if (problem.status === 401) return this.#connection.signedOut?.();
       if (problem.status === 404) return this.box.close();
       this.error.textContent = problem.message;
       this.error.hidden = false;

@@ -1,8 +1,9 @@
 // "Share this desktop": make a link for somebody without an account, see who came by which, revoke one.
 
-import { call, goToSignIn, serverNow } from "../api.js";
+import { serverNow } from "../api.js";
 import { element } from "../dom.js";
 import { browserName } from "../browsers.js";
+import { ownPage } from "./connection.js";
 import { ago, duration, exactly } from "../session.js";
 
 const LIVES = [["15 minutes", 900], ["1 hour", 3600], ["8 hours", 28_800], ["1 day", 86_400], ["7 days", 604_800]];
@@ -26,6 +27,7 @@ const LOOK_EVERY_MS = 3000;
  */
 
 export class ShareDialog {
+  connection = ownPage;
   #session = null;
   #timer = 0;
   #shown = "";
@@ -92,7 +94,7 @@ export class ShareDialog {
     const wanted = { ttl_seconds: Number(this.life.value), single_use: this.once.checked };
     if (this.label.value.trim()) wanted.label = this.label.value.trim();
     try {
-      const made = await call("POST", this.#at, wanted);
+      const made = await this.connection.call("POST", this.#at, wanted);
       if (this.#session !== session) return;
       this.url.value = made.url;
       this.fresh.hidden = false;
@@ -121,7 +123,7 @@ export class ShareDialog {
     clearTimeout(this.#timer);
     const session = this.#session;
     try {
-      const { items } = await call("GET", this.#at);
+      const { items } = await this.connection.call("GET", this.#at);
       if (this.#session === session) this.#render(items);
     } catch (problem) {
       if (this.#session === session) this.#failed(problem);
@@ -162,7 +164,7 @@ export class ShareDialog {
     button.disabled = true;
     this.#say("");
     try {
-      await call("DELETE", `${this.#at}/${encodeURIComponent(share.id)}`);
+      await this.connection.call("DELETE", `${this.#at}/${encodeURIComponent(share.id)}`);
     } catch (problem) {
       button.disabled = false;
       if (problem.status !== 404) return this.#failed(problem);
@@ -171,7 +173,7 @@ export class ShareDialog {
   }
 
   #failed(problem) {
-    if (problem.status === 401) return goToSignIn();
+    if (problem.status === 401) return this.connection.signedOut?.();
     this.#say(problem.message);
   }
 

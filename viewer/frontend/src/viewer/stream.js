@@ -12,14 +12,14 @@ export class Stream extends EventTarget {
 
   /**
    * @param {HTMLElement} stage empty element to draw in @param {string} sessionId
-   * @param {{shared?: boolean}} options by a share link: watched in the name of that, whoever is signed in here
+   * @param {{connection: import("./connection.js").Connection, shared?: boolean}} options shared: by a share link,
+   *   watched in the name of that, whoever is signed in here
    */
-  constructor(stage, sessionId, { shared = false } = {}) {
+  constructor(stage, sessionId, { connection, shared = false }) {
     super();
     this.#stage = stage;
-    const scheme = location.protocol === "https:" ? "wss:" : "ws:";
     // Our own socket rather than an address: noVNC's `disconnect` says neither code nor reason, the socket does.
-    this.#socket = new WebSocket(`${scheme}//${location.host}/stream/${encodeURIComponent(sessionId)}${shared ? "?as=share" : ""}`, ["binary"]);
+    this.#socket = connection.openStream(sessionId, { shared });
     this.#socket.addEventListener("close", (event) => this.#closed(event.code, event.reason));
     this.#rfb = new RFB(stage, this.#socket, { shared: true, wsProtocols: ["binary"] });
     this.#rfb.scaleViewport = true;

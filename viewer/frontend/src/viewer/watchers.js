@@ -1,10 +1,11 @@
 // Who has this desktop open: "2 watching", with their names.
 
-import { listStreams } from "../api.js";
 import { element, setText } from "../dom.js";
+import { ownPage } from "./connection.js";
 
 /** A quiet line; nothing while nobody else is there to be named, or nobody can say who is. */
 export class Watchers {
+  connection = ownPage;
   element = element("span", { class: "viewer-watchers", "data-fact": "watchers", hidden: true });
   #session = "";
   #asked = 0;
@@ -23,7 +24,7 @@ export class Watchers {
     if (!session) return;
     let streams;
     try {
-      streams = (await listStreams(session)).items;
+      streams = (await this.connection.call("GET", `/api/v1/sessions/${encodeURIComponent(session)}/streams`)).items;
     } catch {
       // The host is silent for a moment, or this browser is signed out: the stream itself says so.
       return;
