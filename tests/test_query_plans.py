@@ -55,6 +55,7 @@ LISTS = {
     "sandbox": (SessionFilter(sandbox_id="s"), "ix_sessions_tenant_sandbox"),
     "image": (SessionFilter(image="desktop"), "ix_sessions_tenant_image"),
     "host": (SessionFilter(host="here"), "ix_sessions_tenant_host"),
+    "help": (SessionFilter(help=True), "ix_sessions_tenant_help"),
     "label": (SessionFilter(labels={"a": "b"}), "ix_session_labels_value"),
     "labels": (SessionFilter(labels={"a": "b", "c": "d"}), "ix_session_labels_value"),
     "label and status": (

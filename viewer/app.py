@@ -29,6 +29,8 @@ from viewer.deliveries.api import webhook_api
 from viewer.deliveries.store import UnknownEndpoint
 from viewer.devtools import devtools
 from viewer.events import events
+from viewer.help_api import help_api
+from viewer.help_store import NotHisCall
 from viewer.incoming import MOST_BODY_BYTES, drain_body, too_large
 from viewer.input_api import input_api
 from viewer.lease_api import lease_api
@@ -97,8 +99,8 @@ def create_app(settings: Settings, store: Store | None = None) -> Flask:
     app.extensions["deskfleet"] = Services(settings, store or Store(settings.database))
     app.add_url_rule("/healthz", view_func=healthz)
     for blueprint in (
-        api, session_api, stream_api, lease_api, input_api, work_api, people_api, audit_api, sandbox_api,
-        events, content, devtools, authz, sign_in, oidc, pages, assets, scrape, shares_api,
+        api, session_api, stream_api, lease_api, help_api, input_api, work_api, people_api, audit_api,
+        sandbox_api, events, content, devtools, authz, sign_in, oidc, pages, assets, scrape, shares_api,
         webhook_secrets_api, webhooks_in, webhook_api,
     ):  # fmt: skip
         app.register_blueprint(blueprint)
@@ -115,6 +117,7 @@ def create_app(settings: Settings, store: Store | None = None) -> Flask:
     app.register_error_handler(BadCursor, _answer_bad_cursor)
     app.register_error_handler(IllegalTransition, _answer_not_now)
     app.register_error_handler(LeaseHeld, _answer_held)
+    app.register_error_handler(NotHisCall, _answer_not_his)
     app.register_error_handler(DatabaseBusy, _answer_busy)
     app.register_error_handler(DatabaseAway, _answer_away)
     app.register_error_handler(HTTPException, _answer_http_error)
@@ -157,6 +160,13 @@ def _answer_not_now(error: IllegalTransition) -> BaseResponse:
 
 def _answer_held(error: LeaseHeld) -> BaseResponse:
     return _answer_problem(lease_held(error.lease))
+
+
+def _answer_not_his(error: NotHisCall) -> BaseResponse:
+    detail = (
+        f"{error.call.asked_by} has called, so only that key, a person or an admin may say that it is done."
+    )
+    return _answer_problem(Problem(403, "not-your-call", "Another agent's call", detail))
 
 
 def _answer_not_found(_error: Exception) -> BaseResponse:

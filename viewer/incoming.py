@@ -226,6 +226,7 @@ class ReleaseLease(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
     force: bool = Field(False, description="true to take them from whoever has them, which an admin may")
+    done: bool = Field(False, description="true to say as well that no person is needed any more")
 
 
 class RenewLease(BaseModel):
@@ -342,6 +343,20 @@ class ExportQuery(AuditConditions):
     )
 
 
+_HelpReason = Annotated[
+    str,
+    StringConstraints(strip_whitespace=True, min_length=1, max_length=300, pattern=r"^[^\x00-\x1f\x7f]+$"),
+]
+
+
+class AskForHelp(BaseModel):
+    """A person is needed at this desktop."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    reason: _HelpReason = Field(description="1 to 300 printable characters: what a person is to do")
+
+
 class ListQuery(BaseModel):
     """All given conditions hold; `status` may be given several times and means any of them."""
 
@@ -353,6 +368,7 @@ class ListQuery(BaseModel):
     sandbox_id: Label | None = Field(None, description="1 to 200 printable characters")
     image: Label | None = Field(None, description="the name or alias of an image of the catalogue")
     host: Label | None = Field(None, description="the name of a host")
+    help: bool | None = Field(None, description="true for those that need a person, false for the others")
     label: tuple[Annotated[str, AfterValidator(_pair)], ...] = Field(
         (), description="NAME=VALUE; given several times, all of them hold"
     )

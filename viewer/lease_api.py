@@ -143,6 +143,8 @@ def release_lease(session_id: str) -> Response:
     if asked.force:
         _check_admin()
     lease = services().store.leases.release(session, principal(), force=asked.force)
+    if asked.done:
+        services().store.help(session.tenant_id).end(session.id, principal())
     tell_relay(session, lease, given_back=not asked.force)
     return _answer(session)
 

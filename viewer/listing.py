@@ -48,6 +48,8 @@ class SessionFilter(Frozen):
     sandbox_id: str | None = None
     image: str | None = None
     host: str | None = None
+    help: bool | None = None
+    """Does it need a person?"""
     labels: Mapping[str, str] = Field(default_factory=dict)
 
     @property
@@ -124,6 +126,9 @@ def conditions(tenant_id: str, wanted: SessionFilter) -> list[ColumnElement[bool
         (SessionRow.host, wanted.host),
     )
     found += [column == value for column, value in columns if value is not None]
+    if wanted.help is not None:
+        asks = SessionRow.help_reason
+        found.append(asks.is_not(None) if wanted.help else asks.is_(None))
     found += [_has_label(key, value) for key, value in wanted.labels.items()]
     return found
 

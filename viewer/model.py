@@ -197,6 +197,14 @@ class ClipboardPolicy(Frozen):
     from_desktop: bool = True
 
 
+class HelpCall(Frozen):
+    """A person is needed at a desktop. reason: what for, in the words of whoever asked."""
+
+    reason: str
+    asked_at: datetime
+    asked_by: str = Field(description="A principal: `key:…` for an agent's key, `person:…`.")
+
+
 class Session(Frozen):
     """One row of `sandbox_sessions`: one sandbox or desktop of one tenant. Times are UTC."""
 
@@ -265,6 +273,16 @@ class Session(Frozen):
     help_asked_at: datetime | None = None
     help_asked_by: str | None = None
     """A principal's id."""
+    help_ended_at: datetime | None = None
+    help_ended_by: str | None = None
+    """When and by whom the last call was ended; a principal's id, or `worker`: the session had ended."""
+
+    @property
+    def help(self) -> HelpCall | None:
+        """What a person is needed for now."""
+        if self.help_reason is None or self.help_asked_at is None or self.help_asked_by is None:
+            return None
+        return HelpCall(reason=self.help_reason, asked_at=self.help_asked_at, asked_by=self.help_asked_by)
 
     @property
     def is_sought(self) -> bool:

@@ -13,6 +13,7 @@ from viewer.model import (
     DesktopBackend,
     Display,
     Frozen,
+    HelpCall,
     HostStatus,
     Kind,
     Principal,
@@ -51,6 +52,7 @@ class PublicSession(Frozen):
     queue_position: int | None = Field(
         description="Its place in the line for a host, from 1; null when it does not wait, and in events."
     )
+    help: HelpCall | None = Field(description="What a person is needed for; null for nothing.")
     wanted_status: Status | None = Field(description="`paused` or `running`: asked for, and not yet so.")
     is_warm: bool = Field(description="It was made before it was asked for.")
     via: Via
@@ -86,6 +88,17 @@ class History(Frozen):
     """Oldest first."""
 
     items: tuple[PublicStep, ...]
+
+
+class HelpAnswer(Frozen):
+    """Is a person needed, and if not any more, who ended the call?"""
+
+    help: HelpCall | None = Field(description="Null: for nothing (any more).")
+    ended_at: datetime | None = Field(description="When the last call was ended; null: there was none.")
+    ended_by: str | None = Field(
+        description="By whom: a principal, or `worker`, because the session had ended."
+    )
+    ended_by_name: str | None = Field(description="As he is called now.")
 
 
 class Terminated(Frozen):

@@ -119,6 +119,11 @@ class SessionChanges(TypedDict, total=False):
     placed_at: datetime | None
     made_at: datetime | None
     ttl_seconds: int
+    help_reason: str | None
+    help_asked_at: datetime | None
+    help_asked_by: str | None
+    help_ended_at: datetime | None
+    help_ended_by: str | None
 
 
 def new_id() -> str:
@@ -239,7 +244,10 @@ def write_labels(orm: OrmSession, session: Session) -> None:
 
 
 def change(orm: OrmSession, row: SessionRow, changes: SessionChanges, *, by: str = WORKER) -> None:
-    """Set the fields; when anything is different now, stamp the row and write its event."""
+    """Set the fields; when anything is different now, stamp the row and write its event. Whoever was called
+    to a session that has ended is not needed any more."""
+    if Status(row.status).is_terminal and row.help_reason is not None:
+        changes = {**changes, **end_of_call(by)}
     for name, value in changes.items():
         plain = str(value) if isinstance(value, _WORDS) else value
         if getattr(row, name) != plain:
@@ -251,6 +259,17 @@ def change(orm: OrmSession, row: SessionRow, changes: SessionChanges, *, by: str
     row.updated_at = utcnow()
     orm.flush()
     tell(orm, row, by, event_type, is_a_step=is_a_step)
+
+
+def end_of_call(by: str) -> SessionChanges:
+    """No person is needed any more; by: who said so."""
+    return {
+        "help_reason": None,
+        "help_asked_at": None,
+        "help_asked_by": None,
+        "help_ended_at": utcnow(),
+        "help_ended_by": by,
+    }
 
 
 def move(

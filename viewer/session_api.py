@@ -94,6 +94,7 @@ def list_sessions() -> Response:
         sandbox_id=asked.sandbox_id,
         image=_image_name(asked.image),
         host=asked.host,
+        help=asked.help,
         labels=dict(pair.split("=", 1) for pair in asked.label),
     )
     page = _tenant().list(wanted, asked.cursor, asked.limit)

@@ -2,11 +2,12 @@
 
 `store.tenant(id)` sees one tenant only: another tenant's session is the same SessionNotFound as one that
 never was. `store.work(id)` is its tasks and agents. `store.fleet` sees everything and is the worker's.
-`store.people(id)` are its people, `store.webhooks(id)` the addresses that its events go to. `store.accounts`
-holds keys and sign-ins, `store.attempts` counts failed ones, `store.entries` holds the ways to other origins,
-`store.tickets` those to single streams, `store.shares` the links by which people without an account watch,
-`store.leases` who has keyboard and mouse, `store.deliveries` the events that go out. Every change of a
-session passes the state machine and is written in one transaction with its event.
+`store.help(id)` are its calls for a person, `store.people(id)` its people, `store.webhooks(id)` the addresses
+that its events go to. `store.accounts` holds keys and sign-ins, `store.attempts` counts failed ones,
+`store.entries` holds the ways to other origins, `store.tickets` those to single streams, `store.shares` the
+links by which people without an account watch, `store.leases` who has keyboard and mouse, `store.deliveries`
+the events that go out. Every change of a session passes the state machine and is written in one transaction
+with its event.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from viewer.event_intake import EventIntake, Refusals
 from viewer.figures import FigureStore
 from viewer.fleet_store import IDEMPOTENCY_LIFE, FleetStore
 from viewer.gesture_store import GestureStore
+from viewer.help_store import HelpStore
 from viewer.leases import LeaseStore
 from viewer.listing import Page, SessionFilter, looks_for, matching, numbered_page, page_of
 from viewer.listing import conditions as conditions_of
@@ -120,6 +122,9 @@ class Store:
 
     def work(self, tenant_id: str) -> WorkStore:
         return WorkStore(self._database, tenant_id)
+
+    def help(self, tenant_id: str) -> HelpStore:
+        return HelpStore(self._database, tenant_id)
 
     def intake(self, tenant_id: str) -> EventIntake:
         return EventIntake(self._database, tenant_id)

@@ -103,6 +103,15 @@ class SessionRow(Base):
         _of_the_live("ix_sessions_live_host", "host", "created_at", "id"),
         # As does each create of a tenant with a quota, and holds the one write lock meanwhile.
         _of_the_live("ix_sessions_live_tenant", "tenant_id", "created_at", "id"),
+        # Of the few that need a person.
+        Index(
+            "ix_sessions_tenant_help",
+            "tenant_id",
+            "created_at",
+            "id",
+            sqlite_where=text("help_reason IS NOT NULL"),
+            postgresql_where=text("help_reason IS NOT NULL"),
+        ),
         # For what is forgotten after its time.
         Index("ix_sessions_ended", "terminated_at"),
     )
@@ -151,6 +160,8 @@ class SessionRow(Base):
     help_reason: Mapped[str | None]
     help_asked_at: Mapped[datetime | None]
     help_asked_by: Mapped[str | None]
+    help_ended_at: Mapped[datetime | None]
+    help_ended_by: Mapped[str | None]
 
 
 class SessionLabelRow(Base):

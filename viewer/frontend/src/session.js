@@ -19,6 +19,7 @@
  * @property {string|null} novnc_url
  * @property {string|null} error_message
  * @property {number|null} queue_position its place in the line, from 1; events do not know it
+ * @property {{reason: string, asked_at: string, asked_by: string}|null} help what a person is needed for
  * @property {"paused"|"running"|null} wanted_status asked for, and not yet so
  * @property {string} created_at
  * @property {string} updated_at

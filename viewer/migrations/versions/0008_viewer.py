@@ -10,18 +10,33 @@ down_revision = "0007"
 branch_labels = None
 depends_on = None
 
-_HELP = (("help_reason", sa.String()), ("help_asked_at", sa.DateTime()), ("help_asked_by", sa.String()))
+_HELP = (
+    ("help_reason", sa.String()),
+    ("help_asked_at", sa.DateTime()),
+    ("help_asked_by", sa.String()),
+    ("help_ended_at", sa.DateTime()),
+    ("help_ended_by", sa.String()),
+)
 
 
 def upgrade() -> None:
     for name, kind in _HELP:
         op.add_column("sandbox_sessions", sa.Column(name, kind, nullable=True))
+    needs_a_person = sa.text("help_reason IS NOT NULL")
+    op.create_index(
+        "ix_sessions_tenant_help",
+        "sandbox_sessions",
+        ["tenant_id", "created_at", "id"],
+        sqlite_where=needs_a_person,
+        postgresql_where=needs_a_person,
+    )
     _add_documents()
 
 
 def downgrade() -> None:
     for table in ("document_contents", "documents"):
         op.drop_table(table)
+    op.drop_index("ix_sessions_tenant_help", "sandbox_sessions")
     for name, _kind in _HELP:
         op.drop_column("sandbox_sessions", name)
 
