@@ -120,6 +120,8 @@ TABLE = {
     "PUT /api/v1/hosts/<name>/draining": "OUT 403 403 403 403 404 403 403 403 403 403",
     # Whoever acts takes it, the operator's key first; and here no relay runs.
     "POST /api/v1/sessions/<session_id>/input": "OUT 403 403 503 423 423 404 423 423 403 403",
+    "GET /api/v1/sessions/<session_id>/screenshot": "OUT 403 502 502 502 502 404 502 502 502 403",
+    "POST /api/v1/thumbnails": "OUT 403 200 200 200 200 200 200 200 403 403",
     "GET /api/v1/tasks": "OUT 403 200 200 200 200 200 200 200 200 403",
     "POST /api/v1/tasks": "OUT 403 403 201 201 201 201 201 201 403 403",
     "GET /api/v1/tasks/<task_id>": "OUT 403 200 200 200 200 404 200 200 200 403",
@@ -205,6 +207,7 @@ BODIES: dict[str, object] = {
     "POST /webhooks/openclaw": {"runId": "r", "action": "start"},
     "POST /openclaw/event": {"runId": "r", "action": "start"},
     "POST /api/v1/sessions/<session_id>/input": {"type": "move", "x": 1, "y": 1},
+    "POST /api/v1/thumbnails": {"items": []},
     "POST /api/v1/webhook-secrets": {"label": "openclaw"},
     "POST /api/v1/webhooks": {"url": "https://example.com/hook"},
     "POST /v1/sandboxes": {"image": {"uri": "shell"}},

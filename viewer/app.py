@@ -59,6 +59,7 @@ from viewer.pages import (
 )
 from viewer.people import UnknownPerson
 from viewer.people_api import people_api
+from viewer.pictures_api import pictures_api
 from viewer.places import PlaceKind
 from viewer.problems import Problem, bad_cursor, lease_held, not_found, not_now, respond
 from viewer.rows import SessionNotFound
@@ -101,7 +102,7 @@ def create_app(settings: Settings, store: Store | None = None) -> Flask:
     for blueprint in (
         api, session_api, stream_api, lease_api, help_api, input_api, work_api, people_api, audit_api,
         sandbox_api, events, content, devtools, authz, sign_in, oidc, pages, assets, scrape, shares_api,
-        webhook_secrets_api, webhooks_in, webhook_api,
+        webhook_secrets_api, webhooks_in, webhook_api, pictures_api,
     ):  # fmt: skip
         app.register_blueprint(blueprint)
     files = read_manifest().files

@@ -338,6 +338,15 @@ def target_of(session: Session) -> Target | None:
     return PublishedPort(port=session.vnc_port) if session.vnc_port else None
 
 
+def screen_of(session: Session) -> Target | None:
+    """The same, and of a KasmVNC desktop, whose own page is no stream of ours."""
+    if session.status is not Status.RUNNING:
+        return None
+    if session.display is Display.KASMVNC and session.kind is Kind.DESKTOP and session.sandbox_id:
+        return DesktopSocket(name=session.sandbox_id)
+    return target_of(session)
+
+
 def _grant(
     purpose: Literal["stream", "content", "port"], session: Session, who: Principal, target: AnyTarget
 ) -> Grant:

@@ -168,6 +168,38 @@ class WaitQuery(BaseModel):
     wait_seconds: int = Field(0, ge=0, le=300, description="a whole number of seconds from 0 to 300")
 
 
+class ScreenshotQuery(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    format: Literal["png", "jpeg"] = Field(
+        "png", description="`png`, which is exact, or `jpeg`, which is small"
+    )
+    width: int | None = Field(
+        None,
+        ge=16,
+        le=8192,
+        description="a whole number of pixels from 16 to 8192; the screen's own if not given",
+    )
+
+
+class WantedThumbnail(BaseModel):
+    """etag: of the picture that you have."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    session_id: str = Field(max_length=100, description="a session's id")
+    etag: str | None = Field(None, max_length=200, description="as the last answer said it")
+
+
+class WantedThumbnails(BaseModel):
+    """The desktops that somebody looks at now."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    items: tuple[WantedThumbnail, ...] = Field(max_length=100, description="a list of up to 100 desktops")
+    width: int = Field(320, ge=64, le=640, description="a whole number of pixels from 64 to 640")
+
+
 class RenewSession(BaseModel):
     """How long it is to live from now on."""
 

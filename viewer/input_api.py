@@ -9,13 +9,13 @@ import httpx
 from flask import Blueprint, Response, request
 
 from viewer.access import needs, principal
-from viewer.authz import target_of, vnc_password
+from viewer.authz import screen_of, vnc_password
 from viewer.creating import key_reused, once_of
-from viewer.grants import DesktopSocket, Grant, Target
+from viewer.grants import Grant, Target
 from viewer.incoming import json_body
 from viewer.input_actions import Gesture, InputDone, ScreenSize
 from viewer.leasing import hold_for_input
-from viewer.model import Display, Kind, Role, Scope, Session, Status, utcnow
+from viewer.model import Display, Role, Scope, Session, Status, utcnow
 from viewer.once import KeyReused, Once
 from viewer.openapi import Answer, Operation, describes
 from viewer.problems import FieldError, Problem, lease_held, not_found, wrong_fields
@@ -123,16 +123,11 @@ def _reachable(session: Session) -> tuple[Target, RelayClient]:
             "This desktop is not running",
             f"It is {session.status} now; a desktop takes input while it runs.",
         )
-    target = _kasmvnc(session) or target_of(session)
+    target = screen_of(session)
     relay = services().relays.get(session.host or "")
     if target is None or relay is None:
         raise not_found()
     return target, relay
-
-
-def _kasmvnc(session: Session) -> DesktopSocket | None:
-    is_one = session.display is Display.KASMVNC and session.kind is Kind.DESKTOP
-    return DesktopSocket(name=session.sandbox_id) if is_one and session.sandbox_id else None
 
 
 def _earlier(session: Session, once: Once | None) -> Response | None:

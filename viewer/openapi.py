@@ -157,7 +157,7 @@ _MEANINGS = {
     429: "Your tenant has as many desktops as it may, or too many in the making; or too much was asked in a"
     " short time, or with wrong keys or signatures. Try again later.",
     501: "This desktop's backend cannot do that; the answer names it.",
-    502: "The sandbox host could not make the desktop, or input did not arrive whole.",
+    502: "The sandbox host could not make the desktop or does not answer, or input did not arrive whole.",
     503: "The sandbox host does not answer, or too many are waiting; try again later.",
 }
 

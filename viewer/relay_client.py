@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import TypeVar
 
@@ -17,10 +18,15 @@ from viewer.relay.answers import (
     DevToolsTarget,
     DevToolsTargets,
     InputResult,
+    Picture,
+    PictureFormat,
+    Pictures,
     ProbeResult,
     RelayProblem,
     StreamInfo,
     StreamList,
+    WantedPicture,
+    WantedPictures,
     cut_reason,
 )
 from viewer.settings import Settings
@@ -82,6 +88,14 @@ class RelayClient:
         body = gesture.model_dump_json(by_alias=True).encode()
         path = f"/input/{grant.session_id}"
         return self._read(InputResult, self._call("POST", path, grant, timeout=timeout, body=body))
+
+    def pictures(
+        self, wanted: Sequence[WantedPicture], *, width: int | None, format: PictureFormat
+    ) -> tuple[Picture, ...]:
+        """What these desktops show, in that order; block until there is a first picture, or none is to be
+        had. Raises RelayUnreachable."""
+        body = WantedPictures(items=tuple(wanted), width=width, format=format).model_dump_json().encode()
+        return self._read(Pictures, self._call("POST", "/pictures", self._manage(), body=body)).items
 
     def streams(self) -> list[StreamInfo]:
         """Return the streams that are open now. Raises RelayUnreachable."""

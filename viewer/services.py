@@ -14,7 +14,8 @@ from viewer.event_hub import EventHub
 from viewer.model import Principal
 from viewer.oidc.provider import Provider
 from viewer.passwords import Passwords
-from viewer.relay_client import RelayClient, relays_of
+from viewer.pictures import PictureDesk
+from viewer.relay_client import RelayClient, RelayUnreachable, relays_of
 from viewer.settings import Settings
 from viewer.store import Store
 
@@ -28,6 +29,10 @@ WAITS_PER_TENANT = 12
 GESTURES_AT_ONCE = 32
 GESTURES_PER_TENANT = 20
 """Each takes a thread, too, mostly for milliseconds and at most for half a minute."""
+PICTURES_AT_ONCE = 12
+PICTURES_PER_TENANT = 8
+PICTURES_PER_PRINCIPAL = 6
+"""Each takes a thread for as long as the relays take: for milliseconds, or a host is silent."""
 _FAILURES_ALLOWED = 10
 _FAILURE_WINDOW_SECONDS = 60.0
 _WRONG_KEYS_ALLOWED = 60
@@ -146,6 +151,11 @@ class Services:
             GESTURES_AT_ONCE, per_tenant=GESTURES_PER_TENANT, per_principal=GESTURES_PER_TENANT
         )
     )
+    picture_slots: Slots = field(
+        default_factory=lambda: Slots(
+            PICTURES_AT_ONCE, per_tenant=PICTURES_PER_TENANT, per_principal=PICTURES_PER_PRINCIPAL
+        )
+    )
     passwords: Passwords = field(default_factory=Passwords)
     wrong_keys: FailureLimit = field(default_factory=lambda: FailureLimit(_WRONG_KEYS_ALLOWED))
     entry_failures: FailureLimit = field(default_factory=FailureLimit)
@@ -157,11 +167,13 @@ class Services:
     oidc: Provider | None = field(init=False)
     """None: nobody signs in through a provider."""
     requests: RequestLimit = field(init=False)
+    pictures: PictureDesk = field(init=False)
     _relays: dict[str, RelayClient] | None = field(default=None, init=False)
     _relays_made: threading.Lock = field(default_factory=threading.Lock, init=False)
 
     def __post_init__(self) -> None:
         self.requests = RequestLimit(self.settings.requests_per_minute)
+        self.pictures = PictureDesk(lambda: self.relays, self._relay_key)
         self.events = EventHub(self.store, devtools=self.settings.images_with_devtools)
         wanted, origin = self.settings.oidc, self.settings.canonical_origin
         self.oidc = None if wanted is None else Provider(wanted, f"{origin}/oidc/callback")
@@ -174,6 +186,12 @@ class Services:
                 self._relays = relays_of(self.settings)
             return self._relays
 
+    def _relay_key(self, host: str) -> bytes:
+        found = self.settings.host(host)
+        if found is None:
+            raise RelayUnreachable(f"host {host} is not in the inventory any more")
+        return found.relay_key()
+
     def stop(self) -> None:
         """End streams and waits, and do not wait for them: also for a signal handler."""
         self.stopping.set()
@@ -184,6 +202,7 @@ class Services:
         """The same, and wait until the last words of the streams are out."""
         self.stop()
         self.events.close()
+        self.pictures.close()
         for relay in (self._relays or {}).values():
             relay.close()
 

@@ -203,6 +203,14 @@ class TenantStore:
         with self._database.reading() as orm:
             return session_of(self._own_row(orm, session_id))
 
+    def known(self, session_ids: Collection[str]) -> dict[str, Session]:
+        """Those of these sessions that are the tenant's, by id."""
+        query = select(SessionRow).where(
+            SessionRow.id.in_(session_ids), SessionRow.tenant_id == self._tenant_id
+        )
+        with self._database.reading() as orm:
+            return {session.id: session for session in sessions_of(orm, query)}
+
     def list(
         self, wanted: SessionFilter | None = None, cursor: str | None = None, limit: int = 50
     ) -> Page[Session]:
