@@ -25,7 +25,8 @@ from tests.viewer_fixtures import (
 from viewer.access import COOKIE, enforce_on
 from viewer.credentials import new_key
 from viewer.deliveries.store import NewEndpoint
-from viewer.model import Role, Scope, Status, utcnow
+from viewer.documents import NewDocument
+from viewer.model import Document, DocumentType, Role, Scope, Status, utcnow
 from viewer.people import NewPerson
 from viewer.problems import ProblemDocument
 from viewer.relay.answers import SandboxProblem
@@ -128,6 +129,13 @@ TABLE = {
     "GET /api/v1/agents": "OUT 403 200 200 200 200 200 200 200 200 403",
     "POST /api/v1/agents": "OUT 403 403 201 201 201 201 201 201 403 403",
     "GET /api/v1/agents/<agent_id>": "OUT 403 200 200 200 200 404 200 200 200 403",
+    "GET /api/v1/documents": "OUT 403 200 200 200 200 200 200 200 200 403",
+    "POST /api/v1/documents": "OUT 403 403 201 201 201 201 201 201 403 403",
+    "GET /api/v1/documents/<document_id>": "OUT 403 200 200 200 200 404 200 200 200 403",
+    "GET /api/v1/documents/<document_id>/content": "OUT 403 200 200 200 200 404 200 200 200 403",
+    "GET /api/v1/documents/<document_id>/view": "OUT 403 200 200 200 200 404 200 200 200 403",
+    # The first one deletes it.
+    "DELETE /api/v1/documents/<document_id>": "OUT 403 403 204 404 404 404 404 404 403 403",
     "GET /api/v1/sessions/<session_id>/devtools": "OUT 403 403 200 200 200 404 200 200 200 403",
     "POST /api/v1/sessions/<session_id>/entries": "OUT 403 201 201 201 201 404 201 201 403 403",
     "GET /api/v1/sessions/<session_id>/events": "OUT 403 200 200 200 200 404 200 200 200 403",
@@ -209,6 +217,7 @@ BODIES: dict[str, object] = {
     "POST /api/v1/sessions/<session_id>/input": {"type": "move", "x": 1, "y": 1},
     "POST /api/v1/thumbnails": {"items": []},
     "POST /api/v1/webhook-secrets": {"label": "openclaw"},
+    "POST /api/v1/documents": {"title": "Notes", "type": "text", "content": "a"},
     "POST /api/v1/webhooks": {"url": "https://example.com/hook"},
     "POST /v1/sandboxes": {"image": {"uri": "shell"}},
     "POST /v1/sandboxes/<sandbox_id>/renew-expiration": {
@@ -306,6 +315,13 @@ def endpoint_with_a_delivery(store: Store) -> tuple[str, str]:
     return endpoint, mine.try_out(endpoint, lambda _at: "{}").id
 
 
+def document_of(store: Store, tenant: str) -> Document:
+    new = NewDocument(
+        title="Notes", type=DocumentType.TEXT, content=b"a", media_type="text/plain", created_by="test"
+    )
+    return store.documents(tenant).put(new).document
+
+
 def test_every_route_of_the_app_has_a_row(app: Flask) -> None:
     routes = {
         f"{method} {rule.rule}"
@@ -352,6 +368,8 @@ def test_route_answers_each_principal_as_the_table_says(
     if "<endpoint_id>" in path:
         endpoint, delivery = endpoint_with_a_delivery(store)
         path = path.replace("<endpoint_id>", endpoint).replace("<delivery_id>", delivery)
+    if "<document_id>" in path:
+        path = path.replace("<document_id>", document_of(store, "acme").id)
     if method == "DELETE" or (
         "/lease/" not in path and path.startswith("/api/") and path.endswith(OF_ENDED_ONES)
     ):

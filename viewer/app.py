@@ -28,6 +28,8 @@ from viewer.database import DatabaseAway, DatabaseBusy
 from viewer.deliveries.api import webhook_api
 from viewer.deliveries.store import UnknownEndpoint
 from viewer.devtools import devtools
+from viewer.documents import UnknownDocument
+from viewer.documents_api import documents_api
 from viewer.events import events
 from viewer.help_api import help_api
 from viewer.help_store import NotHisCall
@@ -84,7 +86,7 @@ _log = logging.getLogger("deskfleet.viewer")
 
 _UNKNOWN = (
     SessionNotFound, UnknownWork, UnknownPerson, UnknownKey, UnknownSignIn, SecretNotFound, UnknownEndpoint,
-    UnknownTicket, ShareNotFound,
+    UnknownTicket, ShareNotFound, UnknownDocument,
 )  # fmt: skip
 """What the stores say of a thing that never was, and of another tenant's."""
 
@@ -103,6 +105,7 @@ def create_app(settings: Settings, store: Store | None = None) -> Flask:
         api, session_api, stream_api, lease_api, help_api, input_api, work_api, people_api, audit_api,
         sandbox_api, events, content, devtools, authz, sign_in, oidc, pages, assets, scrape, shares_api,
         webhook_secrets_api, webhooks_in, webhook_api, pictures_api,
+        documents_api,
     ):  # fmt: skip
         app.register_blueprint(blueprint)
     files = read_manifest().files
@@ -250,7 +253,7 @@ def _finish(response: Response) -> Response:
         headers.setdefault("Content-Security-Policy", content_policy(public_origin(), services().settings))
         headers["Cross-Origin-Opener-Policy"] = "same-origin"
     else:
-        headers["Content-Security-Policy"] = "default-src 'none'; frame-ancestors 'none'"
+        headers.setdefault("Content-Security-Policy", "default-src 'none'; frame-ancestors 'none'")
     # Static files say for themselves how long they live; everything else is one person's, now.
     headers.setdefault("Cache-Control", "no-store")
     if may_be_embedded():

@@ -23,6 +23,7 @@ import uvloop
 from viewer.accounts import Credential
 from viewer.model import Frozen, HostStatus, Principal
 from viewer.public import public_session
+from viewer.public_documents import public_news
 from viewer.public_leases import public_lease
 from viewer.public_streams import PublicWatchers
 from viewer.rows import Event
@@ -57,7 +58,7 @@ class Reader(Frozen):
     session_id: str | None = None
 
     def wants(self, event: Event) -> bool:
-        return self.session_id is None or self.session_id == event.session.id
+        return self.session_id is None or (event.about is not None and self.session_id == event.about.id)
 
     def is_still(self, store: Store) -> bool:
         """Would he who opened it still be let in, and as the same?"""
@@ -404,6 +405,9 @@ class _News:
         return found
 
     def _frame(self, event: Event, origin: str) -> bytes:
+        if event.document is not None:
+            news = public_news(event.document, origin=origin)
+            return frame("document", event.id, news.model_dump_json())
         if event.lease is not None:
             return frame("lease", event.id, public_lease(event.lease).model_dump_json())
         if event.watching is not None:

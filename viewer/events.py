@@ -34,10 +34,11 @@ class StreamedEvent(BaseModel):
     """One event of the stream, field by field."""
 
     id: str = Field(description="Send it as `Last-Event-ID` to go on after this event.")
-    event: Literal["ready", "reset", "session", "lease", "watchers"]
+    event: Literal["ready", "reset", "session", "lease", "watchers", "document"]
     data: str = Field(
         description="JSON: the session, or the lease, as in the API; of `watchers` `{session_id, watching}`:"
-        " how many see its screen; `{}` of the others."
+        " how many see its screen; of `document` `{change, document}`: it was `created`, `changed` or"
+        " `deleted`; `{}` of the others."
     )
 
 
@@ -58,7 +59,8 @@ class Handover:
         answers={
             200: Answer(
                 "`session` with a session as in the API, `lease` with who has its keyboard and mouse since,"
-                " `watchers` with how many see its screen; `ready` comes first, `reset` after a gap.",
+                " `watchers` with how many see its screen, `document` with one that was put down, changed or"
+                " deleted; `ready` comes first, `reset` after a gap.",
                 StreamedEvent,
                 media_type="text/event-stream",
             )

@@ -51,6 +51,7 @@ from viewer.rows import (
     tell_of_watchers,
 )
 from viewer.tables import (
+    DocumentRow,
     EventRow,
     GestureRow,
     HostRow,
@@ -385,7 +386,7 @@ class FleetStore:
             orm.execute(delete(HostRow).where(HostRow.name.not_in(list(known))))
 
     def purge(self, *, events_before: datetime, sessions_ended_before: datetime) -> bool:
-        """Forget some of the old events and long-ended sessions; True while there is more to forget.
+        """Forget some of the old events, long-ended sessions and documents; True while there is more.
 
         Some, because nobody else can write meanwhile.
         """
@@ -407,13 +408,22 @@ class FleetStore:
             ~is_wanted.exists(),
         )
         old_session = delete(SessionRow).where(SessionRow.id.in_(ended.limit(PURGE_AT_ONCE)))
+        # A document is kept as long as its session, and as long as one that ended when it was put down last.
+        is_sessions = select(SessionRow.id).where(SessionRow.id == DocumentRow.session_id)
+        outlived = (
+            select(DocumentRow.id)
+            .where(DocumentRow.updated_at < sessions_ended_before, ~is_sessions.exists())
+            .order_by(DocumentRow.updated_at)
+        )
+        old_document = delete(DocumentRow).where(DocumentRow.id.in_(outlived.limit(PURGE_AT_ONCE)))
         with self._database.writing() as orm:
             orm.execute(delete(IdempotencyRow).where(IdempotencyRow.created_at < utcnow() - IDEMPOTENCY_LIFE))
             orm.execute(delete(GestureRow).where(GestureRow.created_at < utcnow() - GESTURE_LIFE))
             events = orm.scalars(old_event.returning(EventRow.id)).all()
             sessions = orm.scalars(old_session.returning(SessionRow.id)).all()
+            documents = orm.scalars(old_document.returning(DocumentRow.id)).all()
             receipts = _forget_receipts(orm, min(events_before, utcnow() - BODY_LIFE))
-            return PURGE_AT_ONCE in (len(events), len(sessions), receipts)
+            return PURGE_AT_ONCE in (len(events), len(sessions), len(documents), receipts)
 
     def _live(self, *conditions: ColumnElement[bool]) -> list[Session]:
         with self._database.reading() as orm:

@@ -54,7 +54,10 @@ MOST_BODY_BYTES = 64 * 1024
 LOGIN_WANTED = "1 to 100 of a-z, 0-9 and . _ @ + -, a letter or a digit first"
 MOST_DAYS = 3650
 """That a key may be good for."""
-_MOST_DRAINED_BYTES = 1024 * 1024
+MOST_DOCUMENT_BODY_BYTES = 12 * 1024 * 1024
+"""Of the one request that brings more than fields: a file of 8 MiB in base64, and what stands around it. The
+edge lets through as much there, and 1 MB everywhere else."""
+_MOST_DRAINED_BYTES = MOST_DOCUMENT_BODY_BYTES
 
 Label = Annotated[str, StringConstraints(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]+$")]
 """A name from outside: up to 200 printable characters."""
@@ -507,12 +510,13 @@ class EnterForm(BaseModel):
     next: str = Field("/", max_length=2000, description="a path there, such as /")
 
 
-def too_large() -> Problem:
-    return Problem(413, "body-too-large", "The body is too large", f"Send at most {MOST_BODY_BYTES} bytes.")
+def too_large(most: int | None = None) -> Problem:
+    limit = most or request.max_content_length or MOST_BODY_BYTES
+    return Problem(413, "body-too-large", "The body is too large", f"Send at most {limit} bytes.")
 
 
 def drain_body() -> None:
-    """Read what the view left unread, up to 1 MiB.
+    """Read what the view left unread, as far as the edge lets any request go.
 
     gunicorn reads on to 64 KiB only and then drops the connection, after an answer that promised to keep it:
     a proxy's next request on it would fail.
@@ -525,15 +529,16 @@ def drain_body() -> None:
             left -= len(chunk)
 
 
-def read_body() -> bytes:
-    """All of it. Raises 413 for more than MOST_BODY_BYTES."""
+def read_body(most: int = MOST_BODY_BYTES) -> bytes:
+    """All of it. Raises 413 for more than `most` bytes."""
+    request.max_content_length = most
     try:
         data = request.get_data()
     except OSError as error:
         raise Problem(400, "malformed-body", "The body cannot be read", "Send the body whole.") from error
-    if request.content_length is None and len(data) >= MOST_BODY_BYTES:
+    if request.content_length is None and len(data) >= most:
         # A chunked body is cut off at the limit without a word (werkzeug's LimitedStream).
-        raise too_large()
+        raise too_large(most)
     return data
 
 
@@ -541,9 +546,9 @@ _OF_NO_BODY = ("", "application/octet-stream")
 """What clients call the type of a body that they do not send."""
 
 
-def json_body(model: type[_Model]) -> _Model:
-    """The request's body as `model`. No body at all counts as `{}`."""
-    value = _json_object()
+def json_body(model: type[_Model], *, most: int = MOST_BODY_BYTES) -> _Model:
+    """The request's body as `model`, of at most `most` bytes. No body at all counts as `{}`."""
+    value = _json_object(most)
     _hide_environment(value)
     try:
         return model.model_validate(value)
@@ -551,8 +556,8 @@ def json_body(model: type[_Model]) -> _Model:
         raise from_validation(error, model) from error
 
 
-def _json_object() -> dict[str, object]:
-    data = read_body()
+def _json_object(most: int) -> dict[str, object]:
+    data = read_body(most)
     if not data and request.mimetype in _OF_NO_BODY:
         return {}
     if request.mimetype != "application/json":

@@ -117,6 +117,54 @@ class HostStatus(StrEnum):
     UNREACHABLE = "unreachable"
 
 
+class DocumentType(StrEnum):
+    """What a document is shown as. `sandbox`: a session, live or with what became of it."""
+
+    SANDBOX = "sandbox"
+    TEXT = "text"
+    CODE = "code"
+    MARKDOWN = "markdown"
+    IMAGE = "image"
+    FILE = "file"
+
+    @property
+    def is_text(self) -> bool:
+        """Is its content UTF-8 text?"""
+        return self not in (DocumentType.IMAGE, DocumentType.FILE)
+
+
+class Document(Frozen):
+    """What a task has brought forth, without its content. size: bytes; path: where its agent has it, once in
+    a task; media_type: as it is handed out. Times are UTC."""
+
+    id: str
+    tenant_id: str
+    task_id: str | None
+    agent_id: str | None
+    session_id: str | None
+    type: DocumentType
+    title: str
+    path: str | None
+    media_type: str
+    language: str | None
+    size: int
+    sha256: str
+    created_by: str
+    created_at: datetime
+    updated_at: datetime
+
+
+DocumentChange = Literal["created", "changed", "deleted"]
+"""What has become of a document."""
+
+
+class DocumentNews(Frozen):
+    """A change of a document: the document as it was right after it, or before it went."""
+
+    change: DocumentChange
+    document: Document
+
+
 Resolution = Annotated[str, StringConstraints(pattern=r"^[1-9]\d{2,3}x[1-9]\d{2,3}$")]
 
 

@@ -150,7 +150,7 @@ _MEANINGS = {
     404: "Unknown, or another tenant's.",
     409: "Not possible for what is there.",
     410: "It is over: a share link that was revoked, has expired or was used, or its session has ended.",
-    413: "The body is over 64 KiB.",
+    413: "The body is over 64 KiB; that of a document over 12 MiB.",
     415: "The body is not JSON.",
     422: "Fields cannot be used; `errors` names each one and what mends it.",
     423: "Somebody else has keyboard and mouse; `held_by` says who, since when and why.",

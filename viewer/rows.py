@@ -21,6 +21,7 @@ from viewer import audit
 from viewer.model import (
     DesktopBackend,
     Display,
+    DocumentNews,
     Frozen,
     Kind,
     LeaseState,
@@ -53,25 +54,38 @@ class SandboxTaken(Exception):
 
 
 class Event(Frozen):
-    """One change: the session as it was right after it, without what streams need."""
+    """One change: the session as it was right after it, without what streams need; or that of a document."""
 
     id: int
     tenant_id: str
-    type: EventType | Literal["session.watchers"]
-    """`session.watchers`: how many see its screen. It is for pages alone; no webhook gets it."""
-    session: Session
+    type: EventType | Literal["session.watchers", "document"]
+    """`session.watchers`: how many see its screen. It and `document` are for pages and programs that listen;
+    no webhook gets them."""
+    about: Session | None = None
+    """None of a `document` alone."""
+    document: DocumentNews | None = None
+    """Of a `document` alone."""
     lease: LeaseState | None = None
     """Of a `session.lease` alone: who has keyboard and mouse since."""
     watching: int | None = None
     """Of a `session.watchers` alone."""
 
     @property
+    def session(self) -> Session:
+        """What it tells of; an event of a document has none."""
+        if self.about is None:
+            raise ValueError(f"event {self.id} tells of no session")
+        return self.about
+
+    @property
     def webhook_type(self) -> EventType | None:
         """None for what goes to no webhook."""
-        return None if self.type == "session.watchers" else self.type
+        return None if self.type == "session.watchers" or self.type == "document" else self.type
 
     @property
     def at(self) -> datetime:
+        if self.document is not None:
+            return self.document.document.updated_at
         return self.lease.at if self.lease is not None else self.session.updated_at
 
 
@@ -147,7 +161,11 @@ def sessions_of(orm: OrmSession, query: Select[SessionRow]) -> list[Session]:
 def event_of(row: EventRow) -> Event:
     lease: LeaseState | None = None
     watching: int | None = None
-    if row.type == "session.lease":
+    session: Session | None = None
+    document: DocumentNews | None = None
+    if row.type == "document":
+        document = DocumentNews.model_validate_json(row.payload)
+    elif row.type == "session.lease":
         told = _LeasePayload.model_validate_json(row.payload)
         session, lease = told.session, told.lease
     elif row.type == "session.watchers":
@@ -160,7 +178,8 @@ def event_of(row: EventRow) -> Event:
             "id": row.id,
             "tenant_id": row.tenant_id,
             "type": row.type,
-            "session": session,
+            "about": session,
+            "document": document,
             "lease": lease,
             "watching": watching,
         }
@@ -224,10 +243,14 @@ def note_ended(orm: OrmSession, row: SessionRow) -> None:
 
 def note_names(orm: OrmSession, session: Session) -> None:
     """The task and the agent that a session names become rows of its tenant, unless they are already."""
+    note_work(orm, session.tenant_id, session.task_id, session.agent_id)
+
+
+def note_work(orm: OrmSession, tenant_id: str, task_id: str | None, agent_id: str | None) -> None:
     now = utcnow()
-    for table, name in ((TaskRow, session.task_id), (AgentRow, session.agent_id)):
-        if name is not None and orm.get(table, (session.tenant_id, name)) is None:
-            orm.add(table(tenant_id=session.tenant_id, id=name, created_at=now, updated_at=now))
+    for table, name in ((TaskRow, task_id), (AgentRow, agent_id)):
+        if name is not None and orm.get(table, (tenant_id, name)) is None:
+            orm.add(table(tenant_id=tenant_id, id=name, created_at=now, updated_at=now))
 
 
 def write_labels(orm: OrmSession, session: Session) -> None:
@@ -355,6 +378,20 @@ def tell_of_watchers(orm: OrmSession, row: SessionRow, watching: int) -> None:
             type="session.watchers",
             at=utcnow(),
             payload=payload.model_dump_json(exclude={"session": _NOT_IN_EVENTS}),
+        )
+    )
+
+
+def tell_of_document(orm: OrmSession, news: DocumentNews) -> None:
+    """Write what has become of a document into the outbox."""
+    document = news.document
+    orm.add(
+        EventRow(
+            tenant_id=document.tenant_id,
+            session_id=document.session_id or "",
+            type="document",
+            at=utcnow(),
+            payload=news.model_dump_json(),
         )
     )
 

@@ -26,6 +26,7 @@ from viewer.audit_store import AuditStore
 from viewer.database import Database
 from viewer.database_address import PostgresAddress
 from viewer.deliveries.store import DeliveryStore, WebhookStore
+from viewer.documents import DocumentStore
 from viewer.entries import EntryStore
 from viewer.event_intake import EventIntake, Refusals
 from viewer.figures import FigureStore
@@ -131,6 +132,9 @@ class Store:
 
     def gestures(self, tenant_id: str) -> GestureStore:
         return GestureStore(self._database, tenant_id)
+
+    def documents(self, tenant_id: str) -> DocumentStore:
+        return DocumentStore(self._database, tenant_id)
 
     def webhooks(self, tenant_id: str) -> WebhookStore:
         return WebhookStore(self._database, tenant_id)

@@ -676,6 +676,9 @@ class DocumentRow(Base):
         Index("ix_documents_tenant", "tenant_id", "created_at", "id"),
         Index("ix_documents_tenant_task", "tenant_id", "task_id", "created_at", "id"),
         Index("ix_documents_tenant_session", "tenant_id", "session_id", "created_at", "id"),
+        Index("ix_documents_tenant_type", "tenant_id", "type", "created_at", "id"),
+        # For what is forgotten after its time.
+        Index("ix_documents_updated", "updated_at"),
     )
 
     id: Mapped[str] = mapped_column(primary_key=True)
@@ -687,6 +690,7 @@ class DocumentRow(Base):
     title: Mapped[str]
     path: Mapped[str | None]
     media_type: Mapped[str]
+    language: Mapped[str | None]
     size: Mapped[int]
     sha256: Mapped[str]
     created_by: Mapped[str]

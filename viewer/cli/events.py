@@ -15,12 +15,13 @@ from viewer.cli.output import Output, clock, reason_of
 from viewer.cli.problems import Refused
 from viewer.model import Frozen
 from viewer.public import PublicSession
+from viewer.public_documents import PublicDocumentNews
 from viewer.public_leases import PublicLease, in_words
 from viewer.public_streams import PublicWatchers
 
 RETRY_SECONDS = 2.0
 
-Kind = Literal["ready", "session", "lease", "watchers", "reset"]
+Kind = Literal["ready", "session", "lease", "watchers", "document", "reset"]
 _KIND: TypeAdapter[Kind] = TypeAdapter(Kind)
 
 
@@ -32,9 +33,10 @@ class Event(Frozen):
     session: PublicSession | None = None
     lease: PublicLease | None = None
     watchers: PublicWatchers | None = None
+    document: PublicDocumentNews | None = None
 
     def is_of(self, session_id: str) -> bool:
-        told = self.lease or self.watchers
+        told = self.lease or self.watchers or (self.document and self.document.document)
         return session_id == (self.session.id if self.session is not None else told and told.session_id)
 
 
@@ -59,6 +61,10 @@ def _events(asked: argparse.Namespace, api: Api, out: Output) -> int:
 
 def as_text(event: Event) -> str | None:
     session, lease = event.session, event.lease
+    if event.document is not None:
+        document = event.document.document
+        about = f"{document.type} {document.title!r} {event.document.change}"
+        return f"{clock(document.updated_at)}  {document.session_id or '-':<36}  document    {about}"
     if lease is not None:
         at = lease.since or (lease.requests[-1].at if lease.requests else None)
         return f"{clock(at) if at else ' ' * 8}  {lease.session_id}  {in_words(lease)}"
@@ -101,15 +107,19 @@ def read_events(lines: Iterable[str]) -> Iterator[Event]:
 def _event(fields: dict[str, str]) -> Event:
     try:
         kind = _KIND.validate_python(fields.get("event"))
-        session = lease = watchers = None
+        session = lease = watchers = document = None
         if kind == "session":
             session = PublicSession.model_validate_json(fields["data"], extra="ignore")
         elif kind == "lease":
             lease = PublicLease.model_validate_json(fields["data"], extra="ignore")
         elif kind == "watchers":
             watchers = PublicWatchers.model_validate_json(fields["data"], extra="ignore")
+        elif kind == "document":
+            document = PublicDocumentNews.model_validate_json(fields["data"], extra="ignore")
         event_id = int(fields.get("id", ""))
-        return Event(id=event_id, event=kind, session=session, lease=lease, watchers=watchers)
+        return Event(
+            id=event_id, event=kind, session=session, lease=lease, watchers=watchers, document=document
+        )
     except (ValidationError, ValueError) as error:
         raise Refused(
             "an event came that this version does not understand; install the fleet's own"

@@ -53,6 +53,7 @@ def _add_documents() -> None:
         sa.Column("title", sa.String(), nullable=False),
         sa.Column("path", sa.String(), nullable=True),
         sa.Column("media_type", sa.String(), nullable=False),
+        sa.Column("language", sa.String(), nullable=True),
         sa.Column("size", sa.Integer(), nullable=False),
         sa.Column("sha256", sa.String(), nullable=False),
         sa.Column("created_by", sa.String(), nullable=False),
@@ -66,6 +67,8 @@ def _add_documents() -> None:
     op.create_index(
         "ix_documents_tenant_session", "documents", ["tenant_id", "session_id", "created_at", "id"]
     )
+    op.create_index("ix_documents_tenant_type", "documents", ["tenant_id", "type", "created_at", "id"])
+    op.create_index("ix_documents_updated", "documents", ["updated_at"])
     op.create_table(
         "document_contents",
         sa.Column("document_id", sa.String(), nullable=False),
