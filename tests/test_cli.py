@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
@@ -106,6 +107,35 @@ def test_list_is_a_table_for_people_and_a_document_for_programs(
     assert re.search(r" \d s  in (1 h|59 min)$", row)
     [item] = shell.document(people.alice, "sessions list")["items"]
     assert item["id"] == session.id
+
+
+def test_person_is_called_and_the_call_ended(shell: Shell, store: Store, people: People) -> None:
+    session = running_session(store, people.alice)
+    other = running_session(store, people.alice, sandbox_id="box-2")
+    assert shell(people.alice, f"sessions help {session.id}") == 0
+    assert shell.out == "no person is needed\n"
+    assert shell(people.alice, f"sessions help {session.id}", "a \u202ecaptcha") == 0
+    assert re.fullmatch(r"a person is needed since \S+ \S+: a \ufffdcaptcha\n", shell.out)
+    listed = shell.document(people.alice, "sessions list --needs-person")["items"]
+    assert [one["id"] for one in listed] == [session.id] != [other.id]
+    assert shell(people.alice, f"sessions show {session.id}") == 0
+    assert re.search(r"^needs a person +a .captcha$", shell.out, re.MULTILINE)
+    assert shell(people.alice, f"sessions help {session.id} why --done") == 2
+    assert shell(people.ada, f"sessions help {session.id} --done") == 0
+    assert shell.out.startswith("no person is needed: ended by ")
+    assert shell(people.alice, f"sessions help {session.id} --wait 5s") == 0  # nobody to wait for
+
+
+def test_who_waits_for_a_person_in_vain_is_told_by_the_exit_code(
+    shell: Shell, store: Store, people: People, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("viewer.cli.sessions._WAIT_PIECE_SECONDS", 0)
+    ticks = itertools.count()
+    clock = SimpleNamespace(monotonic=lambda: float(next(ticks)), sleep=lambda _seconds: None)
+    monkeypatch.setattr("viewer.cli.sessions.time", clock)
+    session = running_session(store, people.alice)
+    assert shell(people.alice, f"sessions help {session.id}", "a captcha", "--wait", "5s") == 1
+    assert "a person is needed since" in shell.out
 
 
 def test_webhook_secrets_are_made_listed_rotated_and_revoked(shell: Shell, people: People) -> None:

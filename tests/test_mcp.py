@@ -47,7 +47,8 @@ from viewer.mcp.models import MOST_FILE_BYTES, MOST_OUTPUT_BYTES
 from viewer.mcp.server import server_for
 from viewer.mcp.skill import skill
 from viewer.mcp.tools import TOOLS, Desk
-from viewer.model import Role, Scope, Status
+from viewer.model import Principal, Role, Scope, Status
+from viewer.people import NewPerson
 from viewer.rows import QUEUED
 from viewer.store import Store
 
@@ -167,6 +168,7 @@ def test_client_lists_every_tool_with_schemas_of_both_sides() -> None:
         listed = (await agent.client.list_tools()).tools
         assert [tool.name for tool in listed] == [
             "create_desktop", "get_preview_url", "list_sandboxes", "terminate_sandbox", "send_input",
+            "ask_for_person", "wait_for_person",
             "execute_shell", "execute_code", "upload_file", "download_file",
         ]  # fmt: skip
         for tool in listed:
@@ -296,6 +298,35 @@ def test_desktop_is_made_shown_listed_and_ended(
         }  # fmt: skip
         ending.join()
         assert (await agent.get("list_sandboxes"))["sandboxes"] == []
+
+    converse(use, **as_person(app, people.alice))
+
+
+def test_agent_calls_a_person_and_hears_who_says_that_it_is_done(
+    app: Flask, store: Store, people: People
+) -> None:
+    session = running_session(store, people.alice)
+    mara = store.people("acme").add(NewPerson(login="mara", name="Mara", role=Role.OPERATOR), by="test")
+    person = Principal(id=mara.principal_id, tenant="acme", role=Role.OPERATOR, via="cookie")
+
+    async def use(agent: Agent) -> None:
+        box = session.id
+        waiting_on = {"sandbox_id": box, "is_done": False, "done_by": None}
+        assert await agent.get("wait_for_person", sandbox_id=box) == {**waiting_on, "is_done": True}
+        asked = await agent.get("ask_for_person", sandbox_id=box, reason="a captcha", wait_seconds=0)
+        assert asked == waiting_on
+        call = store.tenant("acme").get(box).help
+        assert call is not None
+        assert call.reason == "a captcha"
+        helping = threading.Timer(0.05, lambda: store.help("acme").end(box, person))
+        helping.start()
+        done = await agent.get("wait_for_person", sandbox_id=box, wait_seconds=20)
+        helping.join()
+        assert done == {"sandbox_id": box, "is_done": True, "done_by": "Mara"}
+        assert agent.progress == ["waits for a person"]
+        store.fleet.transition(box, Status.TERMINATED)
+        refusal = await agent.refusal("ask_for_person", sandbox_id=box, reason="too late")
+        assert refusal == "This session is terminated and cannot be changed any more."
 
     converse(use, **as_person(app, people.alice))
 

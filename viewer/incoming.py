@@ -378,7 +378,7 @@ class ExportQuery(AuditConditions):
     )
 
 
-_HelpReason = Annotated[
+HelpReason = Annotated[
     str,
     StringConstraints(strip_whitespace=True, min_length=1, max_length=300, pattern=r"^[^\x00-\x1f\x7f]+$"),
 ]
@@ -389,7 +389,7 @@ class AskForHelp(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
-    reason: _HelpReason = Field(description="1 to 300 printable characters: what a person is to do")
+    reason: HelpReason = Field(description="1 to 300 printable characters: what a person is to do")
 
 
 class ListQuery(BaseModel):

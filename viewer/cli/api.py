@@ -25,6 +25,7 @@ from viewer.deliveries.public import (
     WebhookWithSecret,
 )
 from viewer.incoming import (
+    AskForHelp,
     AuditQuery,
     CreateSession,
     CreateShare,
@@ -49,6 +50,7 @@ from viewer.public import (
     AgentList,
     AuditList,
     Catalogue,
+    HelpAnswer,
     History,
     HostList,
     Me,
@@ -168,6 +170,18 @@ class Api:
 
     def withdraw_lease_request(self, session_id: str) -> None:
         self._send("DELETE", _path("sessions", session_id, "lease", "request"))
+
+    # --- calls for a person --------------------------------------------------------------------------
+
+    def help(self, session_id: str, *, wait_seconds: int = 0) -> HelpAnswer:
+        asked = WaitQuery(wait_seconds=wait_seconds)
+        return self._ask("GET", _path("sessions", session_id, "help"), HelpAnswer, query=asked)
+
+    def ask_for_help(self, session_id: str, wanted: AskForHelp) -> PublicSession:
+        return self._ask("PUT", _path("sessions", session_id, "help"), PublicSession, body=wanted)
+
+    def end_help(self, session_id: str) -> PublicSession:
+        return self._ask("DELETE", _path("sessions", session_id, "help"), PublicSession)
 
     # --- share links ---------------------------------------------------------------------------------
 

@@ -106,6 +106,7 @@ def session_listing(session: PublicSession) -> str:
             ("session", session.id),
             ("status", session.status),
             ("reason", reason_of(session)),
+            ("needs a person", None if session.help is None else session.help.reason),
             ("image", session.image),
             ("resolution", session.resolution),
             ("host", session.host),

@@ -11,10 +11,11 @@ from collections.abc import Callable, Sequence
 
 from viewer.cli.api import Api
 from viewer.cli.arguments import Nouns, given, leaf, noun, pair, pairs, seconds, whole_number
-from viewer.cli.output import Output, age, duration, moment, reason_of, session_listing, table, until
+from viewer.cli.output import Output, age, duration, moment, plain, reason_of, session_listing, table, until
 from viewer.cli.paging import collect
 from viewer.cli.problems import Misused, Refused
 from viewer.incoming import (
+    AskForHelp,
     CreateSession,
     ListQuery,
     RenewSession,
@@ -23,7 +24,7 @@ from viewer.incoming import (
     TerminateSessions,
 )
 from viewer.model import Kind, Status
-from viewer.public import PublicSession, SessionList, Terminated
+from viewer.public import HelpAnswer, PublicSession, SessionList, Terminated
 
 _WAIT_PIECE_SECONDS = 2
 # A server with too many who wait answers at once.
@@ -48,6 +49,7 @@ def add_to(nouns: Nouns) -> None:
     )
     leaf(verbs, "pause", _pause, "freeze a running desktop; its memory stays").add_argument("session")
     leaf(verbs, "resume", _resume, "let a paused desktop run on").add_argument("session")
+    _add_help(verbs)
     _add_terminate(verbs)
     leaf(verbs, "history", _history, "show what happened to a session").add_argument("session")
     labels = leaf(verbs, "label", _label, "set labels (NAME=VALUE) and take them away (NAME-)")
@@ -75,12 +77,14 @@ def _add_list(verbs: Nouns) -> None:
     parser = leaf(verbs, "list", _list, "list sessions, newest first")
     _add_filters(parser)
     parser.add_argument("--sandbox", metavar="ID", help="the sandbox's id on its host")
+    parser.add_argument("--needs-person", action="store_true", help="only those that call for a person")
     parser.add_argument("--limit", type=whole_number, default=50, help="how many at most, 50 if not given")
     parser.add_argument("--all", action="store_true", help="all of them, whatever --limit says")
 
 
 def _list(asked: argparse.Namespace, api: Api, out: Output) -> int:
-    found, cursor = _find(api, asked, None if asked.all else asked.limit, sandbox=asked.sandbox)
+    limit = None if asked.all else asked.limit
+    found, cursor = _find(api, asked, limit, sandbox=asked.sandbox, needs_person=asked.needs_person)
     rows = [
         (one.id, one.status, one.image, one.host, one.task_id, one.agent_id, age(one.created_at), _end(one),
          reason_of(one))
@@ -105,6 +109,7 @@ def _find(
     limit: int | None,
     *,
     sandbox: str | None = None,
+    needs_person: bool = False,
     status: Sequence[Status] | None = None,
 ) -> tuple[tuple[PublicSession, ...], str | None]:
     """Sessions that match, and the cursor of those that come after `limit`."""
@@ -119,6 +124,7 @@ def _find(
                 sandbox_id=sandbox,
                 image=asked.image,
                 host=asked.host,
+                help=needs_person or None,
                 label=tuple(f"{name}={value}" for name, value in asked.label or ()),
                 cursor=cursor,
                 limit=most,
@@ -304,6 +310,52 @@ def _label(asked: argparse.Namespace, api: Api, out: Output) -> int:
     shown = " ".join(f"{name}={value}" for name, value in session.labels.items()) or "no labels"
     out.show(session, f"{session.id} has {shown}")
     return 0
+
+
+# --- calling a person -----------------------------------------------------------------------------------
+
+
+def _add_help(verbs: Nouns) -> None:
+    parser = leaf(verbs, "help", _help, "call a person to a desktop, say that it is done, or see which it is")
+    parser.add_argument("session")
+    parser.add_argument("reason", nargs="?", help="what a person is to do; everybody sees it")
+    parser.add_argument("--done", action="store_true", help="no person is needed any more")
+    parser.add_argument(
+        "--wait", type=seconds, metavar="DURATION", help="wait until it is done; 1 is the exit code if not"
+    )
+
+
+def _help(asked: argparse.Namespace, api: Api, out: Output) -> int:
+    if asked.done and (asked.reason or asked.wait):
+        raise Misused("--done ends a call: give no reason and no --wait with it")
+    if asked.done:
+        api.end_help(asked.session)
+    elif asked.reason is not None:
+        api.ask_for_help(asked.session, given(AskForHelp, reason=asked.reason))
+    answer = _until_helped(api, asked.session, asked.wait or 0)
+    out.show(answer, _help_in_words(answer))
+    return 1 if asked.wait and answer.help is not None else 0
+
+
+def _until_helped(api: Api, session_id: str, patience: float) -> HelpAnswer:
+    """How it is once nobody is needed, or after so many seconds."""
+    began = time.monotonic()
+    answer = api.help(session_id)
+    while answer.help is not None and time.monotonic() - began < patience:
+        asked_at = time.monotonic()
+        answer = api.help(session_id, wait_seconds=_WAIT_PIECE_SECONDS)
+        if answer.help is not None:
+            time.sleep(max(0.0, _SHORTEST_PIECE_SECONDS - (time.monotonic() - asked_at)))
+    return answer
+
+
+def _help_in_words(answer: HelpAnswer) -> str:
+    call = answer.help
+    if call is not None:
+        return f"a person is needed since {moment(call.asked_at)}: {plain(call.reason)}"
+    if answer.ended_at is None:
+        return "no person is needed"
+    return f"no person is needed: ended by {plain(answer.ended_by_name)}, {moment(answer.ended_at)}"
 
 
 # --- ending ---------------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, StringConstraints, ValidationInfo, field_validator
 
-from viewer.incoming import SHORTEST_TTL_SECONDS, Label, normal_resolution
+from viewer.incoming import SHORTEST_TTL_SECONDS, HelpReason, Label, normal_resolution
 from viewer.input_actions import MOST_ACTIONS, AnyAction
 from viewer.model import Frozen, Status
 
@@ -41,6 +41,8 @@ _OWN_ID_WANTED = (
     " server made last, if that still runs"
 )
 _SECONDS_WANTED = f"a whole number of seconds from 1 to {LONGEST_RUN_SECONDS}, after which it is ended"
+
+_WAIT_WANTED = f"a whole number of seconds from 0 to {LONGEST_RUN_SECONDS}, to wait until it is done"
 
 SandboxId = Annotated[Label, Field(description=_ID_WANTED)]
 
@@ -126,6 +128,25 @@ class SendInput(Frozen):
         description="what to do, in order and as one gesture: nothing else comes in between, and nothing"
         " stays pressed",
         json_schema_extra={"minItems": 1, "maxItems": MOST_ACTIONS},
+    )
+
+
+class AskForPerson(Frozen):
+    sandbox_id: SandboxId
+    reason: HelpReason = Field(description="what a person is to do there, in 1 to 300 printable characters")
+    wait_seconds: int = Field(60, ge=0, le=LONGEST_RUN_SECONDS, description=_WAIT_WANTED)
+
+
+class WaitForPerson(Frozen):
+    sandbox_id: SandboxId
+    wait_seconds: int = Field(60, ge=0, le=LONGEST_RUN_SECONDS, description=_WAIT_WANTED)
+
+
+class PersonsWord(Frozen):
+    sandbox_id: str
+    is_done: bool = Field(description="False: nobody has said so yet; call wait_for_person again.")
+    done_by: str | None = Field(
+        description="Who said that it is done; null: nobody yet, or nobody was called."
     )
 
 

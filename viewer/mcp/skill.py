@@ -27,6 +27,9 @@ The tools come from the MCP server `deskfleet-mcp`. Everything you make belongs 
    `download_file`.
 3. `terminate_sandbox` when the work is done. What was in it is gone then, so download first what is to stay.
 
+- What you cannot or may not do yourself (a captcha, a second factor, a payment, a decision): `ask_for_person`
+  with a reason that says exactly what is to be done, then `wait_for_person` until `is_done`. Touch nothing
+  meanwhile, and look at the screen before you go on: it is not as you left it.
 - `sandbox_id` names a sandbox in every tool.
 - A tool that cannot do what it was asked to answers with an error, whose text says why and what to change.
 - A sandbox that nobody uses ends by itself, after 30 minutes unless `idle_seconds` says otherwise. Being

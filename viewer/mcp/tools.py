@@ -19,10 +19,11 @@ from viewer.cli.api import Api, NoAnswer, TryAgain
 from viewer.cli.output import reason_of
 from viewer.cli.paging import collect
 from viewer.cli.problems import Refused
-from viewer.incoming import CreateSession, ListQuery
+from viewer.incoming import AskForHelp, CreateSession, ListQuery
 from viewer.input_actions import Gesture, InputDone
 from viewer.mcp.execd import Execd
 from viewer.mcp.models import (
+    AskForPerson,
     CreateDesktop,
     Desktop,
     Downloaded,
@@ -34,6 +35,7 @@ from viewer.mcp.models import (
     GetPreviewUrl,
     Listed,
     ListSandboxes,
+    PersonsWord,
     Preview,
     SandboxList,
     SendInput,
@@ -41,6 +43,7 @@ from viewer.mcp.models import (
     TerminateSandbox,
     Uploaded,
     UploadFile,
+    WaitForPerson,
 )
 from viewer.model import Frozen, Kind, Status
 from viewer.problems import from_validation
@@ -126,6 +129,13 @@ class Desk:
             raise Refused(from_validation(error, Gesture).document.detail) from error
         return await _in_thread(self._api.input, asked.sandbox_id, gesture)
 
+    async def ask_for_person(self, asked: AskForPerson, say: Say) -> PersonsWord:
+        await _in_thread(self._api.ask_for_help, asked.sandbox_id, AskForHelp(reason=asked.reason))
+        return await self._until_done(asked.sandbox_id, asked.wait_seconds, say)
+
+    async def wait_for_person(self, asked: WaitForPerson, say: Say) -> PersonsWord:
+        return await self._until_done(asked.sandbox_id, asked.wait_seconds, say)
+
     async def execute_shell(self, asked: ExecuteShell, _say: Say) -> Executed:
         return await self._execd.run(
             await self._where(asked.sandbox_id),
@@ -157,6 +167,22 @@ class Desk:
             "sandbox_id: is not given, and no desktop that was made here runs; call create_desktop first, or"
             " give the id of one that list_sandboxes shows"
         )
+
+    async def _until_done(self, sandbox_id: str, seconds: int, say: Say) -> PersonsWord:
+        """Whether nobody is needed there (any more), after so many seconds at the latest."""
+        answer = await _in_thread(self._api.help, sandbox_id)
+        if answer.help is not None and seconds:
+            await say("waits for a person")
+            with anyio.move_on_after(seconds):
+                while answer.help is not None:
+                    wait = partial(self._api.help, sandbox_id, wait_seconds=_WAIT_PIECE_SECONDS)
+                    # A viewer with too many who wait answers at once.
+                    began = anyio.current_time()
+                    answer = await anyio.to_thread.run_sync(wait, abandon_on_cancel=True)
+                    if answer.help is not None:
+                        await anyio.sleep(max(0.0, _SHORTEST_PIECE_SECONDS - (anyio.current_time() - began)))
+        done_by = answer.ended_by_name if answer.help is None else None
+        return PersonsWord(sandbox_id=sandbox_id, is_done=answer.help is None, done_by=done_by)
 
     async def _until(
         self, session: PublicSession, is_reached: Callable[[PublicSession], bool], say: Say
@@ -239,6 +265,22 @@ TOOLS: tuple[AnyTool, ...] = (
         InputDone,
         Desk.send_input,
         ends=True,
+    ),
+    Tool(
+        "ask_for_person",
+        "Call a person to the desktop for what you cannot or may not do yourself: a captcha, a second factor,"
+        " a decision. It answers when somebody says that it is done, or after `wait_seconds`.",
+        AskForPerson,
+        PersonsWord,
+        Desk.ask_for_person,
+    ),
+    Tool(
+        "wait_for_person",
+        "Wait on for a person that ask_for_person called.",
+        WaitForPerson,
+        PersonsWord,
+        Desk.wait_for_person,
+        looks=True,
     ),
     Tool(
         "execute_shell",
