@@ -125,6 +125,8 @@ class PaintedDesktop:
                 0,
             )
             self._x.sendall(head + strip)
+        # An answer says that all of it is on the screen.
+        self.pointer()
 
 
 def _free_port() -> int:

@@ -269,6 +269,7 @@ NODE_ROUTES = [
     ("box1", "/health", None, "opensandbox"),
     ("box1", "/version", None, "opensandbox"),
     ("box1", "/probe/x", None, "relay of box1"),
+    ("box1", "/pictures", None, "relay of box1"),
     ("box1", "/streams", None, "relay of box1"),
     ("box1", "/streams/x/y", None, "relay of box1"),
     ("box1", "/healthz", None, "relay of box1"),

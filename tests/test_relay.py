@@ -23,7 +23,7 @@ from cryptography.fernet import Fernet
 
 from tests.relay_process import PUBLISH_ADDRESS, RelayProcess, free_port, running_relay, wait_for_listener
 from tests.stream_client import StreamClient
-from viewer.grants import DesktopSocket
+from viewer.grants import GRANT_HEADER, DesktopSocket
 from viewer.relay.answers import CloseCode, ProbeOutcome, ProbeResult, StreamList
 from viewer.relay.framing import binary_header, close_reason
 
@@ -192,6 +192,29 @@ def test_without_the_right_grant_everything_is_403_and_says_why(
             assert answer.status == 403
             assert answer.content_type == "application/problem+json"
             assert (await answer.json())["detail"]
+
+    with_http(body)
+
+
+@pytest.mark.parametrize(
+    "grant",
+    [
+        {"purpose": "stream"},
+        {"purpose": "picture", "key": Fernet.generate_key()},
+        {"purpose": "picture", "seconds": -1},
+        {"purpose": "picture", "target": None},
+        {"purpose": "picture", "target": {"kind": "port", "sandbox_id": "a", "port": 1}},
+    ],
+)
+def test_pictures_need_a_grant_each_of_their_own(relay: RelayProcess, grant: dict[str, Any]) -> None:
+    good = relay.grant("picture", target=1)[GRANT_HEADER]
+    bad = relay.grant(**{"target": 1, **grant})[GRANT_HEADER]
+
+    async def body(http: aiohttp.ClientSession) -> None:
+        wishes = {"items": [{"grant": good}, {"grant": bad}]}
+        async with http.post(relay.url + "/pictures", json=wishes) as answer:
+            assert answer.status == 403
+            assert "grant" in (await answer.json())["detail"]
 
     with_http(body)
 

@@ -92,10 +92,12 @@ class RelayClient:
     def pictures(
         self, wanted: Sequence[WantedPicture], *, width: int | None, format: PictureFormat
     ) -> tuple[Picture, ...]:
-        """What these desktops show, in that order; block until there is a first picture, or none is to be
-        had. Raises RelayUnreachable."""
-        body = WantedPictures(items=tuple(wanted), width=width, format=format).model_dump_json().encode()
-        return self._read(Pictures, self._call("POST", "/pictures", self._manage(), body=body)).items
+        """What these desktops show, in the same order; at once but for those that nobody asked for lately,
+        which may take two seconds. width: scaled down to so many pixels; with None, or as PNG, it is what the
+        screen shows at this moment, else a picture of the last second. Raises RelayUnreachable."""
+        asked = WantedPictures(items=tuple(wanted), width=width, format=format)
+        answer = self._call("POST", "/pictures", None, body=asked.model_dump_json().encode())
+        return self._read(Pictures, answer).items
 
     def streams(self) -> list[StreamInfo]:
         """Return the streams that are open now. Raises RelayUnreachable."""
@@ -142,13 +144,13 @@ class RelayClient:
         self,
         method: str,
         path: str,
-        grant: Grant,
+        grant: Grant | None,
         *,
         timeout: httpx.Timeout | None = None,
         params: dict[str, str] | None = None,
         body: bytes | None = None,
     ) -> httpx.Response:
-        headers = {GRANT_HEADER: seal_grant(grant, self._key)}
+        headers = {GRANT_HEADER: seal_grant(grant, self._key)} if grant is not None else {}
         try:
             with metrics.host_call(self._host, method, path):
                 answer = self._http.request(

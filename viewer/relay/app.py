@@ -25,7 +25,17 @@ from viewer.grants import (
 )
 from viewer.input_actions import Gesture
 from viewer.model import utcnow
-from viewer.relay.answers import CloseCode, DevToolsTargets, InputOutcome, InputResult, cut_reason
+from viewer.relay.answers import (
+    CloseCode,
+    DevToolsTargets,
+    InputOutcome,
+    InputResult,
+    Pictures,
+    WantedPicture,
+    WantedPictures,
+    cut_reason,
+)
+from viewer.relay.captures import Captures, WantedOf
 from viewer.relay.content_files import ContentFiles
 from viewer.relay.content_paths import content_path
 from viewer.relay.desktop_access import check_tenant
@@ -54,6 +64,7 @@ class Relay:
     def __init__(self, settings: Settings, key: bytes) -> None:
         self._settings = settings
         self._key = key
+        self.captures = Captures(settings)
         self.streams = Streams(settings)
         self._files = ContentFiles(settings)
         self._ports = PortServer(settings)
@@ -66,10 +77,12 @@ class Relay:
         app.router.add_get(f"{CONTENT}{{tail:.*}}", self.content, allow_head=False)
         app.router.add_route("*", "/port/{session_id}{tail:(/.*)?}", self.port)
         app.cleanup_ctx.append(self._ports.open_with)
+        app.cleanup_ctx.append(self.captures.look_after)
         app.cleanup_ctx.append(self.streams.look_after)
         app.cleanup_ctx.append(self._watch_supervision)
         app.router.add_get("/probe/{session_id}", self.probe, allow_head=False)
         app.router.add_post("/input/{session_id}", self.input)
+        app.router.add_post("/pictures", self.pictures)
         app.router.add_get("/devtools/{session_id}", self.devtools_targets, allow_head=False)
         app.router.add_get("/streams", self.list_streams, allow_head=False)
         app.router.add_put("/leases/{session_id}", self.set_lease)
@@ -254,6 +267,26 @@ class Relay:
         except StreamRefused as refusal:
             return _json(InputResult(result=InputOutcome.BUSY, detail=str(refusal)))
 
+    async def pictures(self, request: web.Request) -> web.Response:
+        """Of many desktops at once, each under a grant of its own; a desktop that has none says so in its
+        place, and is waited for no longer than it takes a new one to show something."""
+        try:
+            asked = WantedPictures.model_validate_json(await request.read())
+        except ValidationError:
+            return problem(400, "Not a wish", "the control plane asks for pictures of another version")
+        try:
+            wanted = [self._wanted_of(item) for item in asked.items]
+        except GrantRefused as refusal:
+            return problem(403, "Pictures refused", str(refusal))
+        found = await self.captures.pictures(wanted, width=asked.width, format=asked.format)
+        return _json(Pictures(items=tuple(found)))
+
+    def _wanted_of(self, item: WantedPicture) -> WantedOf:
+        grant = open_grant(item.grant, self._key, purpose="picture", now=utcnow())
+        if grant.target is None or isinstance(grant.target, (SandboxPort, DevToolsPort)):
+            raise GrantRefused("the grant names no desktop")
+        return WantedOf(grant, grant.target, item.etag)
+
     async def list_streams(self, request: web.Request) -> web.Response:
         try:
             self._grant(request, purpose="manage")
@@ -283,6 +316,7 @@ class Relay:
         if ending is None:
             return _no_such_ending()
         self.streams.end_session(session_id, *ending)
+        self.captures.end(session_id)
         return web.Response(status=204)
 
     async def close_stream(self, request: web.Request) -> web.Response:

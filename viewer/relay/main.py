@@ -39,7 +39,8 @@ def main() -> None:
         settings = read_settings(Path(os.environ.get(SETTINGS_VARIABLE, DEFAULT_PATH)))
         key = read_key(settings)
         allow_open_files(
-            FILES_PER_STREAM * settings.max_streams + OTHER_FILES, what=f"{settings.max_streams} streams"
+            FILES_PER_STREAM * settings.max_streams + settings.max_captures + OTHER_FILES,
+            what=f"{settings.max_streams} streams",
         )
         uvloop.run(serve(settings, key))
     except SettingsError as error:

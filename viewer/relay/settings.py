@@ -70,6 +70,19 @@ class Settings(Frozen):
     connections for all of its sandboxes together, and lets whoever comes next wait for minutes."""
     max_port_requests_per_session: int = Field(default=32, ge=1)
 
+    max_captures: int = Field(default=200, ge=1)
+    """Desktops whose pictures are kept at once; one tenant may take `max_tenant_share` of them."""
+    max_capture_bytes: int = Field(default=1 << 30, ge=1 << 20)
+    """Of all these pictures together; 4 bytes a pixel. One tenant may take `max_tenant_share` of it."""
+
+    @property
+    def max_captures_per_tenant(self) -> int:
+        return max(1, int(self.max_captures * self.max_tenant_share))
+
+    @property
+    def max_capture_bytes_per_tenant(self) -> int:
+        return int(self.max_capture_bytes * self.max_tenant_share)
+
     @property
     def max_streams_per_tenant(self) -> int:
         return max(1, int(self.max_streams * self.max_tenant_share))

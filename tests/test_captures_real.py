@@ -1,0 +1,119 @@
+"""The relay's captures of a real Xtigervnc."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import timedelta
+from io import BytesIO
+from pathlib import Path
+
+import pytest
+from PIL import Image, ImageChops
+from pydantic import SecretStr
+
+from tests.painted_desktop import PaintedDesktop, _picture
+from tests.relay_process import RelayProcess, running_relay, running_xvnc
+from viewer.grants import Grant, PublishedPort, seal_grant
+from viewer.model import utcnow
+from viewer.relay.answers import Picture, PictureFormat, PictureResult, WantedPicture
+
+pytestmark = pytest.mark.real
+
+
+@pytest.fixture(scope="module")
+def relay(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RelayProcess]:
+    # The painted desktop listens there.
+    with running_relay(tmp_path_factory.mktemp("relay"), publish_address="127.0.0.1") as process:
+        yield process
+    assert "Traceback" not in process.log.read_text()
+
+
+@pytest.fixture(scope="module")
+def desktop() -> Iterator[PaintedDesktop]:
+    with PaintedDesktop() as painted:
+        yield painted
+
+
+def wanted(
+    relay: RelayProcess,
+    port: int,
+    *,
+    session_id: str = "s1",
+    etag: str | None = None,
+    password: str | None = None,
+) -> WantedPicture:
+    grant = Grant(
+        purpose="picture",
+        session_id=session_id,
+        tenant_id="t1",
+        target=PublishedPort(port=port),
+        vnc_password=SecretStr(password) if password else None,
+        expires_at=utcnow() + timedelta(seconds=30),
+    )
+    return WantedPicture(grant=seal_grant(grant, relay.key), etag=etag)
+
+
+def one(
+    relay: RelayProcess,
+    port: int,
+    *,
+    width: int | None = None,
+    format: PictureFormat = "jpeg",
+    etag: str | None = None,
+    session_id: str = "s1",
+    password: str | None = None,
+) -> Picture:
+    wish = wanted(relay, port, etag=etag, session_id=session_id, password=password)
+    client = relay.client()
+    try:
+        return client.pictures([wish], width=width, format=format)[0]
+    finally:
+        client.close()
+
+
+def shown(picture: Picture) -> Image.Image:
+    assert picture.data is not None, picture.detail
+    return Image.open(BytesIO(picture.data)).convert("RGB")
+
+
+def test_a_png_is_the_screen_to_the_pixel(relay: RelayProcess, desktop: PaintedDesktop) -> None:
+    picture = one(relay, desktop.port, format="png")
+    assert picture.result is PictureResult.NEW
+    assert (picture.screen_width, picture.screen_height) == desktop.size
+    assert ImageChops.difference(shown(picture), _picture(*desktop.size)).getbbox() is None
+
+
+def test_a_thumbnail_is_small_and_looks_like_the_screen(relay: RelayProcess, desktop: PaintedDesktop) -> None:
+    thumbnail = shown(one(relay, desktop.port, width=320))
+    assert thumbnail.size == (320, 200)
+    expected = _picture(*desktop.size).resize((320, 200), Image.Resampling.BOX)
+    histogram = ImageChops.difference(thumbnail, expected).convert("L").histogram()
+    assert sum(at * count for at, count in enumerate(histogram)) / (320 * 200) < 4
+
+
+def test_a_picture_that_the_asker_has_does_not_travel(relay: RelayProcess, desktop: PaintedDesktop) -> None:
+    first = one(relay, desktop.port, width=320)
+    again = one(relay, desktop.port, width=320, etag=first.etag)
+    assert (again.result, again.data, again.etag) == (PictureResult.SAME, None, first.etag)
+    desktop.paint(Image.new("RGB", (400, 300), "#ff0000"))
+    after = one(relay, desktop.port, format="png")
+    assert after.changed_at is not None
+    assert first.changed_at is not None
+    assert after.changed_at > first.changed_at
+    assert shown(after).getpixel((10, 10)) == (255, 0, 0)
+    assert one(relay, desktop.port, width=320, etag=first.etag).result is PictureResult.NEW
+    desktop.repaint()
+    one(relay, desktop.port, format="png")
+    assert one(relay, desktop.port, width=320, etag=first.etag).result is PictureResult.SAME
+
+
+def test_the_wrong_password_and_a_closed_port_say_why(relay: RelayProcess, tmp_path: Path) -> None:
+    with running_relay(tmp_path) as other, running_xvnc(tmp_path, password="secret12", pattern=True) as xvnc:
+        assert one(other, xvnc.port, password="secret12").result is PictureResult.NEW
+        wrong = one(other, xvnc.port, session_id="s2", password="wrong")
+        assert wrong.result is PictureResult.NONE
+        assert "refused the login" in wrong.detail
+        assert "secret12" not in other.log.read_text()
+    gone = one(relay, xvnc.port, session_id="s3")
+    assert gone.result is PictureResult.NONE
+    assert "cannot be reached" in gone.detail

@@ -1,0 +1,178 @@
+"""One desktop's picture, kept for whoever wants it: what captures of every kind have in common.
+
+A capture costs what is wanted of it. `Wishes` says how often somebody wants a picture, and until when;
+without a wish nothing is asked for, and after a while the connection is let go.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from concurrent.futures import Executor
+from datetime import datetime
+from io import BytesIO
+from typing import NamedTuple, TypeVar
+
+from PIL import Image
+
+from viewer.model import utcnow
+from viewer.relay.answers import PictureFormat
+
+Result = TypeVar("Result")
+
+PICTURE_WISH_SECONDS = 10.0
+"""So long a picture that was asked for counts as wanted: whoever shows it asks again each second."""
+PICTURE_INTERVAL = 1.0
+"""Seconds between two looks at a screen for such a wish."""
+FIRST_SECONDS = 1.5
+"""For a desktop to show something, when a picture of it is wanted for the first time."""
+ENCODINGS_KEPT = 4
+LONGEST_KEPT = 4 << 20
+"""Bytes of one encoding; what is longer is made again for each who asks."""
+SMALL_WIDTH = 640
+"""Up to it a picture is for recognising, above it for reading."""
+
+
+class NoPicture(Exception):
+    """There is none now; the text is one sentence that holds no secret."""
+
+
+class Encoded(NamedTuple):
+    """etag: of these very bytes, so that the same picture has the same one whoever made it."""
+
+    changes: int
+    etag: str
+    data: bytes
+
+
+class Wish(NamedTuple):
+    until: float
+    """On the loop's clock."""
+    interval: float
+    """Seconds between two pictures."""
+
+
+class Wishes:
+    """Who wants pictures of one desktop, and how often: by the kind of use, so that two walls are one."""
+
+    def __init__(self) -> None:
+        self._wanted_by: dict[str, Wish] = {}
+        self.last_until = 0.0
+
+    def wish(self, use: str, *, now: float, seconds: float, interval: float) -> None:
+        self._wanted_by[use] = Wish(now + seconds, interval)
+        self.last_until = max(self.last_until, now + seconds)
+
+    def interval(self, now: float) -> float | None:
+        """Of the most eager; None: nobody wants any."""
+        return min((wish.interval for wish in self._wanted_by.values() if wish.until > now), default=None)
+
+
+class Capture(ABC):
+    """Of one session. `run` keeps its picture until the task is cancelled."""
+
+    def __init__(self, hands: Executor) -> None:
+        self._hands = hands
+        self.wishes = Wishes()
+        self.trouble = ""
+        """Why there is no picture; one sentence."""
+        self.changed_at: datetime | None = None
+        """When the screen last changed, or was first looked at."""
+        self._turn = asyncio.Lock()
+        """Held by whoever reads or writes the pixels, in whatever thread."""
+        self._encodings: dict[tuple[int, PictureFormat], Encoded] = {}
+        self._news = asyncio.Event()
+
+    @property
+    @abstractmethod
+    def screen_size(self) -> tuple[int, int]:
+        """Pixels; 0 while unknown."""
+
+    @abstractmethod
+    async def run(self) -> None:
+        """Raises nothing but CancelledError."""
+
+    @abstractmethod
+    async def look(self, *, at_this_moment: bool) -> None:
+        """Return once there is a picture: of this moment, or one not much older than a second. Raises
+        NoPicture; the caller sets the time limit."""
+
+    @property
+    @abstractmethod
+    def _changes(self) -> int:
+        """Goes up whenever the picture looks other than before."""
+
+    @abstractmethod
+    def _picture(self) -> Image.Image:
+        """The whole screen in RGB. Called by another thread. Raises NoPicture."""
+
+    def want(self) -> None:
+        """Somebody asks for a picture, and will again soon."""
+        now = asyncio.get_running_loop().time()
+        self.wishes.wish("picture", now=now, seconds=PICTURE_WISH_SECONDS, interval=PICTURE_INTERVAL)
+        self._tell()
+
+    async def encoded(self, width: int | None, format: PictureFormat) -> Encoded:
+        """The picture that is there, scaled down to `width` pixels if it is wider. Raises NoPicture."""
+        async with self._turn:
+            await self._whole()
+            key = (min(width or self.screen_size[0], self.screen_size[0]), format)
+            kept = self._encodings.pop(key, None)
+            if kept is None or kept.changes != self._changes:
+                changes = self._changes
+                data = await self._in_hands(lambda: encode(self._picture(), key[0], format))
+                kept = Encoded(changes, hashlib.blake2b(data, digest_size=12).hexdigest(), data)
+            self._keep(key, kept)
+            return kept
+
+    @abstractmethod
+    async def _whole(self) -> None:
+        """With the turn: return when the picture is no mixture of two. Raises NoPicture."""
+
+    def _keep(self, key: tuple[int, PictureFormat], encoded: Encoded) -> None:
+        if len(encoded.data) > LONGEST_KEPT:
+            return
+        self._encodings[key] = encoded
+        while len(self._encodings) > ENCODINGS_KEPT:
+            del self._encodings[next(iter(self._encodings))]
+
+    async def _in_hands(self, work: Callable[[], Result]) -> Result:
+        """Off the event loop: streams of others go on meanwhile. Not cancelled half-way."""
+        future = asyncio.get_running_loop().run_in_executor(self._hands, work)
+        try:
+            return await asyncio.shield(future)
+        except asyncio.CancelledError:
+            # The thread still has the pixels; nobody else may, before it is done.
+            await asyncio.wait([future])
+            raise
+
+    def _note_change(self) -> None:
+        self.changed_at = utcnow()
+
+    def _tell(self) -> None:
+        """Wake all who wait in `_until`."""
+        self._news.set()
+        self._news = asyncio.Event()
+
+    async def _until(self, reached: Callable[[], bool]) -> None:
+        while not reached():
+            await self._news.wait()
+
+
+def encode(picture: Image.Image, width: int, format: PictureFormat) -> bytes:
+    """Scaled down to `width` pixels, in proportion."""
+    if width < picture.width:
+        height = max(1, round(picture.height * width / picture.width))
+        picture = picture.resize((width, height), Image.Resampling.BILINEAR, reducing_gap=2.0)
+    out = BytesIO()
+    if format == "png":
+        # Level 1: a tenth larger than the usual level, in a third of its time.
+        picture.save(out, "PNG", compress_level=1)
+    elif width <= SMALL_WIDTH:
+        picture.save(out, "JPEG", quality=65)
+    else:
+        # Letters keep their colours: these are read.
+        picture.save(out, "JPEG", quality=85, subsampling=0)
+    return out.getvalue()

@@ -1,0 +1,241 @@
+"""The capture of a desktop that speaks RFB: a client that keeps a framebuffer.
+
+While pictures are wanted, one question for changes is under way at any time, and at most so often as they are
+wanted: a screen on which nothing happens costs nothing. What is not answered has not changed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Callable
+from concurrent.futures import Executor
+from contextlib import suppress
+
+from PIL import Image
+
+from viewer.grants import Target
+from viewer.relay.capture import FIRST_SECONDS, PICTURE_INTERVAL, Capture, NoPicture
+from viewer.relay.desktops import READ_BYTES, DesktopUnreachable, connect
+from viewer.relay.settings import Settings
+from viewer.rfb.conversation import Conversation, RfbError
+from viewer.rfb.framebuffer import Framebuffer
+from viewer.rfb.watching_client import Watched, watch
+
+CONNECT_AGAIN_SECONDS = 0.04
+"""docker-proxy accepts before Xvnc listens and hangs up at once, so an accepted connection proves nothing."""
+LONGEST_PAUSE = 5.0
+"""Between two attempts to reach a desktop that does not answer; each pause is twice the one before."""
+REFUSED_PAUSE = 10.0
+"""After it turned us away or sent what is no RFB: that does not mend itself soon."""
+UPDATE_SECONDS = 10.0
+"""For an update to be whole, once it has begun."""
+RESIZED_PAUSE = 0.05
+"""Before the whole of a screen is asked for whose size has changed; it may change again at once."""
+STALE_GRACE_SECONDS = 0.5
+"""For a desktop to answer a thumbnail's first question after a pause; then the old picture must do."""
+
+
+class RfbCapture(Capture):
+    def __init__(
+        self,
+        target: Target,
+        password: str | None,
+        settings: Settings,
+        hands: Executor,
+        *,
+        reserve: Callable[[int], None],
+    ) -> None:
+        """reserve: called by another thread before so many pixels are kept; raises ProtocolError."""
+        super().__init__(hands)
+        self._target = target
+        self._password = password
+        self._settings = settings
+        self._pause = CONNECT_AGAIN_SECONDS
+        self._reserve = reserve
+        self._server = Watched()
+        self._sock: socket.socket | None = None
+        self._is_asking = False
+        """Whether a question is under way that any change answers."""
+        self._made_at = asyncio.get_running_loop().time()
+        self._updated_at = 0.0
+
+    @property
+    def screen_size(self) -> tuple[int, int]:
+        return self._server.framebuffer.width, self._server.framebuffer.height
+
+    @property
+    def _changes(self) -> int:
+        return self._server.framebuffer.changes
+
+    @property
+    def has_picture(self) -> bool:
+        return self._sock is not None and self._server.shows_all
+
+    def _picture(self) -> Image.Image:
+        return self._server.framebuffer.image
+
+    async def run(self) -> None:
+        while True:
+            pause = self._pause
+            try:
+                await self._watch_once()
+            except DesktopUnreachable as error:
+                self.trouble = str(error)
+            except RfbError as error:
+                self.trouble, pause = str(error), REFUSED_PAUSE
+            finally:
+                self._forget_all()
+            await asyncio.sleep(pause)
+            self._pause = min(2 * pause, LONGEST_PAUSE)
+
+    async def look(self, *, at_this_moment: bool) -> None:
+        await self._until(lambda: self.has_picture or (bool(self.trouble) and not self._is_new))
+        self._check()
+        if at_this_moment:
+            await self._ask_now()
+        elif not self._is_current:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(STALE_GRACE_SECONDS):
+                    await self._ask_now()
+
+    async def _whole(self) -> None:
+        """The turn is given back meanwhile, or nothing would come in."""
+        self._check()
+        while self._server.in_update:
+            self._turn.release()
+            try:
+                await self._until(lambda: not self._server.in_update)
+            finally:
+                await self._turn.acquire()
+            self._check()
+
+    @property
+    def _is_new(self) -> bool:
+        """Its desktop may be starting, and a first failure says little."""
+        return asyncio.get_running_loop().time() - self._made_at < FIRST_SECONDS
+
+    @property
+    def _is_current(self) -> bool:
+        return self._is_asking or asyncio.get_running_loop().time() - self._updated_at < PICTURE_INTERVAL
+
+    async def _ask_now(self) -> None:
+        """What is half here already may be older than the question."""
+        wanted = self._server.updates + 1 + self._server.in_update
+        self._send(self._server.ask_for_now())
+        self._is_asking = True
+        await self._until(lambda: self._server.updates >= wanted or not self.has_picture)
+        self._check()
+
+    def _check(self) -> None:
+        if not self.has_picture:
+            raise NoPicture(self.trouble or "the desktop is connected but has sent no frame")
+
+    async def _watch_once(self) -> None:
+        """Return never. Raises DesktopUnreachable, RfbError."""
+        try:
+            async with asyncio.timeout(self._settings.handshake_seconds):
+                sock = await connect(self._target, self._settings)
+        except TimeoutError as error:
+            raise DesktopUnreachable("the desktop did not answer in time") from error
+        server = self._server = Watched(Framebuffer(self._reserve))
+        self._sock = sock
+        both = [
+            asyncio.ensure_future(self._listen(sock, server)),
+            asyncio.ensure_future(self._ask(server)),
+        ]
+        try:
+            await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
+            for ended in both:
+                if ended.done():
+                    ended.result()
+        finally:
+            for task in both:
+                task.cancel()
+            await asyncio.wait(both)
+            sock.close()
+
+    def _forget_all(self) -> None:
+        self._sock, self._is_asking = None, False
+        # Pixels of a desktop that is not there are nobody's.
+        self._server = Watched()
+        self._encodings.clear()
+        self._tell()
+
+    async def _listen(self, sock: socket.socket, server: Watched) -> None:
+        loop = asyncio.get_running_loop()
+        conversation = Conversation(watch(self._password, server))
+        try:
+            await loop.sock_sendall(sock, conversation.opening())
+            while True:
+                received = b""
+                if not conversation.behind:
+                    received = await self._receive(sock, server)
+                before = server.answers, server.updates, server.framebuffer.changes
+                async with self._turn:
+                    reply = await self._in_hands(lambda data=received: conversation.feed(data))  # type: ignore[misc]
+                if reply:
+                    await loop.sock_sendall(sock, reply)
+                self._note(server, *before)
+        except OSError as error:
+            raise DesktopUnreachable(f"the desktop hung up ({error.strerror})") from error
+
+    async def _receive(self, sock: socket.socket, server: Watched) -> bytes:
+        seconds = UPDATE_SECONDS if server.in_update else None
+        if not server.is_ready:
+            seconds = self._settings.handshake_seconds
+        try:
+            async with asyncio.timeout(seconds):
+                received = await asyncio.get_running_loop().sock_recv(sock, READ_BYTES)
+        except TimeoutError as error:
+            raise DesktopUnreachable("the desktop did not answer in time") from error
+        if not received:
+            raise DesktopUnreachable("the desktop hung up")
+        return received
+
+    def _note(self, server: Watched, answers: int, updates: int, changes: int) -> None:
+        if server.updates and (server.framebuffer.changes != changes or self.changed_at is None):
+            self._note_change()
+        if server.answers != answers:
+            self._is_asking = False
+        if server.updates != updates:
+            self._updated_at = asyncio.get_running_loop().time()
+            self.trouble, self._pause = "", CONNECT_AGAIN_SECONDS
+        self._tell()
+
+    async def _ask(self, server: Watched) -> None:
+        loop = asyncio.get_running_loop()
+        await self._until(lambda: server.is_ready)
+        while True:
+            asked_at = loop.time()
+            self._send(server.ask_for_changes())
+            self._is_asking = True
+            await self._until(lambda: not self._is_asking)
+            if server.knows_all:
+                await self._until_wanted(asked_at)
+            else:
+                await asyncio.sleep(RESIZED_PAUSE)
+
+    async def _until_wanted(self, asked_at: float) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            interval = self.wishes.interval(loop.time())
+            if interval is not None and loop.time() >= asked_at + interval:
+                return
+            with suppress(TimeoutError):
+                async with asyncio.timeout_at(None if interval is None else asked_at + interval):
+                    await self._news.wait()
+
+    def _send(self, request: bytes) -> None:
+        """A few bytes: a desktop that does not take them has not read for long."""
+        if self._sock is None:
+            return
+        try:
+            sent = self._sock.send(request)
+        except BlockingIOError:
+            sent = 0
+        except OSError:
+            # Whoever listens to it hears of it, too.
+            return
+        if sent < len(request):
+            self._sock.shutdown(socket.SHUT_RDWR)
