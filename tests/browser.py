@@ -67,6 +67,12 @@ def sign_in(page: Page, origin: str, key: str) -> None:
         raise AssertionError(f"the sign-in was answered with {status}")
 
 
+def sign_out(page: Page) -> None:
+    """By the header's menu of the account."""
+    page.locator("#account-menu summary").click()
+    page.locator("#account-menu").get_by_role("button", name="Sign out").click()
+
+
 class Complaints:
     """What a page wrote as an error: exceptions, failed loads, violations of the content security policy."""
 

@@ -7,6 +7,7 @@ import pytest
 import viewer.assets
 from tests.viewer_fixtures import ORIGIN, UNKNOWN_ID, People, ViewerClient, running_session, sign_in
 from viewer.access import COOKIE
+from viewer.appearance import LOOK_COOKIE
 from viewer.model import Role
 from viewer.settings import Settings
 from viewer.store import Store
@@ -122,3 +123,24 @@ def test_built_files_are_cached_for_good_and_others_not_found(
 def test_failed_page_is_a_page_and_failed_api_a_problem(client: ViewerClient, people: People) -> None:
     assert client.get("/nothing").mimetype == "text/html"
     assert client.get("/api/v1/nothing").mimetype == "application/problem+json"
+
+
+@pytest.mark.parametrize(
+    ("cookie", "theme", "density"),
+    [
+        (None, None, "comfortable"),
+        ("dark.compact", "dark", "compact"),
+        ("light.comfortable", "light", "comfortable"),
+        ("system.compact", None, "compact"),
+        ('"><script>.x', None, "comfortable"),
+        ("dark", "dark", "comfortable"),
+    ],
+)
+def test_look_comes_from_its_cookie_with_the_page(
+    client: ViewerClient, cookie: str | None, theme: str | None, density: str
+) -> None:
+    headers = {} if cookie is None else {"Cookie": f"{LOOK_COOKIE}={cookie}"}
+    tag = re.search(r"<html[^>]*>", client.get("/signin", headers=headers).get_data(as_text=True))
+    assert tag is not None
+    wanted = "" if theme is None else f' data-theme="{theme}"'
+    assert tag[0] == f'<html lang="en"{wanted} data-density="{density}">'

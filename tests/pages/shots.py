@@ -76,7 +76,7 @@ def take_content(
     expect(page.locator(".viewer-cover")).to_be_hidden()
     shoot("kasmvnc-view")
     page.goto(f"{site.origin}/sandboxes")
-    page.locator(".top .menu summary").click()
+    page.locator("#services-menu summary").click()
     shoot("services")
     page.goto(f"{site.origin}/services/wiki")
     page.wait_for_url(f"{site.service_origin}/")

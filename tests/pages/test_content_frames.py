@@ -265,13 +265,13 @@ def test_service_opens_from_the_menu_and_its_own_address(
 ) -> None:
     content_site.service.seen.clear()
     tab.goto(f"{content_site.origin}/sandboxes")
-    tab.locator(".top .menu summary").click()
+    tab.locator("#services-menu summary").click()
     with context.expect_page() as opening:
         tab.get_by_role("link", name="wiki").click()
     service = opening.value
     service.wait_for_url(f"{content_site.service_origin}/")
     expect(service.get_by_role("heading")).to_have_text("wiki")
-    expect(tab.locator(".top .menu ul")).to_be_hidden()
+    expect(tab.locator("#services-menu .menu-panel")).to_be_hidden()
     assert "Cookie" not in content_site.service.seen[-1]
     context.clear_cookies(name=ENTRY_COOKIE)
     service.evaluate("sessionStorage.clear()")

@@ -1,22 +1,19 @@
-// The header on every page: its menu, and sign out.
+// The header on every page: its menus, the navigation's icons, who needs a person, how pages look, and sign out.
 
 import { holdSignIn, leaveForSignIn, signOut } from "./api.js";
+import { offerLooks } from "./appearance.js";
 import { icon } from "./dom.js";
 import * as icons from "./icons.js";
+import { openMenus } from "./menus.js";
+import { watchNeeding } from "./needing.js";
 
-const menu = document.querySelector(".top .menu");
-if (menu) {
-  for (const link of menu.querySelectorAll("a")) link.append(icon(icons.tab));
-  // Closed by whatever else gets the attention.
-  addEventListener("click", (event) => (menu.contains(event.target) && !event.target.closest("a")) || (menu.open = false));
-  addEventListener("blur", () => (menu.open = false));
-  menu.addEventListener("keydown", (event) => {
-    if (event.key !== "Escape" || !menu.open) return;
-    menu.open = false;
-    menu.querySelector("summary").focus();
-  });
-  menu.addEventListener("focusout", (event) => event.relatedTarget && !menu.contains(event.relatedTarget) && (menu.open = false));
-}
+const PLACES = { sandboxes: icons.screen, wall: icons.wall, tasks: icons.task, documents: icons.document, hosts: icons.host, settings: icons.settings };
+
+for (const link of document.querySelectorAll(".top-nav [data-place]")) link.querySelector(".place-icon").append(icon(PLACES[link.dataset.place]));
+for (const link of document.querySelectorAll("#services-menu a")) link.append(icon(icons.tab));
+openMenus();
+offerLooks();
+if (document.querySelector(".top-nav")) watchNeeding();
 
 for (const form of document.querySelectorAll("form[action='/signout']")) form.addEventListener("submit", leave);
 

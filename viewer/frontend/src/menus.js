@@ -8,7 +8,7 @@ let begun = false;
 export function openMenus() {
   if (begun) return;
   begun = true;
-  addEventListener("click", (event) => closeAllBut((menu) => menu.contains(event.target) && !event.target.closest("a, button:not([aria-pressed])")));
+  addEventListener("click", (event) => closeAllBut((menu) => menu.contains(event.target) && !event.target.closest("a, button:not([aria-pressed], [type=submit])")));
   // A frame that gets the focus: its clicks are not heard here.
   addEventListener("blur", () => closeAllBut(() => false));
   addEventListener("focusin", (event) => closeAllBut((menu) => menu.contains(event.target)));

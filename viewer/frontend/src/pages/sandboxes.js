@@ -4,6 +4,7 @@ import { goToSignIn, serverNow } from "../api.js";
 import { badge, element, setTag, setText } from "../dom.js";
 import "../header.js";
 import { Live } from "../live.js";
+import { followLive } from "../needing.js";
 import { NewDesktopDialog } from "../new-desktop.js";
 import "../viewer/sandbox-viewer.js";
 import { ago, backendOf, badgeOf, exactly, isOver, nameOf, nextEnd } from "../session.js";
@@ -226,4 +227,5 @@ setInterval(() => {
 viewer.live = live;
 selectionChanged();
 renderList();
+followLive(live);
 live.start();

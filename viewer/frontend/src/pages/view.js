@@ -3,12 +3,15 @@
 import { Live } from "../live.js";
 import "../viewer/sandbox-viewer.js";
 import { badgeOf, nameOf } from "../session.js";
+import { showTabState } from "../tab-state.js";
 
 const viewer = document.querySelector("sandbox-viewer");
 const live = new Live({ withList: false });
 
 viewer.addEventListener("sessionchange", ({ detail: session }) => {
   document.title = `${badgeOf(session).label} · ${nameOf(session)} · Deskfleet`;
+  showTabState({ needing: session.help ? 1 : 0 });
 });
+live.addEventListener("state", () => showTabState({ connection: live.state }));
 viewer.live = live;
 live.start();
