@@ -83,6 +83,7 @@ def credentials() -> list[dict[str, str]]:
 TABLE = {
     "GET /hostwatch/events": "403 403 403 403 403 503",
     "GET /hostwatch/containers": "403 403 403 403 403 503",
+    "GET /hostwatch/containers/{sandbox_id}": "403 403 403 403 403 503",
     "GET /hostwatch/containers/{sandbox_id}/log": "403 403 403 403 403 503",
     "GET /hostwatch/host": "403 403 403 403 403 503",
 }

@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import closing, contextmanager
+from datetime import timedelta
 from pathlib import Path
 from struct import pack
 from typing import Any
@@ -23,7 +24,9 @@ from cryptography.fernet import Fernet
 
 from tests.relay_process import PUBLISH_ADDRESS, RelayProcess, free_port, running_relay, wait_for_listener
 from tests.stream_client import StreamClient
-from viewer.grants import GRANT_HEADER, DesktopSocket
+from viewer import __version__
+from viewer.grants import GRANT_HEADER, DesktopSocket, Grant, PublishedPort
+from viewer.model import utcnow
 from viewer.relay.answers import CloseCode, ProbeOutcome, ProbeResult, StreamList
 from viewer.relay.framing import binary_header, close_reason
 
@@ -166,6 +169,8 @@ def with_http(body: Callable[[aiohttp.ClientSession], Awaitable[None]]) -> None:
         ("GET", "/stream/other", {}),
         ("GET", "/probe/s1", {}),
         ("GET", "/probe/other", {"purpose": "probe"}),
+        ("GET", "/status", None),
+        ("GET", "/status", {"purpose": "manage"}),
         ("GET", "/streams", None),
         ("GET", "/streams", {}),
         ("DELETE", "/streams/s1", {}),
@@ -761,6 +766,70 @@ def test_probe_tells_a_refusal_at_once(relay: RelayProcess) -> None:
     assert result.result is ProbeOutcome.REFUSED
     assert "too many" in result.detail
     assert result.elapsed_ms < 500
+
+
+def test_probe_ends_when_its_asker_wants_and_names_the_one_colour(relay: RelayProcess) -> None:
+    def serve(client: socket.socket) -> None:
+        client.sendall(pack(">BxHHHHHi", 0, 1, 0, 0, 2, 1, 0) + b"\x30\x20\x10\0" * 2)
+        while client.recv(4096):
+            pass
+
+    client = relay.client()
+    with rfb_server(serve) as port:
+        result = client.probe("s1", PublishedPort(port=port), None, seconds=0.3)
+    client.close()
+    assert (result.result, result.colour) == (ProbeOutcome.BLANK, "#102030")
+    assert result.elapsed_ms < 900
+
+
+@pytest.mark.parametrize("seconds", ["0", "-1", "nan", "1e3", "x", ""])
+def test_probe_refuses_what_is_no_time(relay: RelayProcess, seconds: str) -> None:
+    async def body(http: aiohttp.ClientSession) -> None:
+        grant = relay.grant("probe", target=1)
+        async with http.get(f"{relay.url}/probe/s1?seconds={seconds}", headers=grant) as answer:
+            assert answer.status == 400
+
+    with_http(body)
+
+
+def test_status_tells_the_version_and_does_not_count_as_supervision(tmp_path: Path) -> None:
+    with running_relay(tmp_path, supervision_seconds=1) as alone:
+        client = alone.client()
+        assert client.status().is_supervised
+        deadline = time.monotonic() + 10
+        while client.status().is_supervised:
+            assert time.monotonic() < deadline
+        status = client.status()
+        assert (status.version, status.streams) == (__version__, 0)
+        assert status.silent_seconds >= 1
+        client.streams()
+        assert client.status().is_supervised
+        clock = client.clock()
+        assert clock is not None
+        assert abs(clock - utcnow()) < timedelta(seconds=3)
+        client.close()
+
+
+def test_a_stream_that_is_tried_shows_what_the_desktop_says_first(relay: RelayProcess) -> None:
+    client = relay.client()
+    grant = Grant(
+        purpose="stream",
+        session_id="s1",
+        tenant_id="t1",
+        principal="key:test",
+        target=PublishedPort(port=free_port(PUBLISH_ADDRESS)),
+        expires_at=utcnow() + timedelta(seconds=30),
+    )
+    gone = client.try_stream(grant, seconds=5)
+    assert (gone.status, gone.has_banner, gone.close_code) == (101, False, CloseCode.UNREACHABLE)
+    with rfb_server(echo) as port:
+        there = client.try_stream(grant.model_copy(update={"target": PublishedPort(port=port)}), seconds=5)
+    assert there.has_banner
+    late = grant.model_copy(update={"expires_at": utcnow() - timedelta(seconds=1)})
+    refused = client.try_stream(late, seconds=5)
+    assert refused.status == 403
+    assert "expired" in refused.reason
+    client.close()
 
 
 # --- the process

@@ -291,7 +291,9 @@ class SeenRelay(RelayClient):
         self.result = result
         self.backend = backend
 
-    def probe(self, session_id: str, target: Target, vnc_password: SecretStr | None) -> ProbeResult:
+    def probe(
+        self, session_id: str, target: Target, vnc_password: SecretStr | None, *, seconds: float | None = None
+    ) -> ProbeResult:
         return ProbeResult(result=self.result, detail="nothing there", elapsed_ms=1, backend=self.backend)
 
 

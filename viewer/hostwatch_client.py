@@ -17,6 +17,7 @@ from viewer.hostwatch.answers import (
     STREAM_LINE,
     ContainerEvent,
     ContainerList,
+    ContainerState,
     Heartbeat,
     HostReport,
     LogTail,
@@ -64,6 +65,11 @@ class HostwatchClient:
     def containers(self) -> ContainerList:
         """State of all our containers there. Raises HostwatchUnreachable."""
         return self._read(ContainerList, self._get("/hostwatch/containers"))
+
+    def container(self, sandbox_id: str) -> ContainerState | None:
+        """State of that sandbox's container; None if the host has none. Raises HostwatchUnreachable."""
+        answer = self._get(f"/hostwatch/containers/{quote(sandbox_id, safe='')}", fine=(404,))
+        return None if answer.status_code == 404 else self._read(ContainerState, answer)
 
     def log_tail(self, sandbox_id: str, lines: int = 5) -> list[str]:
         """The last lines that the sandbox's entrypoint wrote, oldest first; none if the host has no such

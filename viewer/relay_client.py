@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime, timedelta
+from email.utils import parsedate_to_datetime
 from typing import TypeVar
 
 import httpx
@@ -23,6 +24,7 @@ from viewer.relay.answers import (
     Pictures,
     ProbeResult,
     RelayProblem,
+    RelayStatus,
     StreamInfo,
     StreamList,
     WantedPicture,
@@ -30,6 +32,7 @@ from viewer.relay.answers import (
     cut_reason,
 )
 from viewer.settings import Settings
+from viewer.upgrades import Upgraded, try_stream
 
 AnswerT = TypeVar("AnswerT", bound=BaseModel)
 
@@ -69,8 +72,16 @@ class RelayClient:
     def _note_certificate(self, answer: httpx.Response) -> None:
         self.certificate_ends = certificate_ends(answer)
 
-    def probe(self, session_id: str, target: Target, vnc_password: SecretStr | None) -> ProbeResult:
-        """Block until the relay has seen a real frame, 20 s at most. Raises RelayUnreachable."""
+    def probe(
+        self,
+        session_id: str,
+        target: Target,
+        vnc_password: SecretStr | None,
+        *,
+        seconds: float | None = None,
+    ) -> ProbeResult:
+        """Block until the relay has seen a real frame, at most `seconds` (None: 20). Raises
+        RelayUnreachable."""
         grant = Grant(
             purpose="probe",
             session_id=session_id,
@@ -79,7 +90,34 @@ class RelayClient:
             expires_at=utcnow() + GRANT_LIFETIME,
         )
         timeout = httpx.Timeout(PROBE_READ_SECONDS, connect=CONNECT_SECONDS)
-        return self._read(ProbeResult, self._call("GET", f"/probe/{session_id}", grant, timeout=timeout))
+        asked = None if seconds is None else {"seconds": f"{seconds:.3f}"}
+        answer = self._call("GET", f"/probe/{session_id}", grant, timeout=timeout, params=asked)
+        return self._read(ProbeResult, answer)
+
+    def status(self) -> RelayStatus:
+        """Which version it is, and whether it lets people in. Raises RelayUnreachable."""
+        grant = Grant(purpose="probe", expires_at=utcnow() + GRANT_LIFETIME)
+        return self._read(RelayStatus, self._call("GET", "/status", grant))
+
+    def clock(self) -> datetime | None:
+        """What its host's clock says, to the second; None where its answer does not tell. Needs no grant: one
+        is good for half a minute by that very clock. Raises RelayUnreachable."""
+        try:
+            said = self._http.get("/healthz").headers.get("Date", "")
+        except httpx.TransportError as error:
+            raise self._silent(error) from error
+        try:
+            return parsedate_to_datetime(said)
+        except ValueError:
+            return None
+
+    def try_stream(self, grant: Grant, *, seconds: float) -> Upgraded:
+        """Open that stream and leave as soon as the desktop greets. Raises RelayUnreachable."""
+        headers = {GRANT_HEADER: seal_grant(grant, self._key)}
+        try:
+            return try_stream(self._http, f"/stream/{grant.session_id}", headers, seconds=seconds)
+        except httpx.TransportError as error:
+            raise self._silent(error) from error
 
     def send_input(self, grant: Grant, gesture: Gesture) -> InputResult:
         """Block until the gesture is done or cut. Raises RelayUnreachable; then it may be done all the same,
@@ -162,15 +200,18 @@ class RelayClient:
                     content=body,
                 )
         except httpx.TransportError as error:
-            raise RelayUnreachable(
-                f"the relay of host {self._host} does not answer at {self._url}: {why(error)}"
-            ) from error
+            raise self._silent(error) from error
         if answer.status_code in (502, 504):
             # A relay never says that: it is the Caddy of its host that does not reach it.
             raise RelayUnreachable(f"the relay of host {self._host} does not run (HTTP {answer.status_code})")
         if not answer.is_success:
             raise RelayUnreachable(f"the relay of host {self._host} refused: {_detail(answer)}")
         return answer
+
+    def _silent(self, error: httpx.TransportError) -> RelayUnreachable:
+        return RelayUnreachable(
+            f"the relay of host {self._host} does not answer at {self._url}: {why(error)}"
+        )
 
     def _read(self, model: type[AnswerT], answer: httpx.Response) -> AnswerT:
         try:

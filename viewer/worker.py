@@ -13,7 +13,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from datetime import datetime, timedelta
 from functools import partial
@@ -29,20 +29,19 @@ from viewer.deliveries.deliverer import Deliverer
 from viewer.fleet_store import DeclaredDesktop, FleetStore
 from viewer.grants import DesktopSocket
 from viewer.host_events import HostEvents, HostReports
+from viewer.host_links import links_of
 from viewer.hostwatch.answers import HostReport
-from viewer.hostwatch_client import HostwatchClient
 from viewer.lifecycle import BLANK, HostLink, Lifecycle
 from viewer.model import Display, HostStatus, Session, Status, utcnow
 from viewer.nodes import CERTIFICATE_WARNING
-from viewer.placing import Placing, capacity_of
+from viewer.placing import Placing
 from viewer.pool import PoolKeeper
 from viewer.relay.answers import ProbeOutcome, ProbeResult
 from viewer.relay_client import RelayClient, RelayUnreachable, relays_of
-from viewer.sandbox_hosts import HostRefused, HostUnreachable, Sandbox, SandboxHost
+from viewer.sandbox_hosts import HostRefused, HostUnreachable, Sandbox
 from viewer.settings import (
     ControlSettings,
     DesktopSettings,
-    HostSettings,
     Settings,
     SettingsError,
     load_settings,
@@ -532,33 +531,6 @@ def _about(row: Session) -> AbstractContextManager[None]:
     """Lines of the log, and calls to hosts, that are for this session. Its own request id, not that of
     whoever asked for it: the viewer's log joins the two."""
     return logs.about(session_id=row.id, tenant=row.tenant_id, request_id=row.request_id)
-
-
-def links_of(settings: Settings, relays: Mapping[str, RelayClient]) -> Iterator[HostLink]:
-    """What reaches each sandbox host."""
-    for host in settings.hosts:
-        key = host.opensandbox_key()
-        if host.opensandbox_url is None or key is None:
-            continue
-        yield HostLink(
-            name=host.name,
-            sandboxes=SandboxHost(
-                host.name,
-                url=host.opensandbox_url,
-                key=key.get_secret_value(),
-                fleet_id=settings.fleet_id,
-                node=settings.node(host),
-            ),
-            relay=relays.get(host.name),
-            capacity=capacity_of(host),
-            hostwatch=_hostwatch_of(host, settings),
-        )
-
-
-def _hostwatch_of(host: HostSettings, settings: Settings) -> HostwatchClient | None:
-    if host.hostwatch_url is None:
-        return None
-    return HostwatchClient(host.name, url=host.hostwatch_url, key=host.relay_key(), node=settings.node(host))
 
 
 def _wait_for_tables(store: Store, stop: threading.Event) -> None:

@@ -30,11 +30,11 @@ from tests.real_opensandbox import (
 from tests.relay_process import RelayProcess
 from viewer.bootstrap import prepare_database
 from viewer.credentials import open_secret
+from viewer.host_links import links_of
 from viewer.model import Display, Session, Status
 from viewer.relay_client import relays_of
 from viewer.settings import load_settings
 from viewer.store import NewSession, Store, TenantStore
-from viewer.worker import links_of
 
 Toml = dict[str, object]
 Others = Mapping[str, tuple[RealOpenSandbox, RelayProcess]]

@@ -87,8 +87,20 @@ class LogTail(Frozen):
     truncated: bool
 
 
+class ContainerCounts(Frozen):
+    """Our containers on a host, by what Docker says of them. broken: dead, or restarting again and again."""
+
+    running: int = 0
+    paused: int = 0
+    ended: int = 0
+    broken: int = 0
+
+
 class HostReport(Frozen):
-    """Answer of GET /hostwatch/host. Memory and disk are bytes; disk is where Docker keeps its data."""
+    """Answer of GET /hostwatch/host. Memory and disk are bytes; disk is where Docker keeps its data.
+
+    What hosts of an earlier version do not say is None. Of the versions, hostwatch knows its own alone; the
+    worker fills in the others."""
 
     at: datetime
     load_1m: float
@@ -100,3 +112,7 @@ class HostReport(Frozen):
     """What a user that is not root may still write."""
     image_tags: tuple[str, ...] = Field(max_length=MOST_IMAGE_TAGS)
     docker_version: str
+    containers: ContainerCounts | None = None
+    hostwatch_version: str | None = None
+    relay_version: str | None = None
+    opensandbox_version: str | None = None

@@ -43,6 +43,7 @@ class Hostwatch:
         app = web.Application(middlewares=[self._only_with_a_grant])
         app.router.add_get("/hostwatch/events", self.events, allow_head=False)
         app.router.add_get("/hostwatch/containers", self.containers, allow_head=False)
+        app.router.add_get("/hostwatch/containers/{sandbox_id}", self.container, allow_head=False)
         app.router.add_get("/hostwatch/containers/{sandbox_id}/log", self.log, allow_head=False)
         app.router.add_get("/hostwatch/host", self.host, allow_head=False)
         return app
@@ -54,6 +55,10 @@ class Hostwatch:
 
     async def containers(self, request: web.Request) -> web.Response:
         return _json(await self._ask(self._own.containers))
+
+    async def container(self, request: web.Request) -> web.Response:
+        sandbox_id = request.match_info["sandbox_id"]
+        return _json(await self._ask(lambda: self._own.container(sandbox_id)))
 
     async def log(self, request: web.Request) -> web.Response:
         lines = _lines(request.query.get("lines"))

@@ -11,7 +11,8 @@ import re
 import socket
 import threading
 import unicodedata
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,12 +24,14 @@ from docker.errors import APIError, DockerException, NotFound
 from docker.types import CancellableStream
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
+from viewer import __version__
 from viewer.hostwatch.answers import (
     LONGEST_IMAGE_TAG,
     MOST_CONTAINERS,
     MOST_IMAGE_TAGS,
     MOST_LOG_BYTES,
     ContainerAction,
+    ContainerCounts,
     ContainerEvent,
     ContainerList,
     ContainerState,
@@ -90,6 +93,7 @@ class _Event(_Said):
 
 class _Listed(_Said):
     id: str = Field(alias="Id")
+    state: str = Field(default="", alias="State")
 
 
 class _State(_Said):
@@ -143,6 +147,14 @@ class OwnContainers:
             left_off=max(0, len(found) - MOST_CONTAINERS),
         )
 
+    def container(self, sandbox_id: str) -> ContainerState:
+        """The state of the newest one of that sandbox. Raises UnknownContainer."""
+        found = self._listed(f"{ID_LABEL}={sandbox_id}") if _is_sandbox_id(sandbox_id) else []
+        state = self._state(found[0]) if found else None
+        if state is None:
+            raise UnknownContainer
+        return state
+
     def log_tail(self, sandbox_id: str, lines: int) -> LogTail:
         """The last lines that its entrypoint wrote; none where Docker keeps none. Raises UnknownContainer."""
         if not _is_sandbox_id(sandbox_id):
@@ -173,6 +185,8 @@ class OwnContainers:
             disk_free=disk.f_frsize * disk.f_bavail,
             image_tags=tuple(self._image_tags()),
             docker_version=info.version,
+            containers=_counts_of(one.state for one in self._listed(ID_LABEL)),
+            hostwatch_version=__version__,
         )
 
     @contextmanager
@@ -332,6 +346,17 @@ def _tail_of(log: bytes, most: int) -> LogTail:
         room -= size
         kept.append(line)
     return LogTail(lines=tuple(reversed(kept)), truncated=False)
+
+
+def _counts_of(states: Iterable[str]) -> ContainerCounts:
+    """By Docker's own words; one that is only made, or is being removed, counts for nothing."""
+    found = Counter(states)
+    return ContainerCounts(
+        running=found["running"],
+        paused=found["paused"],
+        ended=found["exited"],
+        broken=found["dead"] + found["restarting"],
+    )
 
 
 def _is_sandbox_id(text: str) -> bool:

@@ -67,6 +67,7 @@ class ProbeResult(Frozen):
     width: int = 0
     height: int = 0
     colours: int = Field(default=0, description="distinct colours seen; counting stops at 2")
+    colour: str | None = Field(default=None, description="`#rrggbb`, where an RFB screen has one alone")
     elapsed_ms: float
     backend: DesktopBackend | None = None
     """What shows the picture; None for a sandbox, whose image says it."""
@@ -101,6 +102,16 @@ class InputResult(Frozen):
     width: int = 0
     height: int = 0
     """Of the screen, in pixels; 0 while unknown."""
+
+
+class RelayStatus(Frozen):
+    """Answer of GET /status. is_supervised: it has heard of the worker lately, and so lets people in.
+    silent_seconds: since it heard of the worker last. streams: that are open, of all tenants."""
+
+    version: str
+    is_supervised: bool
+    silent_seconds: float
+    streams: int
 
 
 class StreamInfo(Frozen):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from collections.abc import AsyncIterator
 
@@ -11,7 +12,7 @@ from aiohttp.typedefs import Handler
 from pydantic import BaseModel, ValidationError
 from yarl import URL
 
-from viewer import logs
+from viewer import __version__, logs
 from viewer.devtools_paths import IN_FRAMES, front_end_file, target_socket
 from viewer.grants import (
     GRANT_HEADER,
@@ -31,6 +32,7 @@ from viewer.relay.answers import (
     InputOutcome,
     InputResult,
     Pictures,
+    RelayStatus,
     WantedPicture,
     WantedPictures,
     cut_reason,
@@ -73,6 +75,7 @@ class Relay:
     def app(self) -> web.Application:
         app = web.Application(middlewares=[_name_the_request])
         app.router.add_get("/healthz", self.healthz, allow_head=False)
+        app.router.add_get("/status", self.status, allow_head=False)
         app.router.add_get("/stream/{session_id}", self.stream, allow_head=False)
         app.router.add_get(f"{CONTENT}{{tail:.*}}", self.content, allow_head=False)
         app.router.add_route("*", "/port/{session_id}{tail:(/.*)?}", self.port)
@@ -108,6 +111,21 @@ class Relay:
 
     async def healthz(self, request: web.Request) -> web.Response:
         return web.Response(text="ok")
+
+    async def status(self, request: web.Request) -> web.Response:
+        """How it is. By a grant to probe: asking must not count as being supervised."""
+        try:
+            self._grant(request, purpose="probe")
+        except GrantRefused as refusal:
+            return problem(403, "Status refused", str(refusal))
+        return _json(
+            RelayStatus(
+                version=__version__,
+                is_supervised=self._is_supervised,
+                silent_seconds=round(time.monotonic() - self._heard_at, 1),
+                streams=len(self.streams.infos()),
+            )
+        )
 
     async def stream(self, request: web.Request) -> web.StreamResponse:
         try:
@@ -247,8 +265,11 @@ class Relay:
             grant, target = self._grant_for_target(request, purpose="probe")
         except GrantRefused as refusal:
             return problem(403, "Probe refused", str(refusal))
+        seconds = _seconds_asked_for(request, most=self._settings.probe_seconds)
+        if seconds is None:
+            return problem(400, "Seconds refused", "seconds: must be a number above 0")
         password = grant.vnc_password.get_secret_value() if grant.vnc_password else None
-        return _json(await probe(target, password, self._settings))
+        return _json(await probe(target, password, self._settings, seconds=seconds))
 
     async def input(self, request: web.Request) -> web.StreamResponse:
         """One gesture. What became of it is in the answer's body; a status beside 200 says that none was
@@ -384,6 +405,16 @@ async def _name_the_request(request: web.Request, handler: Handler) -> web.Strea
 def _check_session(grant: Grant, session_id: str) -> None:
     if grant.session_id != session_id:
         raise GrantRefused("the grant is for another session")
+
+
+def _seconds_asked_for(request: web.Request, *, most: float) -> float | None:
+    """`?seconds=…`: how long a probe may wait, `most` where nothing is said; None for what is no time."""
+    text = request.query.get("seconds")
+    if text is None:
+        return most
+    if not re.fullmatch(r"[0-9]{1,4}(\.[0-9]{1,3})?", text, re.ASCII) or float(text) <= 0:
+        return None
+    return min(float(text), most)
 
 
 def _ending_asked_for(request: web.Request) -> Ending | None:

@@ -25,8 +25,10 @@ LOOK_SECONDS = 0.5
 ONE_COLOUR = "the desktop is connected but its screen has one colour"
 
 
-async def probe(target: Target, password: str | None, settings: Settings) -> ProbeResult:
-    """Return what the desktop showed, at the latest after `settings.probe_seconds`."""
+async def probe(
+    target: Target, password: str | None, settings: Settings, *, seconds: float | None = None
+) -> ProbeResult:
+    """Return what the desktop showed, at the latest after `seconds` (None: `settings.probe_seconds`)."""
     started = monotonic()
     attempt: _Attempt
     backend: DesktopBackend | None = None
@@ -40,7 +42,7 @@ async def probe(target: Target, password: str | None, settings: Settings) -> Pro
     except DesktopUnreachable as error:
         return ProbeResult(result=ProbeOutcome.UNREACHABLE, detail=str(error), elapsed_ms=0)
     try:
-        async with asyncio.timeout(settings.probe_seconds):
+        async with asyncio.timeout(settings.probe_seconds if seconds is None else seconds):
             outcome, detail = await attempt.until_known()
     except TimeoutError:
         outcome, detail = attempt.verdict_at_deadline()
@@ -50,6 +52,7 @@ async def probe(target: Target, password: str | None, settings: Settings) -> Pro
         width=attempt.screen.width,
         height=attempt.screen.height,
         colours=attempt.screen.colours,
+        colour=attempt.screen.colour if attempt.screen.colours == 1 else None,
         elapsed_ms=round((monotonic() - started) * 1000, 1),
         backend=backend,
     )

@@ -40,6 +40,8 @@ class Screen:
     height: int = 0
     colours: int = 0
     """Distinct colours of the last update; counting stops at ENOUGH_COLOURS."""
+    colour: str | None = None
+    """`#rrggbb`: the first one of the last update."""
 
 
 def probe_first_frame(password: str | None, screen: Screen) -> Script[None]:
@@ -97,13 +99,13 @@ def _framebuffer_update(screen: Screen) -> Script[None]:
             for _row in range(height if width else 0):
                 colours.add((yield Read(width * BYTES_PER_PIXEL)))
                 if colours.seen >= ENOUGH_COLOURS:
-                    screen.colours = colours.seen
+                    screen.colours, screen.colour = colours.seen, colours.first
                     return
         else:
             raise ProtocolError(f"the desktop sent encoding {encoding}, which was not offered")
         if count != _UNCOUNTED_RECTANGLES:
             count -= 1
-    screen.colours = colours.seen
+    screen.colours, screen.colour = colours.seen, colours.first
 
 
 class ColourCount:
@@ -112,6 +114,11 @@ class ColourCount:
     def __init__(self) -> None:
         self._first = b""
         self.seen = 0
+
+    @property
+    def first(self) -> str | None:
+        """`#rrggbb`; in memory it is blue, green, red."""
+        return f"#{self._first[::-1].hex()}" if self._first else None
 
     def add(self, pixels: bytes) -> None:
         """`pixels` are whole pixels in PIXEL_FORMAT; the fourth byte of each is undefined and ignored."""
