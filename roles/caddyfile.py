@@ -22,7 +22,8 @@ OWN_CERTIFICATE, OWN_KEY = f"{TLS}/own.pem", f"{TLS}/own.key"
 
 
 _RELAY_API = (
-    "/probe/*", "/devtools/*", "/streams", "/streams/*", "/leases/*", "/input/*", "/pictures", "/status", "/healthz",
+    "/probe/*", "/devtools/*", "/streams", "/streams/*", "/leases/*", "/input/*", "/pictures", "/status",
+    "/healthz",
 )  # fmt: skip
 _OPENSANDBOX_API = ("/v1/*", "/health", "/version")
 _HOSTWATCH_API = ("/hostwatch/*",)

@@ -63,6 +63,7 @@ TABLE = {
     "GET /sandboxes": "PAGE 403 200 200 200 200 200 200 200 200 200",
     "GET /sandboxes/<session_id>": "PAGE 403 200 200 200 200 404 200 200 200 200",
     "GET /hosts": "PAGE 403 200 200 200 200 200 200 200 200 200",
+    "GET /diagnosis/<session_id>": "PAGE 403 200 200 200 200 404 200 200 200 200",
     "GET /view/<session_id>": "PAGE 403 200 200 200 200 404 200 200 200 200",
     "GET /open/<session_id>": "PAGE 403 200 200 200 200 404 200 200 200 200",
     "GET /services/<name>": "PAGE 403 403 200 200 200 404 200 200 200 200",
@@ -142,6 +143,8 @@ TABLE = {
     # Nobody is there who could say what is open.
     "GET /api/v1/sessions/<session_id>/streams": "OUT 403 502 502 502 502 404 502 502 502 403",
     "DELETE /api/v1/sessions/<session_id>/streams/<stream_id>": "OUT 403 403 404 404 404 404 404 404 403 403",
+    # What does not answer here is what it tells.
+    "GET /api/v1/sessions/<session_id>/diagnosis": "OUT 403 200 200 200 200 404 200 200 200 403",
     "POST /api/v1/sessions/<session_id>/tickets": "OUT 403 201 201 201 201 404 201 201 403 403",
     "DELETE /api/v1/sessions/<session_id>/tickets/<ticket_id>": "OUT 403 404 404 404 404 404 404 404 403 403",
     "POST /api/v1/services/<name>/entries": "OUT 403 403 201 201 201 404 201 201 403 403",

@@ -27,6 +27,7 @@ from viewer.cli.main import parser_of_all, run
 from viewer.cli.output import duration, plain, table
 from viewer.cli.problems import Misused, Refused
 from viewer.credentials import open_order
+from viewer.diagnosis_answers import Diagnosis, StepName
 from viewer.model import HostStatus, Lease, LeaseHolder, LeaseKind, LeaseState, Session, Status, utcnow
 from viewer.public_leases import public_lease
 from viewer.settings import Settings
@@ -300,6 +301,20 @@ def test_renew_pause_resume_and_history(shell: Shell, store: Store, people: Peop
     statuses = [line.split()[2] for line in shell.out.splitlines()[1:]]
     assert statuses[0] == "creating"
     assert "paused" in statuses
+
+
+def test_diagnosis_is_a_table_with_what_mends_and_1_where_a_step_failed(
+    shell: Shell, store: Store, people: People
+) -> None:
+    session = running_session(store, people.alice)
+    store.fleet.transition(session.id, Status.ERROR, error_message="no such image")
+    assert shell(people.wanda, f"diagnose {session.id}") == 1
+    assert [line.split()[0] for line in shell.out.splitlines()[1:9]] == [step.value for step in StepName]
+    assert "row: Create another one." in shell.out
+    assert shell(people.wanda, f"diagnose {session.id} --json") == 1
+    assert Diagnosis.model_validate_json(shell.out).steps[0].what == "It has failed: no such image."
+    assert shell(people.bob, f"diagnose {session.id}") == 1
+    assert "Not found" in shell.err or "nothing here" in shell.err
 
 
 def test_labels_are_set_and_taken_away_beside_the_others(shell: Shell, store: Store, people: People) -> None:

@@ -29,6 +29,7 @@ from viewer.database import DatabaseAway, DatabaseBusy
 from viewer.deliveries.api import webhook_api
 from viewer.deliveries.store import UnknownEndpoint
 from viewer.devtools import devtools
+from viewer.diagnosis_api import diagnosis_api
 from viewer.documents import UnknownDocument
 from viewer.documents_api import documents_api
 from viewer.events import events
@@ -106,7 +107,7 @@ def create_app(settings: Settings, store: Store | None = None) -> Flask:
         api, session_api, stream_api, lease_api, help_api, input_api, work_api, people_api, audit_api,
         sandbox_api, events, content, devtools, authz, sign_in, oidc, pages, assets, scrape, shares_api,
         webhook_secrets_api, webhooks_in, webhook_api, pictures_api,
-        documents_api,
+        documents_api, diagnosis_api,
     ):  # fmt: skip
         app.register_blueprint(blueprint)
     files = read_manifest().files

@@ -53,7 +53,7 @@ def host_list(
                 name=host.name,
                 groups=host.groups,
                 status=record.status,
-                detail=_for_eyes_of(who, record.detail, host),
+                detail=for_eyes_of(who, record.detail, host),
                 last_seen_at=record.last_seen_at,
                 used_desktops=held.desktops,
                 max_desktops=host.max_desktops,
@@ -63,10 +63,10 @@ def host_list(
                 max_memory=f"{host.memory_mib}Mi" if host.memory_mib is not None else None,
                 draining=record.is_draining,
                 labels=host.labels,
-                report=record.report if _sees_the_fleet(who) else None,
+                report=record.report if sees_the_fleet(who) else None,
                 desktops=shown,
                 warnings=tuple(_warnings(host, record, held.desktops, shown, now)),
-                address=host.address if _sees_the_fleet(who) else None,
+                address=host.address if sees_the_fleet(who) else None,
             )
         )
     return HostList(items=tuple(hosts))
@@ -109,14 +109,14 @@ def _warnings(
             yield f"desktop {desktop.name} runs {desktop.backend}, not {wanted}; run the deploy"
 
 
-def _sees_the_fleet(who: Principal) -> bool:
+def sees_the_fleet(who: Principal) -> bool:
     """Addresses and load are of every tenant's hosts, and so for the fleet's admins."""
     return who.role.covers(Role.ADMIN) and who.may(Scope.FLEET)
 
 
-def _for_eyes_of(who: Principal, detail: str | None, host: HostSettings) -> str | None:
+def for_eyes_of(who: Principal, detail: str | None, host: HostSettings) -> str | None:
     """Sentences of the worker name addresses, which only the fleet's admins are shown."""
-    if detail is None or _sees_the_fleet(who):
+    if detail is None or sees_the_fleet(who):
         return detail
     for url in (host.opensandbox_url, host.relay_url, host.hostwatch_url):
         if url is not None:

@@ -39,7 +39,9 @@ from viewer.settings import Settings
 pages = Blueprint("pages", __name__)
 
 RESOLUTIONS = ("1280x800", "1440x900", "1600x900", "1920x1080", "2560x1440")
-_LOCAL = re.compile(r"/(?:sandboxes|view|open|services|hosts|account)(?:/[0-9A-Za-z_-]+)?", re.ASCII)
+_LOCAL = re.compile(
+    r"/(?:sandboxes|view|open|services|hosts|account|diagnosis)(?:/[0-9A-Za-z_-]+)?", re.ASCII
+)
 
 # The page beside the viewer brings both along: it has no files of its own there.
 _STYLE = """
@@ -147,6 +149,14 @@ def sandbox_page(session_id: str) -> Response:
 @needs(Role.WATCHER)
 def hosts_page() -> Response:
     return _page("hosts.html", principal())
+
+
+@pages.get("/diagnosis/<session_id>")
+@needs(Role.WATCHER)
+def diagnosis_page(session_id: str) -> Response:
+    """The page asks the API itself: a GET of a page asks no host anything."""
+    _own(session_id)
+    return _page("diagnosis.html", principal(), session_id=session_id)
 
 
 @pages.get("/open/<session_id>")

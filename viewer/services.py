@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from flask import current_app
 
 from viewer.event_hub import EventHub
+from viewer.host_links import links_of
+from viewer.lifecycle import HostLink
 from viewer.model import Principal
 from viewer.oidc.provider import Provider
 from viewer.passwords import Passwords
@@ -33,6 +35,11 @@ PICTURES_AT_ONCE = 12
 PICTURES_PER_TENANT = 8
 PICTURES_PER_PRINCIPAL = 6
 """Each takes a thread for as long as the relays take: for milliseconds, or a host is silent."""
+DIAGNOSES_AT_ONCE = 12
+DIAGNOSES_PER_TENANT = 6
+DIAGNOSES_PER_PRINCIPAL = 3
+DIAGNOSES_PER_MINUTE = 20
+"""Of one principal. Each takes a thread for up to 15 s, and asks every program on the way."""
 _FAILURES_ALLOWED = 10
 _FAILURE_WINDOW_SECONDS = 60.0
 _WRONG_KEYS_ALLOWED = 60
@@ -156,6 +163,12 @@ class Services:
             PICTURES_AT_ONCE, per_tenant=PICTURES_PER_TENANT, per_principal=PICTURES_PER_PRINCIPAL
         )
     )
+    diagnoses: Slots = field(
+        default_factory=lambda: Slots(
+            DIAGNOSES_AT_ONCE, per_tenant=DIAGNOSES_PER_TENANT, per_principal=DIAGNOSES_PER_PRINCIPAL
+        )
+    )
+    diagnosis_limit: RequestLimit = field(default_factory=lambda: RequestLimit(DIAGNOSES_PER_MINUTE))
     passwords: Passwords = field(default_factory=Passwords)
     wrong_keys: FailureLimit = field(default_factory=lambda: FailureLimit(_WRONG_KEYS_ALLOWED))
     entry_failures: FailureLimit = field(default_factory=FailureLimit)
@@ -169,6 +182,7 @@ class Services:
     requests: RequestLimit = field(init=False)
     pictures: PictureDesk = field(init=False)
     _relays: dict[str, RelayClient] | None = field(default=None, init=False)
+    _links: dict[str, HostLink] | None = field(default=None, init=False)
     _relays_made: threading.Lock = field(default_factory=threading.Lock, init=False)
 
     def __post_init__(self) -> None:
@@ -192,6 +206,16 @@ class Services:
             raise RelayUnreachable(f"host {host} is not in the inventory any more")
         return found.relay_key()
 
+    @property
+    def links(self) -> dict[str, HostLink]:
+        """What reaches each sandbox host, by host; made at first use, too. The viewer only asks there: it is
+        the worker that acts."""
+        relays = self.relays
+        with self._relays_made:
+            if self._links is None:
+                self._links = {link.name: link for link in links_of(self.settings, relays)}
+            return self._links
+
     def stop(self) -> None:
         """End streams and waits, and do not wait for them: also for a signal handler."""
         self.stopping.set()
@@ -203,6 +227,8 @@ class Services:
         self.stop()
         self.events.close()
         self.pictures.close()
+        for link in (self._links or {}).values():
+            link.close()
         for relay in (self._relays or {}).values():
             relay.close()
 

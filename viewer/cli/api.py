@@ -24,6 +24,7 @@ from viewer.deliveries.public import (
     WebhookList,
     WebhookWithSecret,
 )
+from viewer.diagnosis_answers import Diagnosis
 from viewer.incoming import (
     AskForHelp,
     AuditQuery,
@@ -159,6 +160,9 @@ class Api:
 
     def history(self, session_id: str) -> History:
         return self._ask("GET", _path("sessions", session_id, "history"), History)
+
+    def diagnosis(self, session_id: str) -> Diagnosis:
+        return self._ask("GET", _path("sessions", session_id, "diagnosis"), Diagnosis)
 
     # --- who has keyboard and mouse ------------------------------------------------------------------
 

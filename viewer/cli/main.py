@@ -16,6 +16,7 @@ import httpx
 from viewer import __version__
 from viewer.cli import (
     audit,
+    diagnose,
     events,
     fleet,
     input,
@@ -76,6 +77,7 @@ def parser_of_all() -> argparse.ArgumentParser:
     nouns = parser.add_subparsers(dest="noun", required=True, metavar="NOUN")
     for part in (
         sessions,
+        diagnose,
         input,
         lease,
         shares,
