@@ -98,7 +98,7 @@ def _models(described: Node) -> Iterator[str]:
 
 def _answered(described: Node) -> list[str]:
     """What answers hold, with all that is in it; what is only sent stands with its route, unless it may be
-    null, or is one of several or of a list."""
+    null, is one of several or of a list, or is a word of a query."""
     schemas, found = described["components"]["schemas"], set[str]()
     waiting = [
         _name(content["schema"])
@@ -107,6 +107,7 @@ def _answered(described: Node) -> list[str]:
         for content in answer.get("content", {}).values()
     ]
     for _, _, operation in _operations(described):
+        waiting += _references([parameter["schema"] for parameter in operation["parameters"]])
         for content in operation.get("requestBody", {}).get("content", {}).values():
             for _, field, _ in _fields(schemas[_name(content["schema"])]):
                 waiting += _references(field.get("anyOf", [])) + _references(field.get("items", {}))

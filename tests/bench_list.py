@@ -131,7 +131,7 @@ def _paths(size: int) -> list[str]:
 
 def _deep(size: int, part: float) -> str:
     """The cursor of a page so far into the table."""
-    return Position(created_at=NEWEST - timedelta(seconds=int(size * part)), id="f").to_cursor()
+    return Position(at=NEWEST - timedelta(seconds=int(size * part)), id="f").to_cursor()
 
 
 def _http_rows(size: int, taken: list[float]) -> list[BenchRow]:

@@ -99,6 +99,7 @@ TABLE = {
     "GET /api/v1/audit": "OUT 403 403 403 200 200 403 403 403 403 403",
     "GET /api/v1/audit/export": "OUT 403 403 403 200 200 403 403 403 403 403",
     "GET /api/v1/sessions": "OUT 403 200 200 200 200 200 200 200 200 403",
+    "GET /api/v1/sessions/counts": "OUT 403 200 200 200 200 200 200 200 200 403",
     "POST /api/v1/sessions": "OUT 403 403 202 202 202 202 202 202 403 403",
     "GET /api/v1/sessions/<session_id>": "OUT 403 200 200 200 200 404 200 200 200 403",
     "DELETE /api/v1/sessions/<session_id>": "OUT 403 403 204 204 204 404 204 204 403 403",

@@ -172,6 +172,9 @@ def test_list_is_filtered_and_cut(shell: Shell, store: Store, people: People) ->
         return [item["id"] for item in shell.document(people.alice, f"sessions list {command}")["items"]]
 
     assert listed("--label team=red") == [red.id]
+    assert listed("--text RED") == [red.id]
+    assert listed("--sort created") == [red.id, ended.id]
+    assert listed("--sort=-updated --limit 1") == [ended.id]
     assert listed("--status terminated --status error") == [ended.id]
     assert listed("--limit 1") == [ended.id]
     assert "there are more; --all shows them" in shell.err

@@ -9,7 +9,9 @@ import psycopg
 import pytest
 
 from tests.postgres import PostgresServer
-from tests.test_query_plans import CURSOR, LISTS, LIVE, explained
+from tests.test_query_plans import CURSOR, LIVE, ORDERS, WAYS, WINDOWED, cursor_for, explained
+from viewer.listing import SessionFilter
+from viewer.model import Sort
 from viewer.new_sessions import QuotaExceeded
 from viewer.store import Store
 
@@ -47,16 +49,34 @@ def reads_all(plan: str) -> bool:
     return "Seq Scan on sandbox_sessions" in plan or "Seq Scan on session_labels" in plan
 
 
-@pytest.mark.parametrize("name", LISTS)
+@pytest.mark.parametrize("name", WAYS)
 def test_list_by_each_filter_reads_its_own_index_from_where_the_page_begins(grown: Store, name: str) -> None:
-    wanted, index = LISTS[name]
+    wanted, index, sort = WAYS[name]
     with explained(grown) as plans:
-        grown.tenant("acme").list(wanted, CURSOR)
+        grown.tenant("acme").list(wanted, cursor_for(sort), sort=sort)
     [plan] = plans
     assert not reads_all(plan), plan
-    if name not in ("label", "labels", "label and status"):
+    if not wanted.labels:
         assert index in plan, plan
         assert "ROW(" in plan, plan
+
+
+@pytest.mark.parametrize("name", WINDOWED)
+def test_several_conditions_are_tried_on_what_one_of_them_leads_to(grown: Store, name: str) -> None:
+    wanted, index = WINDOWED[name]
+    with explained(grown) as plans:
+        grown.tenant("acme").list(wanted, CURSOR)
+    assert not any(map(reads_all, plans)), "\n\n".join(plans)
+    if not wanted.labels:
+        assert index in plans[0], plans[0]
+
+
+@pytest.mark.parametrize("sort", ORDERS)
+def test_conditions_in_another_order_are_tried_as_it_goes(grown: Store, sort: Sort) -> None:
+    wanted = SessionFilter(task_id="t7", text="a")
+    with explained(grown) as plans:
+        grown.tenant("acme").list(wanted, cursor_for(sort), sort=sort)
+    assert ORDERS[sort] in plans[0], plans[0]
 
 
 @pytest.mark.parametrize("name", LIVE)

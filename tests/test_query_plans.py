@@ -14,12 +14,12 @@ from viewer.audit_store import AuditFilter, _cursor_of
 from viewer.deliveries.model import DeliveryStatus
 from viewer.deliveries.store import NewEndpoint
 from viewer.listing import Position, SessionFilter
-from viewer.model import Status, utcnow
+from viewer.model import Sort, Status, utcnow
 from viewer.resources import Quota
 from viewer.store import NewSession, Store
 
 pytestmark = pytest.mark.sqlite
-CURSOR = Position(created_at=utcnow(), id="x").to_cursor()
+CURSOR = Position(at=utcnow(), id="x").to_cursor()
 NEW = NewSession(image="desktop", resolution="1280x800", ttl_seconds=60, created_by="test")
 
 
@@ -57,24 +57,73 @@ LISTS = {
     "host": (SessionFilter(host="here"), "ix_sessions_tenant_host"),
     "help": (SessionFilter(help=True), "ix_sessions_tenant_help"),
     "label": (SessionFilter(labels={"a": "b"}), "ix_session_labels_value"),
+}
+"""One condition alone: it leads to the page and to nothing else."""
+
+WINDOWED = {
     "labels": (SessionFilter(labels={"a": "b", "c": "d"}), "ix_session_labels_value"),
-    "label and status": (
+    "label and live": (
         SessionFilter(labels={"a": "b"}, status=(Status.RUNNING,)),
+        "ix_sessions_tenant_status",
+    ),
+    "label and ended": (
+        SessionFilter(labels={"a": "b"}, status=(Status.TERMINATED,)),
         "ix_session_labels_value",
     ),
+    "task and host": (SessionFilter(task_id="t", host="here"), "ix_sessions_tenant_task"),
+    "image and ended": (
+        SessionFilter(image="desktop", status=(Status.ERROR,)),
+        "ix_sessions_tenant_image",
+    ),
+    "text": (SessionFilter(text="a b"), "ix_sessions_tenant"),
+    "text and task": (SessionFilter(text="a b", task_id="t"), "ix_sessions_tenant_task"),
+}
+"""Several conditions: one leads, and the others are tried on so many of its rows and no more."""
+
+ORDERS = {Sort.CHANGED_LAST: "ix_sessions_tenant_updated", Sort.ENDS_LAST: "ix_sessions_live_expires"}
+WAYS = {
+    **{f"{name}, {sort}": (*LISTS[name], sort) for name in LISTS for sort in (Sort.NEWEST, Sort.OLDEST)},
+    **{f"{sort}": (SessionFilter(), index, sort) for sort, index in ORDERS.items()},
 }
 
 
-@pytest.mark.parametrize("name", LISTS)
+@pytest.mark.parametrize("name", WAYS)
 def test_list_by_each_filter_enters_its_own_index_where_the_page_begins(store: Store, name: str) -> None:
-    wanted, index = LISTS[name]
+    wanted, index, sort = WAYS[name]
     with explained(store) as plans:
-        store.tenant("acme").list(wanted, CURSOR)
+        store.tenant("acme").list(wanted, cursor_for(sort), sort=sort)
     [plan] = plans
-    assert re.search(rf"INDEX {index} \(.*< ?\(\?,\?\)\)", plan)
+    assert re.search(rf"INDEX {index} \(.*[<>] ?\(\?,\?\)\)", plan)
     assert not re.search(r"^SCAN (sandbox_sessions|session_labels)", plan, re.MULTILINE)
     # The pages of several statuses are merged: at most a page of each is sorted.
-    assert ("TEMP B-TREE" in plan) == (name == "statuses")
+    assert ("TEMP B-TREE" in plan) == name.startswith("statuses")
+
+
+@pytest.mark.parametrize("name", WINDOWED)
+def test_several_conditions_are_tried_on_what_one_of_them_leads_to(store: Store, name: str) -> None:
+    wanted, index = WINDOWED[name]
+    with explained(store) as plans:
+        store.tenant("acme").list(wanted, CURSOR)
+    rows, end = plans
+    for plan in (rows, end):
+        assert re.search(rf"INDEX {index} \(.*< ?\(\?,\?\)\)", plan), plan
+        assert not re.search(r"^SCAN (sandbox_sessions|session_labels)", plan, re.MULTILINE)
+    # What leads is limited before anything else is asked of its rows.
+    assert "CO-ROUTINE" in rows or "MATERIALIZE" in rows
+    assert "TEMP B-TREE" not in end
+
+
+@pytest.mark.parametrize("sort", ORDERS)
+def test_conditions_in_another_order_are_tried_as_it_goes(store: Store, sort: Sort) -> None:
+    wanted = SessionFilter(task_id="t", status=(Status.RUNNING,), text="a")
+    with explained(store) as plans:
+        store.tenant("acme").list(wanted, cursor_for(sort), sort=sort)
+    assert len(plans) == 2
+    assert all(re.search(rf"INDEX {ORDERS[sort]} \(.*< ?\(\?,\?\)\)", plan) for plan in plans)
+
+
+def cursor_for(sort: Sort) -> str:
+    return Position(at=utcnow(), id="x", by=sort.key).to_cursor()
 
 
 def _everybody(store: Store) -> object:
@@ -89,6 +138,10 @@ LIVE: dict[str, tuple[Callable[[Store], object], set[str]]] = {
     "the pool": (lambda store: store.fleet.warm(), {"ix_sessions_live_tenant"}),
     "placement": (lambda store: store.fleet.place(lambda _: []), {"ix_sessions_live", "ix_sessions_ended"}),
     "figures": (lambda store: store.figures.now(), {"ix_sessions_ended"}),
+    "a tenant's counts": (
+        lambda store: store.tenant("acme").counts(),
+        {"ix_sessions_live_tenant", "ix_sessions_tenant_status"},
+    ),
     "a tenant's desktops": (lambda store: store.tenant("acme").desktops(), {"ix_sessions_live_tenant"}),
     "all of a tenant end": (_everybody, {"ix_sessions_live_tenant"}),
     "create under a quota": (

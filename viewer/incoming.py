@@ -36,7 +36,7 @@ from viewer.desktop_options import (
     OpenUrl,
     Timezone,
 )
-from viewer.model import Role, Scope, Status
+from viewer.model import Role, Scope, Sort, Status
 from viewer.problems import FieldError, Problem, from_validation, wrong_fields
 from viewer.resources import Cpu, Memory
 from viewer.tickets import (
@@ -406,6 +406,18 @@ class ListQuery(BaseModel):
     help: bool | None = Field(None, description="true for those that need a person, false for the others")
     label: tuple[Annotated[str, AfterValidator(_pair)], ...] = Field(
         (), description="NAME=VALUE; given several times, all of them hold"
+    )
+    q: Label | None = Field(
+        None,
+        description="1 to 200 printable characters: words that all are somewhere in what a person reads of a"
+        " session: its ids, status, image, host, task, agent, its labels' values, its error, what it needs a"
+        " person for. It is no pattern",
+    )
+    sort: Sort = Field(
+        Sort.NEWEST,
+        description="what comes first: `-created` the newest, `created` the oldest, `-updated` what changed"
+        " last, `updated` what has not changed for longest; of those that live and have an end, `expires`"
+        " what ends first, `-expires` what ends last",
     )
     cursor: Label | None = Field(None, description="a `next_cursor` as it was given out")
     limit: int = Field(50, ge=1, le=200, description="a whole number from 1 to 200")

@@ -168,6 +168,39 @@ class DocumentNews(Frozen):
 Resolution = Annotated[str, StringConstraints(pattern=r"^[1-9]\d{2,3}x[1-9]\d{2,3}$")]
 
 
+SortKey = Literal["created", "updated", "expires"]
+"""The time by which a list is in order."""
+
+
+class Sort(StrEnum):
+    """What a list of sessions begins with. By their end, it has only those that live and have one."""
+
+    NEWEST = "-created"
+    OLDEST = "created"
+    CHANGED_LAST = "-updated"
+    CHANGED_FIRST = "updated"
+    ENDS_LAST = "-expires"
+    ENDS_FIRST = "expires"
+
+    @property
+    def key(self) -> SortKey:
+        return _SORT_KEYS[self]
+
+    @property
+    def descending(self) -> bool:
+        return self.value.startswith("-")
+
+
+_SORT_KEYS: dict[Sort, SortKey] = {
+    Sort.NEWEST: "created",
+    Sort.OLDEST: "created",
+    Sort.CHANGED_LAST: "updated",
+    Sort.CHANGED_FIRST: "updated",
+    Sort.ENDS_LAST: "expires",
+    Sort.ENDS_FIRST: "expires",
+}
+
+
 class Principal(Frozen):
     """Who asks: the tenant comes from the credential, never from a payload."""
 

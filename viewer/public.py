@@ -202,6 +202,17 @@ class SessionList(Frozen):
     )
 
 
+class SessionCounts(Frozen):
+    """Of those that have ended, no more than 10000 are counted."""
+
+    creating: int
+    running: int
+    paused: int
+    terminated: int
+    error: int
+    needs_person: int = Field(description="Live ones that ask for a person.")
+
+
 class Me(Frozen):
     """Who the credential belongs to."""
 

@@ -24,7 +24,7 @@ from viewer.model import Kind, Role, Session, Status, utcnow
 from viewer.observed import session_made
 from viewer.openapi import Answer, Operation, describes
 from viewer.problems import FieldError, Problem, wrong_fields
-from viewer.public import History, PublicSession, PublicStep, SessionList, Terminated
+from viewer.public import History, PublicSession, PublicStep, SessionCounts, SessionList, Terminated
 from viewer.services import services
 from viewer.store import TenantStore
 from viewer.transitions import IllegalTransition
@@ -79,9 +79,16 @@ def create_session() -> Response:
 @needs(Role.WATCHER)
 @describes(
     Operation(
-        summary="List sessions, newest first",
+        summary="List sessions, newest first unless `sort` says otherwise",
         query=ListQuery,
-        answers={200: Answer("One page.", SessionList)},
+        answers={
+            200: Answer(
+                "One page. With a text, several conditions or another order than by creation it looks at some"
+                " thousand sessions and not at all of them: it may have fewer than `limit`, or none, while"
+                " `next_cursor` says that there is more to look at.",
+                SessionList,
+            )
+        },
         problems=(400, 422),
     )
 )
@@ -96,9 +103,22 @@ def list_sessions() -> Response:
         host=asked.host,
         help=asked.help,
         labels=dict(pair.split("=", 1) for pair in asked.label),
+        text=asked.q,
     )
-    page = _tenant().list(wanted, asked.cursor, asked.limit)
+    page = _tenant().list(wanted, asked.cursor, asked.limit, asked.sort)
     return json_answer(public_list(page.items, page.next_cursor))
+
+
+@session_api.get("/sessions/counts")
+@needs(Role.WATCHER)
+@describes(
+    Operation(
+        summary="How many sessions there are of each status",
+        answers={200: Answer("All of your tenant.", SessionCounts)},
+    )
+)
+def count_sessions() -> Response:
+    return json_answer(SessionCounts.model_validate(_tenant().counts().model_dump()))
 
 
 @session_api.get("/sessions/<session_id>")

@@ -34,7 +34,7 @@ from viewer.fleet_store import IDEMPOTENCY_LIFE, FleetStore
 from viewer.gesture_store import GestureStore
 from viewer.help_store import HelpStore
 from viewer.leases import LeaseStore
-from viewer.listing import Page, SessionFilter, looks_for, matching, numbered_page, page_of
+from viewer.listing import Page, SessionFilter, looks_for, numbered_page
 from viewer.listing import conditions as conditions_of
 from viewer.model import (
     POOL_TENANT,
@@ -42,6 +42,7 @@ from viewer.model import (
     HostStatus,
     Kind,
     Session,
+    Sort,
     Status,
     Via,
     utcnow,
@@ -78,6 +79,8 @@ from viewer.rows import (
     tell,
     write_labels,
 )
+from viewer.session_counts import Counts, counts_of
+from viewer.session_pages import page_of_sessions
 from viewer.shares import ShareStore
 from viewer.tables import EventRow, HistoryRow, HostRow, IdempotencyRow, SessionLabelRow, SessionRow
 from viewer.ticket_store import TicketStore
@@ -216,12 +219,20 @@ class TenantStore:
             return {session.id: session for session in sessions_of(orm, query)}
 
     def list(
-        self, wanted: SessionFilter | None = None, cursor: str | None = None, limit: int = 50
+        self,
+        wanted: SessionFilter | None = None,
+        cursor: str | None = None,
+        limit: int = 50,
+        sort: Sort = Sort.NEWEST,
     ) -> Page[Session]:
-        """One page, newest first; raise BadCursor for a cursor that is not ours."""
-        query = matching(self._tenant_id, wanted or SessionFilter(), cursor, limit + 1)
+        """One page; raise BadCursor for a cursor that is not ours, or of another order."""
         with self._database.reading() as orm:
-            return page_of(sessions_of(orm, query), limit)
+            return page_of_sessions(orm, self._tenant_id, wanted or SessionFilter(), sort, cursor, limit)
+
+    def counts(self) -> Counts:
+        """How many sessions there are of each status, and how many call for a person."""
+        with self._database.reading() as orm:
+            return counts_of(orm, self._tenant_id)
 
     def sandboxes(
         self,

@@ -66,8 +66,11 @@ class Base(DeclarativeBase):
 
 def _of_the_live(name: str, *columns: str) -> Index:
     """An index that leaves out the sessions which have ended."""
-    live = text("terminated_at IS NULL")
-    return Index(name, *columns, sqlite_where=live, postgresql_where=live)
+    return _where(name, "terminated_at IS NULL", *columns)
+
+
+def _where(name: str, condition: str, *columns: str) -> Index:
+    return Index(name, *columns, sqlite_where=text(condition), postgresql_where=text(condition))
 
 
 class TenantRow(Base):
@@ -104,13 +107,16 @@ class SessionRow(Base):
         # As does each create of a tenant with a quota, and holds the one write lock meanwhile.
         _of_the_live("ix_sessions_live_tenant", "tenant_id", "created_at", "id"),
         # Of the few that need a person.
-        Index(
-            "ix_sessions_tenant_help",
+        _where("ix_sessions_tenant_help", "help_reason IS NOT NULL", "tenant_id", "created_at", "id"),
+        # Lists in the order of change and of end. Only who spells out the condition gets them: SQLite would
+        # take either for the one above, whose leading column is the same.
+        _where("ix_sessions_tenant_updated", "updated_at IS NOT NULL", "tenant_id", "updated_at", "id"),
+        _where(
+            "ix_sessions_live_expires",
+            "terminated_at IS NULL AND expires_at IS NOT NULL",
             "tenant_id",
-            "created_at",
+            "expires_at",
             "id",
-            sqlite_where=text("help_reason IS NOT NULL"),
-            postgresql_where=text("help_reason IS NOT NULL"),
         ),
         # For what is forgotten after its time.
         Index("ix_sessions_ended", "terminated_at"),

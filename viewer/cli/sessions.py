@@ -23,7 +23,7 @@ from viewer.incoming import (
     SetLabels,
     TerminateSessions,
 )
-from viewer.model import Kind, Status
+from viewer.model import Kind, Sort, Status
 from viewer.public import HelpAnswer, PublicSession, SessionList, Terminated
 
 _WAIT_PIECE_SECONDS = 2
@@ -78,13 +78,28 @@ def _add_list(verbs: Nouns) -> None:
     _add_filters(parser)
     parser.add_argument("--sandbox", metavar="ID", help="the sandbox's id on its host")
     parser.add_argument("--needs-person", action="store_true", help="only those that call for a person")
+    parser.add_argument("--text", metavar="WORDS", help="words that all are somewhere in what is shown")
+    parser.add_argument(
+        "--sort",
+        type=Sort,
+        choices=list(Sort),
+        default=Sort.NEWEST,
+        help="what comes first; expires: of those that live, what ends first",
+    )
     parser.add_argument("--limit", type=whole_number, default=50, help="how many at most, 50 if not given")
     parser.add_argument("--all", action="store_true", help="all of them, whatever --limit says")
 
 
 def _list(asked: argparse.Namespace, api: Api, out: Output) -> int:
-    limit = None if asked.all else asked.limit
-    found, cursor = _find(api, asked, limit, sandbox=asked.sandbox, needs_person=asked.needs_person)
+    found, cursor = _find(
+        api,
+        asked,
+        None if asked.all else asked.limit,
+        sandbox=asked.sandbox,
+        needs_person=asked.needs_person,
+        text=asked.text,
+        sort=asked.sort,
+    )
     rows = [
         (one.id, one.status, one.image, one.host, one.task_id, one.agent_id, age(one.created_at), _end(one),
          reason_of(one))
@@ -111,6 +126,8 @@ def _find(
     sandbox: str | None = None,
     needs_person: bool = False,
     status: Sequence[Status] | None = None,
+    text: str | None = None,
+    sort: Sort = Sort.NEWEST,
 ) -> tuple[tuple[PublicSession, ...], str | None]:
     """Sessions that match, and the cursor of those that come after `limit`."""
 
@@ -126,6 +143,8 @@ def _find(
                 host=asked.host,
                 help=needs_person or None,
                 label=tuple(f"{name}={value}" for name, value in asked.label or ()),
+                q=text,
+                sort=sort,
                 cursor=cursor,
                 limit=most,
             )

@@ -1,4 +1,4 @@
-"""What a person is needed for; documents of tasks."""
+"""What a person is needed for; lists in the order of change and of end; documents of tasks."""
 
 from __future__ import annotations
 
@@ -17,6 +17,10 @@ _HELP = (
     ("help_ended_at", sa.DateTime()),
     ("help_ended_by", sa.String()),
 )
+_ORDERS = (
+    ("ix_sessions_tenant_updated", "updated_at", "updated_at IS NOT NULL"),
+    ("ix_sessions_live_expires", "expires_at", "terminated_at IS NULL AND expires_at IS NOT NULL"),
+)
 
 
 def upgrade() -> None:
@@ -30,10 +34,16 @@ def upgrade() -> None:
         sqlite_where=needs_a_person,
         postgresql_where=needs_a_person,
     )
+    for name, time, condition in _ORDERS:
+        where = sa.text(condition)
+        columns = ["tenant_id", time, "id"]
+        op.create_index(name, "sandbox_sessions", columns, sqlite_where=where, postgresql_where=where)
     _add_documents()
 
 
 def downgrade() -> None:
+    for name, _time, _condition in _ORDERS:
+        op.drop_index(name, table_name="sandbox_sessions")
     for table in ("document_contents", "documents"):
         op.drop_table(table)
     op.drop_index("ix_sessions_tenant_help", "sandbox_sessions")
