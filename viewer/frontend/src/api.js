@@ -27,12 +27,26 @@ export async function call(method, path, body) {
   return (await ask(method, path, body)).answer;
 }
 
+/** The picture at that path; throws a Problem. @param {string} path @returns {Promise<Blob>} */
+export async function picture(path) {
+  const response = await send("GET", path);
+  if (!response.ok) throw problemFrom(response, await bodyOf(response));
+  return response.blob();
+}
+
 /** Sign out, and return the address that this leads to: of a page of ours. */
 export async function signOut() {
   return (await ask("POST", "/signout")).url;
 }
 
 async function ask(method, path, body) {
+  const response = await send(method, path, body);
+  const answer = await bodyOf(response);
+  if (response.ok) return { answer, url: response.url };
+  throw problemFrom(response, answer);
+}
+
+async function send(method, path, body) {
   let response;
   try {
     response = await fetch(path, {
@@ -47,9 +61,7 @@ async function ask(method, path, body) {
     throw new Problem(0, "The server cannot be reached right now.");
   }
   learnSkew(response.headers.get("Date"));
-  const answer = await bodyOf(response);
-  if (response.ok) return { answer, url: response.url };
-  throw problemFrom(response, answer);
+  return response;
 }
 
 function learnSkew(date) {
@@ -105,7 +117,6 @@ export function leaveForSignIn() {
 
 const at = (id) => `/api/v1/sessions/${encodeURIComponent(id)}`;
 export const getSession = (id) => call("GET", at(id));
-export const listStreams = (id) => call("GET", `${at(id)}/streams`);
 export const terminateSession = (id) => call("DELETE", at(id));
 export const createSession = (wanted) => call("POST", "/api/v1/sessions", wanted);
 export const listActive = () => call("GET", "/api/v1/sessions?status=creating&status=running&status=paused&limit=200");

@@ -1,7 +1,7 @@
 // How a <sandbox-viewer> reaches its fleet: nothing else under `viewer/` asks the page it is on who is signed in, or where
 // the API is. A page of another origin gives its element a connection of its own.
 
-import { call, goToSignIn } from "../api.js";
+import { call, goToSignIn, picture } from "../api.js";
 
 /**
  * @typedef {object} Connection
@@ -22,6 +22,7 @@ export const ownPage = {
   },
   isForeign: false,
   call,
+  picture,
   openStream(sessionId, { shared }) {
     const scheme = location.protocol === "https:" ? "wss:" : "ws:";
     return new WebSocket(`${scheme}//${location.host}/stream/${encodeURIComponent(sessionId)}${shared ? "?as=share" : ""}`, ["binary"]);

@@ -12,6 +12,7 @@ const PATIENCE_MS = 20_000;
 const ENDED = "/deskfleet-ended";
 const ENDED_PATIENCE_MS = 2000;
 const CUT = "The desktop closed the connection";
+const RESIZE = { fit: "scale", actual: "off", match: "remote" };
 let frames = 0;
 
 /**
@@ -21,6 +22,7 @@ let frames = 0;
 export class ContentFrame extends EventTarget {
   #stage;
   #connection;
+  #mode;
   #frame = null;
   #origin = "";
   #timer = 0;
@@ -30,10 +32,11 @@ export class ContentFrame extends EventTarget {
   #asksWhy = false;
   #onMessage = (event) => this.#heard(event);
 
-  /** @param {HTMLElement} stage empty element @param {string} sessionId @param {{name: string, viewOnly: boolean, connection: import("./connection.js").Connection, shared?: boolean}} shown shared: by a share link */
-  constructor(stage, sessionId, { name, viewOnly, connection, shared = false }) {
+  /** @param {HTMLElement} stage empty element @param {string} sessionId @param {{name: string, viewOnly: boolean, mode: "fit"|"actual"|"match", connection: import("./connection.js").Connection, shared?: boolean}} shown shared: by a share link */
+  constructor(stage, sessionId, { name, viewOnly, mode, connection, shared = false }) {
     super();
     this.#connection = connection;
+    this.#mode = mode;
     this.#stage = stage;
     addEventListener("message", this.#onMessage);
     this.#timer = setTimeout(() => this.#end("The desktop's own page does not answer"), PATIENCE_MS);
@@ -52,6 +55,22 @@ export class ContentFrame extends EventTarget {
 
   /** So are its keys: its window loses focus by itself. */
   releaseKeys() {}
+
+  /** As it was opened: the client takes it from its address. */
+  set mode(_mode) {}
+
+  set isDragged(_isDragged) {}
+
+  sendKey() {}
+
+  /** Its client counts for itself. */
+  measure() {
+    return null;
+  }
+
+  picture() {
+    return null;
+  }
 
   /** A foreign page's picture cannot be copied. */
   copyTo() {
@@ -77,7 +96,7 @@ export class ContentFrame extends EventTarget {
     this.#origin = new URL(entry.url).origin;
     this.#frame = this.#newFrame(name, viewOnly);
     this.#stage.replaceChildren(this.#frame);
-    goThrough(entry, { next: clientAddress(viewOnly), target: this.#frame.name, within: this.#stage });
+    goThrough(entry, { next: clientAddress(viewOnly, this.#mode), target: this.#frame.name, within: this.#stage });
   }
 
   #newFrame(name, viewOnly) {
@@ -139,8 +158,8 @@ export class ContentFrame extends EventTarget {
  * KasmVNC's parameters. In a frame it hides its bar and turns clipboard, WebP and scaling off, unless `show_control_bar`
  * is there with any value. Coming back after a cut is ours, because each stream needs a way in.
  */
-function clientAddress(viewOnly) {
-  const wanted = { autoconnect: "true", reconnect: "false", resize: "scale", idle_disconnect: "720" };
+function clientAddress(viewOnly, mode) {
+  const wanted = { autoconnect: "true", reconnect: "false", resize: RESIZE[mode], idle_disconnect: "720" };
   Object.assign(wanted, viewOnly ? { view_only: "true", enable_webp: "true" } : { show_control_bar: "true", clipboard_seamless: "true" });
   return `/?${new URLSearchParams(wanted)}`;
 }

@@ -1,9 +1,7 @@
-// Chrome DevTools of a desktop's browser, beside the desktop: a row of tabs, a choice of targets, and a frame at the
-// session's own origin. The front-end is that of the browser in the desktop, so it is a foreign page like any other.
+// Chrome DevTools of a desktop's browser, beside the desktop: a choice of targets, and a frame at the session's own origin. The front-end is that of the browser in the desktop, so it is a foreign page like any other.
 
 import { goThrough, ticketFrom } from "../entering.js";
 import { element, setText } from "../dom.js";
-import { ownPage } from "./connection.js";
 
 // What DevTools need. They stay in their frame: no top navigation, no windows of their own.
 const SANDBOX = "allow-scripts allow-same-origin allow-forms allow-downloads";
@@ -16,11 +14,11 @@ const FRONT_END = "/devtools/inspector.html";
 const IN_FRAMES = "/devtools/deskfleet-frame";
 let frames = 0;
 
-/** The tabs and what is below them. `bar` goes above the screen, `panel` over it; the desktop stays connected. */
-export class DevToolsTab {
-  connection = ownPage;
-  #session = null;
-  #open = false;
+/** A choice of targets and a frame; from the first look until `close` it stays alive, shown or not. */
+export class DevTools {
+  #id;
+  #parts;
+  #connection;
   #frame = null;
   #origin = "";
   /** Id of the target that the frame shows, "" before there is one. */
@@ -28,90 +26,57 @@ export class DevToolsTab {
   #timer = 0;
   #patience = 0;
   #asking = 0;
+  #isClosed = false;
   #onMessage = (event) => this.#heard(event);
+  #onChoice = () => this.#attach(this.#parts.targets.value);
 
-  constructor() {
-    this.desktop = element("button", { type: "button", class: "viewer-tab", role: "tab", "aria-selected": "true" }, "Desktop");
-    this.devtools = element("button", { type: "button", class: "viewer-tab", role: "tab", "aria-selected": "false" }, "DevTools");
-    this.targets = element("select", { "aria-label": "What DevTools show", hidden: true });
-    this.alone = element("a", { class: "button plain", target: "_blank", rel: "noopener", hidden: true }, "Open in a tab");
-    this.bar = element("div", { class: "viewer-tabs", hidden: true },
-      element("div", { role: "tablist" }, this.desktop, this.devtools), this.targets, this.alone);
-    this.stage = element("div", { class: "devtools-stage" });
-    this.note = element("p", { class: "devtools-note", role: "status" });
-    this.panel = element("div", { class: "devtools-panel", hidden: true }, this.stage, this.note);
-    this.desktop.addEventListener("click", () => this.#choose(false));
-    this.devtools.addEventListener("click", () => this.#choose(true));
-    this.targets.addEventListener("change", () => this.#attach(this.targets.value));
-  }
-
-  /** Call whenever the session has changed. @param {object|null} session @param {boolean} mayControl */
-  show(session, mayControl) {
-    const capable = Boolean(session?.devtools_url && session.status === "running" && mayControl);
-    if (session?.id !== this.#session?.id || !capable) this.#close();
-    this.#session = capable ? session : null;
-    this.bar.hidden = !capable;
-    if (capable) this.alone.href = session.devtools_url;
-  }
-
-  /** Look again whether they may be open; something has happened that may have ended them. */
-  refresh() {
-    if (this.#open) this.#look();
-  }
-
-  close() {
-    this.#close();
-  }
-
-  #choose(open) {
-    if (open === this.#open) return;
-    if (!open) return this.#close();
-    this.#open = true;
-    this.#render();
-    setText(this.note, "Opening DevTools…");
+  /**
+   * @param {string} sessionId
+   * @param {{stage: HTMLElement, note: HTMLElement, targets: HTMLSelectElement, panel: HTMLElement, connection: import("./connection.js").Connection}} parts
+   *   `panel` holds the stage, and is hidden while they are not looked at
+   */
+  constructor(sessionId, { connection, ...parts }) {
+    this.#id = sessionId;
+    this.#parts = parts;
+    this.#connection = connection;
     addEventListener("message", this.#onMessage);
-    this.#timer = setInterval(() => document.hidden || this.#look(), LOOK_EVERY_MS);
+    parts.targets.addEventListener("change", this.#onChoice);
+    this.#timer = setInterval(() => document.hidden || parts.panel.hidden || this.#look(), LOOK_EVERY_MS);
     this.#look();
   }
 
-  #close() {
-    this.#open = false;
+  close() {
+    this.#isClosed = true;
     this.#asking++;
     clearInterval(this.#timer);
     removeEventListener("message", this.#onMessage);
+    this.#parts.targets.removeEventListener("change", this.#onChoice);
+    this.#parts.targets.replaceChildren();
+    delete this.#parts.targets.dataset.key;
     this.#detach("");
-    this.#render();
   }
 
   #detach(why) {
     clearTimeout(this.#patience);
     this.#frame = null;
     this.#shown = "";
-    this.stage.replaceChildren();
-    setText(this.note, why);
-  }
-
-  #render() {
-    this.panel.hidden = !this.#open;
-    this.targets.hidden = this.alone.hidden = !this.#open;
-    this.desktop.setAttribute("aria-selected", String(!this.#open));
-    this.devtools.setAttribute("aria-selected", String(this.#open));
+    this.#parts.stage.replaceChildren();
+    setText(this.#parts.note, why);
   }
 
   async #look() {
-    const id = this.#session?.id;
     const asking = ++this.#asking;
     let found;
     try {
-      found = await this.connection.call("GET", `/api/v1/sessions/${encodeURIComponent(id)}/devtools`);
+      found = await this.#connection.call("GET", `/api/v1/sessions/${encodeURIComponent(this.#id)}/devtools`);
     } catch (problem) {
       if (asking !== this.#asking) return;
-      if (problem.status === 401) return this.connection.signedOut?.();
+      if (problem.status === 401) return this.#connection.signedOut?.();
       // What is silent for a moment cuts nobody.
       const isPassing = problem.status === 0 || problem.status >= 500;
       return isPassing && this.#frame ? undefined : this.#detach(problem.message);
     }
-    if (asking !== this.#asking || !this.#open) return;
+    if (asking !== this.#asking) return;
     if (!found.available) return this.#detach(found.why_not);
     this.#list(found.targets);
     if (!this.#frame && found.targets.length) this.#attach(found.targets[0].id);
@@ -120,23 +85,22 @@ export class DevToolsTab {
 
   #list(targets) {
     const key = JSON.stringify(targets);
-    if (this.targets.dataset.key === key) return;
-    this.targets.dataset.key = key;
+    if (this.#parts.targets.dataset.key === key) return;
+    this.#parts.targets.dataset.key = key;
     // What is shown may be gone; DevTools say so themselves.
-    this.targets.replaceChildren(...targets.map((target) => element("option", { value: target.id, "data-path": target.path, selected: target.id === this.#shown },
+    this.#parts.targets.replaceChildren(...targets.map((target) => element("option", { value: target.id, "data-path": target.path, selected: target.id === this.#shown },
       `${target.type === "page" ? "" : `${target.type}: `}${target.title || target.url || "Untitled"}`)));
   }
 
   async #attach(target) {
-    const path = [...this.targets.options].find((option) => option.value === target)?.dataset.path;
-    const id = this.#session?.id;
-    if (!path || !id) return;
+    const path = [...this.#parts.targets.options].find((option) => option.value === target)?.dataset.path;
+    if (!path || this.#isClosed) return;
     this.#detach("Opening DevTools…");
-    this.#shown = this.targets.value = target;
+    this.#shown = this.#parts.targets.value = target;
     const frame = (this.#frame = element("iframe", { name: `devtools-${++frames}`, title: "Chrome DevTools", sandbox: SANDBOX }));
     let entry;
     try {
-      entry = await ticketFrom(`/api/v1/sessions/${encodeURIComponent(id)}/entries`, { page: "devtools" }, this.connection);
+      entry = await ticketFrom(`/api/v1/sessions/${encodeURIComponent(this.#id)}/entries`, { page: "devtools" }, this.#connection);
     } catch (problem) {
       if (this.#frame === frame) this.#detach(problem.message);
       return;
@@ -145,14 +109,14 @@ export class DevToolsTab {
     this.#origin = new URL(entry.url).origin;
     frame.allow = `clipboard-read ${this.#origin}; clipboard-write ${this.#origin}`;
     frame.addEventListener("load", () => this.#frame === frame && this.#loaded());
-    this.stage.replaceChildren(frame);
+    this.#parts.stage.replaceChildren(frame);
     this.#patience = setTimeout(() => this.#detach("DevTools do not answer."), PATIENCE_MS);
-    goThrough(entry, { next: path.replace(FRONT_END, IN_FRAMES), target: frame.name, within: this.panel });
+    goThrough(entry, { next: path.replace(FRONT_END, IN_FRAMES), target: frame.name, within: this.#parts.panel });
   }
 
   #loaded() {
     clearTimeout(this.#patience);
-    setText(this.note, "");
+    setText(this.#parts.note, "");
   }
 
   #heard(event) {

@@ -147,7 +147,7 @@ export class LeaseBar extends EventTarget {
     const before = this.#lease;
     const wasMine = this.isMine;
     this.#lease = lease;
-    if (wasMine && !this.isMine) this.#setNews(lease.holder ? `${lease.holder.name} has taken control.` : "You no longer have control.");
+    if (wasMine && !this.isMine && this.#pending !== "release") this.#setNews(lease.holder ? `${lease.holder.name} has taken control.` : "You no longer have control.");
     else if (this.isMine) this.#setNews("");
     this.#render();
     if (before?.holder?.id !== lease.holder?.id || !before || wasMine !== this.isMine) this.dispatchEvent(new CustomEvent("change"));

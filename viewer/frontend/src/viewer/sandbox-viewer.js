@@ -1,73 +1,79 @@
 // <sandbox-viewer session="…">: one desktop with its status and its controls.
 //
-// Attributes: `session` (id); `bare` (fills the window, without the row of facts); `back` (address of the list, for
-// narrow screens); `shared` (watched by a share link); `note` (a word on the second line). The page sets `.live` (a Live) once, before or after the element is on the page;
-// before that `.connection`, when the fleet is not the page's own.
+// Attributes: `session` (id); how large: `compact` (300 px), none (500 px), `fill` (its container), `bare` (the window,
+// without the row of facts); `back` (address of the list, for narrow screens); `shared` (watched by a share link); `note`
+// (a word on the second line). The page sets `.live` (a Live) once, before or after the element is on the page; before
+// that `.connection`, when the fleet is not the page's own. Fires `sessionchange` (detail: the session).
 
-import { Problem, serverNow } from "../api.js";
+import { element, badge, icon, setTag, setText } from "../dom.js";
+import * as icons from "../icons.js";
+import { backendOf, badgeOf, hostIsLost, inWords, isOver, isQueued, nameOf, screenOf, shortId } from "../session.js";
 import { onlyWatches, ownPage } from "./connection.js";
 import { ContentFrame } from "./content-frame.js";
-import { DevToolsTab } from "./devtools-frame.js";
-import { badge, element, icon, iconButton, relabel, setTag, setText } from "../dom.js";
-import * as icons from "../icons.js";
+import { Cover, elapsed } from "./cover.js";
+import { Facts } from "./facts.js";
+import { LastFrame, pictureOf } from "./last-frame.js";
 import { LeaseBar } from "./lease-bar.js";
-import { ShareDialog } from "./share-dialog.js";
-import { CLOSE, ago, backendOf, badgeOf, countdown, duration, endsOf, exactly, hostIsLost, inWords, isEnding, isOver, isQueued, nameOf, placeInLine, screenOf, shortId } from "../session.js";
+import { Link } from "./link.js";
+import { Notices } from "./notices.js";
+import { Tabs } from "./tabs.js";
+import { Toolbar } from "./toolbar.js";
 import { Watchers } from "./watchers.js";
 
-const BACK_OFF_S = [0.5, 1, 2, 3, 5, 8, 10];
-const STEADY_AFTER_MS = 10_000;
 const PLACE_EVERY_MS = 3000;
-const SOON_MS = 60_000;
-const IN_A_TAB = "In a tab of its own the desktop can be shown.";
+const TICK_MS = 250;
+const NOT_LOADED = "Part of this page could not be loaded. Reload it to try again.";
+const NEEDS_CONTROL = "Take control first.";
+/** @type {["fit"|"actual"|"match", string][]} */
+const MODES = [["fit", "Fit into the viewer"], ["actual", "Actual size"], ["match", "Resize the desktop to the viewer"]];
 // Begun with the page, so that the code is there when the session is known.
 const streamModule = import("./stream.js");
 streamModule.catch(() => {});
+/** @type {() => Promise<typeof import("./extras.js")>} */
+const loadExtras = () => import("./extras.js");
 
 class SandboxViewer extends HTMLElement {
   static observedAttributes = ["session"];
 
   /** @type {import("../live.js").Live|null} */
   #live = null;
+  /** @type {import("./connection.js").Connection} */
   #connection = ownPage;
   /** @type {import("../session.js").Session|null} */
   #session = null;
-  /** @type {Problem|null} why there is no session to show */
+  /** @type {import("../api.js").Problem|null} why there is no session to show */
   #problem = null;
-  #stream = null;
-  /** @type {"idle"|"connecting"|"connected"|"waiting"|"refused"} of the stream */
-  #link = "idle";
-  #linkReason = "";
-  /** What to do about it where trying again is not all. */
-  #linkAdvice = "";
-  /** How the open stream shows the desktop: `display` of its session then. */
-  #shownAs = "";
-  #attempts = 0;
-  #retryAt = 0;
-  #retryTimer = 0;
-  #steadyTimer = 0;
+  /** @type {"fit"|"actual"|"match"} */
+  #mode = "fit";
+  #isDragged = false;
   #ticker = 0;
   #placeAskedAt = 0;
-  #hasLastFrame = false;
   #parts = null;
+  /** @type {Record<string, object>} what was made of the extras, by name */
+  #made = {};
   #lease = new LeaseBar();
-  #devtools = new DevToolsTab();
+  #watchers = new Watchers();
+  #notices = new Notices();
+  #facts = new Facts();
+  #lastFrame = new LastFrame();
+  #cover = new Cover(() => this.refresh());
+  #tabs = new Tabs(loadExtras);
+  #link = new Link({
+    open: (session, isWanted) => this.#open(session, isWanted),
+    ask: () => this.#live.ask(this.#session?.id),
+    askAgain: () => (this.#wantsStream() ? this.#link.connect(this.#session) : this.#load({ again: true })),
+    isShared: () => this.#isShared,
+  });
   #onChange = (event) => this.#heard(event.detail);
   #onStale = () => this.#load({ again: true });
-  #watchers = new Watchers();
   #onWatchers = (event) => event.detail.session_id === this.#session?.id && this.#watchers.refresh();
-  #onOnline = () => this.#link === "waiting" && this.#connect();
-  #onFullscreen = () => this.#fullscreenChanged();
+  #onOnline = () => this.#link.state === "waiting" && this.#link.retry();
+  #onFullscreen = () => this.#parts.toolbar.showFullscreen(this.#isFull);
 
   /** @param {import("./connection.js").Connection} connection */
   set connection(connection) {
     this.#connection = connection;
-    for (const part of [this.#lease, this.#devtools, this.#watchers, this.#shareDialog]) if (part) part.connection = connection;
-  }
-
-  /** What enforces it is the server; the page only spares a watcher what would be refused. */
-  get #onlyWatches() {
-    return onlyWatches(this.#connection);
+    for (const part of [this.#lease, this.#watchers, this.#notices, this.#tabs]) part.connection = connection;
   }
 
   set live(live) {
@@ -79,7 +85,7 @@ class SandboxViewer extends HTMLElement {
     if (!this.#parts) this.#build();
     addEventListener("online", this.#onOnline);
     document.addEventListener("fullscreenchange", this.#onFullscreen);
-    this.#ticker = setInterval(() => this.#tick(), 250);
+    this.#ticker = setInterval(() => this.#tick(), TICK_MS);
     if (this.#live) this.#follow();
   }
 
@@ -91,25 +97,45 @@ class SandboxViewer extends HTMLElement {
     this.#live?.removeEventListener("watchers", this.#onWatchers);
     clearInterval(this.#ticker);
     this.#lease.stop();
-    this.#dropStream();
-    this.#devtools.close();
+    this.#link.drop();
+    this.#lastFrame.unfollow();
+    this.#made.figures?.close();
+    this.#tabs.close();
   }
 
   attributeChangedCallback(_name, before, now) {
     if (before === now || !this.#parts) return;
-    this.#dropStream();
-    this.#attempts = 0;
+    this.#made.clipboard?.close();
+    this.#made.keys?.close();
+    this.#link.drop();
+    this.#link.attempts = 0;
     this.#session = null;
-    this.#forgetLastFrame();
-    this.#closeClipboard();
+    this.#mode = "fit";
+    this.#isDragged = false;
+    this.#lastFrame.reset();
+    this.#notices.say("");
     this.#load();
   }
 
   /** Connect again; the sandbox doesn't notice. */
   refresh() {
-    this.#dropStream();
-    this.#attempts = 0;
+    this.#link.drop();
+    this.#link.attempts = 0;
     this.#load({ again: true });
+  }
+
+  get #isShared() {
+    return this.hasAttribute("shared");
+  }
+
+  /** What enforces it is the server; the page only spares a watcher what would be refused. */
+  get #onlyWatches() {
+    return onlyWatches(this.#connection);
+  }
+
+  /** Within a shadow root the document knows only the root's host. */
+  get #isFull() {
+    return this.getRootNode().fullscreenElement === this;
   }
 
   #follow() {
@@ -137,14 +163,14 @@ class SandboxViewer extends HTMLElement {
   #failedToLoad(problem) {
     if (problem.status === 401) return this.#connection.signedOut?.();
     // The picture is there: what the server can't say now it says later.
-    if (problem.status !== 404 && this.#stream) return;
+    if (problem.status !== 404 && this.#link.stream) return;
     if (problem.status === 404) {
-      this.#dropStream();
+      this.#link.drop();
       this.#session = null;
     }
     this.#problem = problem;
     // Not "no such session": the server is silent, so try again by and by, keeping the picture.
-    if (problem.status !== 404) this.#retryLater("");
+    if (problem.status !== 404) this.#link.retryLater("");
     this.#render();
   }
 
@@ -154,9 +180,9 @@ class SandboxViewer extends HTMLElement {
     this.#session = mine;
     this.#problem = null;
     // Another backend since: what was open there has no desktop behind it any more.
-    if (this.#stream && this.#shownAs !== mine.display) this.#dropStream();
-    if (this.#wantsStream() && this.#link === "idle") this.#connect();
-    if (!this.#wantsStream() && this.#link !== "idle") this.#dropStream();
+    if (this.#link.stream && this.#link.shownAs !== mine.display) this.#link.drop();
+    if (this.#wantsStream() && this.#link.state === "idle") this.#link.connect(mine);
+    if (!this.#wantsStream() && this.#link.state !== "idle") this.#link.drop();
     this.#render();
     this.dispatchEvent(new CustomEvent("sessionchange", { detail: mine }));
   }
@@ -167,128 +193,47 @@ class SandboxViewer extends HTMLElement {
 
   // ---- the stream ----------------------------------------------------------------------------------------------
 
-  async #connect() {
-    clearTimeout(this.#retryTimer);
-    const id = this.#session?.id;
-    if (!id) return this.#load({ again: true });
-    this.#link = "connecting";
-    this.#render();
-    let module;
-    try {
-      module = await streamModule;
-    } catch {
-      return this.#refuse("Part of this page could not be loaded. Reload it to try again.");
-    }
-    if (this.#link !== "connecting" || this.#session?.id !== id || this.#stream) return;
-    this.#shownAs = this.#session.display;
-    const stream = (this.#stream = this.#shownAs === "kasmvnc"
-      ? new ContentFrame(this.#parts.stage, id, { name: nameOf(this.#session), viewOnly: this.#onlyWatches, connection: this.#connection, shared: this.hasAttribute("shared") })
-      : new module.Stream(this.#parts.stage, id, { connection: this.#connection, shared: this.hasAttribute("shared") }));
-    stream.addEventListener("connected", () => this.#connected());
-    stream.addEventListener("painted", () => stream === this.#stream && this.#forgetLastFrame());
-    stream.addEventListener("clipboard", (event) => (this.#parts.clipboardText.value = event.detail));
-    stream.addEventListener("ended", (event) => this.#ended(event.detail));
+  async #open(session, isWanted) {
+    const { Stream } = await streamModule;
+    if (!isWanted() || this.#session?.id !== session.id) return null;
+    const stage = this.#parts.stage;
+    const how = { connection: this.#connection, shared: this.#isShared };
+    if (session.display === "kasmvnc") return new ContentFrame(stage, session.id, { ...how, name: nameOf(session), viewOnly: this.#onlyWatches, mode: this.#mode });
+    const stream = new Stream(stage, session.id, how);
+    stream.mode = this.#mode;
+    stream.isDragged = this.#isDragged;
+    stream.addEventListener("notresized", () => this.#notResized());
+    return stream;
   }
 
   #connected() {
-    this.#link = "connected";
     this.#followLease();
-    this.#steadyTimer = setTimeout(() => (this.#attempts = 0), STEADY_AFTER_MS);
-    if (this.hasAttribute("bare")) this.#stream.focus();
-    this.#render();
+    if (this.hasAttribute("bare")) this.#link.stream.focus();
     this.#watchers.refresh();
+    const { id, display } = this.#session;
+    if (display === "kasmvnc" && !this.#isShared) this.#lastFrame.follow(() => pictureOf(this.#connection, id));
+    // The first click on a button finds its code here.
+    setTimeout(() => loadExtras().catch(() => {}), 1000);
   }
 
-  /** Keys and clicks go to the desktop of whoever has control; a click on one that nobody has takes it. */
-  #followLease({ focus = false } = {}) {
-    this.dataset.control = this.#lease.isMine ? "mine" : "";
-    if (this.#stream) this.#stream.viewOnly = !this.#lease.isMine;
-    if (focus && this.#lease.isMine && this.#link === "connected") this.#stream?.focus();
-    this.#parts.catcher.hidden = !(this.#lease.isTakenByActing && this.#shownAs === "kasmvnc" && this.#link === "connected");
+  #painted() {
+    this.#lastFrame.forget();
     this.#render();
-  }
-
-  #refuse(reason, advice = "") {
-    this.#link = "refused";
-    this.#linkReason = reason;
-    this.#linkAdvice = advice;
-    this.#render();
-  }
-
-  async #ended({ code, reason, problem, blocked }) {
-    clearTimeout(this.#steadyTimer);
-    this.#keepLastFrame();
-    this.#stream = null;
-    const id = this.#session?.id;
-    this.#link = "waiting";
-    this.#retryAt = 0;
-    this.#linkReason = this.#shownAs === "kasmvnc" && !code ? reason : streamReason(code, reason);
-    // He may go on watching, at once, and over the picture that he had.
-    if (code === CLOSE.leaseLost) return this.#watchOn(reason);
-    this.#render();
-    if (code === CLOSE.revoked) this.#refuse(this.#linkReason, reason.startsWith("the role") ? "Reload the page to see what you may do now." : "");
-    // Before the page asks anything and is led to the sign-in page: first say what has happened.
-    // A visitor's page asks what became of his link, and says that.
-    if (code === CLOSE.signedOut && !this.hasAttribute("shared")) return this.#refuse(this.#linkReason, reason.startsWith("the share") ? "" : "Sign in again to go on.");
-    // Each try of such a desktop loads its whole page and needs a ticket: not until somebody asks for it.
-    if (code === CLOSE.busy && this.#shownAs === "kasmvnc") this.#refuse(this.#linkReason);
-    if (problem?.status === 409) this.#refuse("This desktop's page cannot be shown", reason);
-    if (blocked) this.#refuse(reason, IN_A_TAB);
-    // noVNC and a refused handshake say nothing of the cause; the session's row knows.
-    try {
-      await this.#live.ask(id);
-    } catch (problem) {
-      if (this.#session?.id === id && (problem.status === 401 || problem.status === 404)) {
-        this.#link = "idle";
-        return this.#failedToLoad(problem);
-      }
-    }
-    if (this.#session?.id !== id || this.#link !== "waiting") return;
-    this.#retryLater(this.#linkReason);
   }
 
   #watchOn(reason) {
     this.#lease.tell(reason ? `${reason}.` : "You no longer have control.");
-    this.#linkReason = "";
-    this.#connect();
+    this.#link.connect(this.#session);
   }
 
-  #retryLater(reason) {
-    clearTimeout(this.#retryTimer);
-    const base = BACK_OFF_S[Math.min(this.#attempts++, BACK_OFF_S.length - 1)];
-    // Spread out: twenty pages that lost one relay must not all come back at the same moment.
-    const wait = base * 1000 * (0.85 + Math.random() * 0.3);
-    this.#link = "waiting";
-    this.#linkReason = reason;
-    this.#retryAt = Date.now() + wait;
-    this.#retryTimer = setTimeout(() => (this.#wantsStream() ? this.#connect() : this.#retryLoad()), wait);
-    this.#render();
-  }
-
-  #retryLoad() {
-    this.#link = "idle";
-    this.#load({ again: true });
-  }
-
-  #dropStream() {
-    clearTimeout(this.#retryTimer);
-    clearTimeout(this.#steadyTimer);
-    this.#keepLastFrame();
-    this.#stream?.close();
-    this.#stream = null;
-    this.#link = "idle";
-    this.#linkReason = this.#linkAdvice = "";
-  }
-
-  #keepLastFrame() {
-    if (!this.#stream?.copyTo(this.#parts.lastFrame)) return;
-    this.#hasLastFrame = true;
-    this.#parts.lastFrame.hidden = false;
-  }
-
-  #forgetLastFrame() {
-    this.#hasLastFrame = false;
-    this.#parts.lastFrame.hidden = true;
+  /** Keys and clicks go to the desktop of whoever has control; a click on one that nobody has takes it. */
+  #followLease({ focus = false } = {}) {
+    const { stream, state } = this.#link;
+    const isMine = this.#lease.isMine;
+    this.dataset.control = isMine ? "mine" : "";
+    if (!isMine) this.#made.keys?.release();
+    if (stream) stream.viewOnly = !isMine;
+    if (focus && isMine && state === "connected") stream?.focus();
     this.#render();
   }
 
@@ -296,207 +241,100 @@ class SandboxViewer extends HTMLElement {
 
   #build() {
     const back = this.getAttribute("back");
-    const parts = {
+    const parts = (this.#parts = {
       badge: element("span", { class: "viewer-badge" }),
-      title: element("h2", { class: "viewer-title" }),
-      subtitle: element("p", { class: "viewer-subtitle" }),
+      title: element("h2", { class: "viewer-title", dir: "auto" }),
+      subtitle: element("p", { class: "viewer-subtitle", dir: "auto" }),
       back: back && element("a", { class: "icon-button viewer-back", href: back, title: "All sandboxes", "aria-label": "All sandboxes" }, icon(icons.back)),
-      clipboard: iconButton(icons.clipboard, "Clipboard", () => this.#toggleClipboard(), { "aria-expanded": "false", "data-control": "clipboard" }),
-      refresh: iconButton(icons.refresh, "Reconnect", () => this.refresh(), { "data-control": "refresh" }),
-      fullscreen: iconButton(icons.fullscreen, "Full screen", () => this.#toggleFullscreen(), { "data-control": "fullscreen" }),
-      tab: element("a", { class: "icon-button", target: "_blank", rel: "noopener", title: "Open in a new tab", "aria-label": "Open in a new tab", "data-control": "tab" }, icon(icons.tab)),
-      share: iconButton(icons.share, "Share", () => this.#session && this.#shareDialog.open(this.#session), { "data-control": "share" }),
-      terminate: iconButton(icons.stop, "Terminate", () => this.#askToTerminate(), { "data-control": "terminate" }),
-      notice: element("p", { class: "viewer-notice", hidden: true }),
       stage: element("div", { class: "viewer-stage" }),
-      lastFrame: element("canvas", { class: "viewer-last-frame", hidden: true, "aria-hidden": "true" }),
-      cover: element("div", { class: "viewer-cover", role: "status" }),
       // A page of a desktop's own swallows its clicks: this one is above it while a click takes control.
       catcher: element("div", { class: "viewer-catcher", hidden: true }),
       hint: element("p", { class: "viewer-hint" }, "Keyboard goes to the desktop. ", element("kbd", {}, "Ctrl Alt Home"), " gives it back."),
-      facts: element("dl", { class: "viewer-facts" }),
-      clipboardText: element("textarea", { rows: "5", spellcheck: "false", "aria-label": "Text on the desktop's clipboard" }),
-      clipboardPanel: element("div", { class: "viewer-clipboard", hidden: true }),
-    };
-    const send = element("button", { type: "button", class: "button primary" }, "Send to desktop");
-    send.addEventListener("click", () => this.#sendClipboard());
-    parts.clipboardPanel.append(
-      element("p", {}, "Text copied on the desktop shows here. Write or paste here to send it there."), parts.clipboardText, send);
-    this.#parts = parts;
-    this.#coverParts();
+      screen: element("div", { class: "viewer-screen" }),
+      toolbar: new Toolbar({
+        clipboard: () => this.#toggleClipboard(),
+        keys: () => this.#toggleKeys(),
+        refresh: () => this.refresh(),
+        fullscreen: () => this.#toggleFullscreen(),
+        share: () => this.#withExtra("share", (extras) => new extras.ShareDialog(this, this.#connection), (dialog) => dialog.open(this.#session)),
+        more: () => this.#openMenu(),
+        terminate: () => this.#withExtra("terminate", (extras) => new extras.TerminateDialog(this, this.#connection), (dialog) => !isOver(this.#session) && dialog.open(this.#session, this.#live)),
+      }),
+    });
+    const heading = element("div", { class: "viewer-heading" }, parts.title, parts.badge, this.#watchers.element);
+    parts.screen.append(parts.stage, parts.catcher, this.#lastFrame.node, this.#cover.node, parts.hint, this.#tabs.panel);
     this.append(
-      element("header", { class: "viewer-bar" }, parts.back, element("div", { class: "viewer-name" }, element("div", { class: "viewer-heading" }, parts.title, parts.badge, this.#watchers.element), parts.subtitle),
-        element("div", { class: "viewer-controls" }, parts.clipboard, parts.refresh, parts.fullscreen, parts.tab, parts.share, parts.terminate)),
-      this.#lease.node, parts.notice, this.#devtools.bar,
-      element("div", { class: "viewer-screen" }, parts.stage, parts.catcher, parts.lastFrame, parts.cover, parts.clipboardPanel, parts.hint, this.#devtools.panel), parts.facts);
-    this.#dialog = new TerminateDialog(this);
-    this.#shareDialog = new ShareDialog(this);
-    this.#shareDialog.connection = this.#connection;
-    parts.stage.addEventListener("keydown", (event) => this.#maybeReleaseKeyboard(event), { capture: true });
+      element("header", { class: "viewer-bar" }, parts.back, element("div", { class: "viewer-name" }, heading, parts.subtitle), parts.toolbar.node),
+      ...this.#notices.nodes, this.#lease.node, this.#tabs.bar, parts.screen, this.#facts.node);
+    this.#listen(parts);
+  }
+
+  #listen({ stage, catcher }) {
+    const link = this.#link;
+    link.addEventListener("change", () => this.#render());
+    link.addEventListener("connected", () => this.#connected());
+    link.addEventListener("painted", () => this.#painted());
+    link.addEventListener("clipboard", (event) => this.#clipboardHeard(event.detail));
+    link.addEventListener("cut", () => this.#lastFrame.keep(link.stream));
+    link.addEventListener("leaselost", (event) => this.#watchOn(event.detail));
+    link.addEventListener("gone", (event) => this.#failedToLoad(event.detail));
+    stage.addEventListener("keydown", (event) => this.#maybeReleaseKeyboard(event), { capture: true });
+    for (const act of ["pointerdown", "keydown"]) stage.addEventListener(act, () => this.#lease.acted(), { capture: true, passive: true });
+    stage.addEventListener("focusout", () => link.stream?.releaseKeys());
+    catcher.addEventListener("pointerdown", () => this.#lease.acted());
     this.#lease.addEventListener("change", () => this.#followLease({ focus: true }));
-    for (const act of ["pointerdown", "keydown"]) parts.stage.addEventListener(act, () => this.#lease.acted(), { capture: true, passive: true });
-    parts.catcher.addEventListener("pointerdown", () => this.#lease.acted());
-    parts.stage.addEventListener("focusout", () => this.#stream?.releaseKeys());
-    parts.clipboardPanel.addEventListener("keydown", (event) => event.key === "Escape" && this.#closeClipboard());
+    this.#notices.onanswer = (session, id) => (session?.id ? this.#live.accept(session) : this.#live.ask(id).catch(() => {}));
+    this.#watchers.element.addEventListener("click", () => this.#withExtra("watchersList", (extras) => new extras.WatchersList(this), (list) => list.open(this.#watchers.element, this.#watchers.streams)));
   }
-
-  #dialog = null;
-  #shareDialog = null;
-
-  #coverParts() {
-    const cover = {
-      icon: element("div", { class: "cover-icon" }),
-      heading: element("p", { class: "cover-heading" }),
-      text: element("p", { class: "cover-text" }),
-      clock: element("p", { class: "cover-clock", "aria-live": "off" }),
-      action: element("button", { type: "button", class: "button", hidden: true }),
-      tab: element("a", { class: "button", target: "_blank", rel: "noopener", hidden: true }, "Open in a tab"),
-      shown: "",
-    };
-    cover.action.addEventListener("click", () => this.refresh());
-    this.#parts.cover.append(cover.icon, cover.heading, cover.text, cover.clock, element("div", { class: "cover-actions" }, cover.action, cover.tab));
-    this.#cover = cover;
-  }
-
-  #cover = null;
 
   #render() {
     if (!this.#parts) return;
     const session = this.#session;
-    this.dataset.link = this.#link;
+    const connected = this.#link.state === "connected";
+    this.dataset.link = this.#link.state;
     this.#lease.show(session, this.#live);
-    this.#renderBar(session);
-    this.#renderNotice(session);
-    this.#renderCover(this.#coverFor(session));
-    this.#renderFacts(session);
-    this.#devtools.show(session, !this.#onlyWatches);
+    this.#parts.catcher.hidden = !(this.#lease.isTakenByActing && this.#link.shownAs === "kasmvnc" && connected);
+    this.#renderBar(session, connected);
+    this.#notices.show(session, { connected, onlyWatches: this.#onlyWatches });
+    const over = { over: this.#lastFrame.isKept, tabAddress: `${this.#connection.base}/open/${session?.id}` };
+    this.#parts.stage.inert = this.#cover.show({ id: this.getAttribute("session") ?? "", session, problem: this.#problem, link: this.#link }, over);
+    this.#facts.show(this.hasAttribute("bare") || this.hasAttribute("compact") ? null : session);
+    this.#tabs.show(session, !this.#onlyWatches);
+    this.#made.keys?.follow(this.#link.stream);
     this.#tick();
   }
 
-  #renderBar(session) {
-    const parts = this.#parts;
-    setText(parts.title, this.hasAttribute("shared") ? "A shared desktop" : session ? nameOf(session) : shortId(this.getAttribute("session") ?? "") || "No desktop");
-    setText(parts.subtitle, [session && screenOf(session), session && this.#onlyWatches && "view only", session && this.getAttribute("note")].filter(Boolean).join(" · "));
+  #renderBar(session, connected) {
+    const { title, badge: place, toolbar } = this.#parts;
+    const id = this.getAttribute("session") ?? "";
+    setText(title, this.#isShared ? "A shared desktop" : session ? nameOf(session) : shortId(id) || "No desktop");
     const shown = session ? badgeOf(session) : null;
-    if (shown && parts.badge.querySelector(".badge")?.textContent !== shown.label) parts.badge.replaceChildren(badge(shown));
-    if (!shown) parts.badge.replaceChildren();
-    else setTag(parts.badge, backendOf(session));
-    const live = session && !isOver(session);
+    if (shown && place.querySelector(".badge")?.textContent !== shown.label) place.replaceChildren(badge(shown));
+    if (!shown) place.replaceChildren();
+    else setTag(place, backendOf(session));
+    place.title = session ? reasonOf(session) : "";
     // A visitor is not told who else watches.
-    this.#watchers.follow(session && this.#link === "connected" && !this.hasAttribute("shared") ? session.id : "");
-    // KasmVNC's page keeps the two clipboards alike by itself.
-    parts.clipboard.hidden = this.#onlyWatches || session?.display === "kasmvnc";
-    parts.clipboard.disabled = this.#link !== "connected" || !this.#lease.isMine;
-    parts.refresh.disabled = !this.getAttribute("session");
-    parts.fullscreen.hidden = !document.fullscreenEnabled;
-    parts.fullscreen.disabled = !session;
-    parts.tab.hidden = this.hasAttribute("bare");
-    if (live && session.novnc_url) parts.tab.href = session.novnc_url;
-    else parts.tab.removeAttribute("href");
-    parts.share.hidden = this.#onlyWatches || session?.display === "none";
-    parts.share.disabled = !live;
-    parts.terminate.hidden = session?.kind === "desktop" || this.#onlyWatches;
-    parts.terminate.disabled = !live;
-    if (parts.clipboard.disabled) this.#closeClipboard();
+    this.#watchers.follow(session && connected && !this.#isShared ? session.id : "");
+    const address = session?.novnc_url?.startsWith("/") ? this.#connection.base + session.novnc_url : (session?.novnc_url ?? "");
+    toolbar.show({ session, id, connected, onlyWatches: this.#onlyWatches, isMine: this.#lease.isMine, isBare: this.hasAttribute("bare"), isShared: this.#isShared }, address);
+    if (toolbar.buttons.clipboard.disabled) this.#made.clipboard?.close();
+    if (toolbar.buttons.keys.disabled) this.#made.keys?.close();
   }
 
-  #renderNotice(session) {
-    const notice = this.#parts.notice;
-    let text = "";
-    if (session && isEnding(session) && this.#link === "connected") text = "This desktop is being ended.";
-    else if (session && hostIsLost(session)) text = `${session.host ? `Host ${session.host}` : "The host"} does not answer. The desktop may still be running there; what you see may be old.`;
-    else if (session?.status === "running" && session.status_reason === "blank") text = "The desktop is connected, but has drawn nothing on its screen yet.";
-    setText(notice, text);
-    notice.hidden = !text;
-  }
-
-  /** @returns {{icon: string, heading: string, text?: string, clock?: () => string, action?: string, tab?: boolean, busy?: boolean, tone?: string}|null} */
-  #coverFor(session) {
-    if (!this.getAttribute("session")) return { icon: icons.screen, heading: "No desktop selected", text: "Choose one from the list, or start a new one." };
-    if (this.#problem) return this.#coverForProblem(this.#problem);
-    if (!session) return { icon: "", heading: "Loading…", busy: true };
-    if (isEnding(session) && this.#link !== "connected") return { icon: "", busy: true, heading: "Terminating…", text: hostIsLost(session) ? "The host does not answer. The desktop ends as soon as it does." : "" };
-    if (session.status === "creating") return this.#coverForCreating(session);
-    if (session.status === "error") return { icon: icons.warning, tone: "bad", heading: "This desktop failed", text: session.error_message || inWords(session.status_reason) || "No reason was given." };
-    if (session.status === "terminated") return this.#coverForTerminated(session);
-    if (session.status === "paused") return { icon: icons.moon, heading: "This desktop is paused", text: inWords(session.status_reason) };
-    if (session.display === "none") return { icon: icons.screen, heading: "No screen to show", text: "This sandbox has no display." };
-    return this.#coverForLink();
-  }
-
-  #coverForProblem(problem) {
-    if (problem.status === 404) return { icon: icons.screen, heading: "There is no such desktop", text: "It may have been removed, or it belongs to somebody else." };
-    return { icon: icons.plug, heading: "Not reachable", text: problem.message, clock: () => this.#retryText(), action: "Try now" };
-  }
-
-  #coverForCreating(session) {
-    const since = Date.parse(session.created_at);
-    if (isQueued(session)) return { icon: "", busy: true, heading: "Waiting in line", text: placeInLine(session.queue_position), clock: () => duration(serverNow() - since) };
-    const text = [inWords(session.status_reason) || "Starting the desktop", hostIsLost(session) ? "The host does not answer." : ""].filter(Boolean).join(". ");
-    return { icon: "", busy: true, heading: "Creating your desktop", text, clock: () => duration(serverNow() - since) };
-  }
-
-  #coverForTerminated(session) {
-    const ended = Date.parse(session.terminated_at ?? session.updated_at);
-    const reason = session.status_reason && session.status_reason !== "terminated" ? inWords(session.status_reason) : "";
-    return { icon: icons.moon, heading: "The desktop has ended", text: reason, clock: () => ago(serverNow() - ended) };
-  }
-
-  #coverForLink() {
-    if (this.#link === "connected") return null;
-    if (this.#link === "refused") return { icon: icons.warning, tone: "bad", heading: this.#linkReason, text: this.#linkAdvice, action: "Try again", tab: this.#linkAdvice === IN_A_TAB };
-    if (this.#link === "waiting") return { icon: icons.plug, heading: this.#linkReason, clock: () => this.#retryText(), action: "Try now" };
-    return { icon: "", busy: true, heading: this.#attempts > 0 ? "Reconnecting…" : "Connecting…" };
-  }
-
-  #retryText() {
-    if (!navigator.onLine) return "This browser is offline.";
-    const left = Math.ceil((this.#retryAt - Date.now()) / 1000);
-    return left > 0 ? `Reconnecting in ${left} s…` : "Reconnecting…";
-  }
-
-  #renderCover(wanted) {
-    const cover = this.#cover;
-    this.#parts.cover.hidden = !wanted;
-    this.#parts.stage.inert = Boolean(wanted);
-    cover.clockText = wanted?.clock ?? null;
-    if (!wanted) return;
-    this.#parts.cover.dataset.tone = wanted.tone ?? "quiet";
-    this.#parts.cover.dataset.over = String(this.#hasLastFrame);
-    const look = wanted.busy ? "busy" : wanted.icon;
-    if (cover.shown !== look) {
-      cover.icon.replaceChildren(wanted.busy ? element("span", { class: "spinner" }) : icon(wanted.icon));
-      cover.shown = look;
-    }
-    setText(cover.heading, wanted.heading);
-    setText(cover.text, wanted.text ?? "");
-    cover.action.hidden = !wanted.action;
-    setText(cover.action, wanted.action ?? "");
-    cover.tab.hidden = !wanted.tab;
-    cover.tab.href = `${this.#connection.base}/open/${this.#session?.id}`;
-  }
-
-  #renderFacts(session) {
-    const facts = this.#parts.facts;
-    facts.hidden = !session || this.hasAttribute("bare");
-    if (facts.hidden) return;
-    const rows = [["Screen", screenOf(session)], ["Host", session.host], ["Task", session.task_id], ["Agent", session.agent_id], ["Session", session.id]];
-    const ends = endsOf(session);
-    const key = JSON.stringify([rows, ends]);
-    if (facts.dataset.key === key) return;
-    facts.dataset.key = key;
-    facts.replaceChildren(...rows.filter(([, value]) => value).map(([name, value]) => element("div", { "data-fact": name.toLowerCase() }, element("dt", {}, name), element("dd", { title: value }, value))));
-    facts.append(...ends.map(({ name, exact }) => element("div", { "data-end": name }, element("dt", {}, name), element("dd", {}, element("time", { datetime: exact, title: exactly(exact) })))));
-    facts.querySelector("[data-end]")?.classList.add("first-end");
+  #renderSubtitle(session) {
+    const reason = session ? reasonOf(session) : "";
+    this.#parts.subtitle.dataset.tone = session?.status === "error" ? "bad" : "";
+    const clock = session?.status === "creating" ? elapsed(session) : "";
+    const words = reason ? [reason, clock] : [session && screenOf(session), session && this.#onlyWatches && "view only", session && this.getAttribute("note")];
+    setText(this.#parts.subtitle, words.filter(Boolean).join(" · "));
+    this.#parts.subtitle.title = reason;
   }
 
   #tick() {
-    if (this.#cover?.clockText || this.#cover?.clock.textContent) setText(this.#cover.clock, this.#cover.clockText?.() ?? "");
-    for (const time of this.#parts?.facts.querySelectorAll("[data-end] time") ?? []) {
-      const left = Date.parse(time.dateTime) - serverNow();
-      setText(time, countdown(left));
-      time.closest("[data-end]").dataset.soon = String(left < SOON_MS);
-    }
+    if (!this.#parts) return;
+    this.#cover.tick();
+    this.#facts.tick();
+    this.#renderSubtitle(this.#session);
     this.#askForPlace();
   }
 
@@ -510,40 +348,82 @@ class SandboxViewer extends HTMLElement {
 
   // ---- controls ------------------------------------------------------------------------------------------------
 
+  /** Make what `name` is of the extras, once, and use it. */
+  async #withExtra(name, make, use) {
+    let extras;
+    try {
+      extras = await loadExtras();
+    } catch {
+      return this.#notices.say(NOT_LOADED);
+    }
+    this.#made[name] ??= make(extras);
+    if (this.#session) use(this.#made[name]);
+  }
+
   async #toggleFullscreen() {
-    if (document.fullscreenElement) return document.exitFullscreen();
+    if (this.#isFull) return document.exitFullscreen();
     try {
       await this.requestFullscreen({ navigationUI: "hide" });
-      this.#stream?.focus();
+      this.#link.stream?.focus();
     } catch {
       // The browser or a framing page forbids it; the button stays for another try.
     }
   }
 
-  #fullscreenChanged() {
-    const full = document.fullscreenElement === this;
-    relabel(this.#parts.fullscreen, full ? icons.shrink : icons.fullscreen, full ? "Leave full screen" : "Full screen");
+  get #isForeign() {
+    return this.#link.shownAs === "kasmvnc";
+  }
+
+  #clipboardText = "";
+
+  #clipboardHeard(text) {
+    this.#clipboardText = text;
+    if (this.#made.clipboard) this.#made.clipboard.text.value = text;
   }
 
   #toggleClipboard() {
-    const open = this.#parts.clipboardPanel.hidden;
-    this.#parts.clipboardPanel.hidden = !open;
-    this.#parts.clipboard.setAttribute("aria-expanded", String(open));
-    if (open) this.#parts.clipboardText.focus();
+    this.#withExtra("clipboard", (extras) => this.#newClipboard(extras), (panel) => {
+      if (panel.isOpen) return panel.close();
+      panel.open({ isForeign: this.#isForeign });
+      this.#parts.toolbar.setExpanded("clipboard", true);
+    });
   }
 
-  #closeClipboard() {
-    if (this.#parts.clipboardPanel.hidden) return;
-    const inside = this.#parts.clipboardPanel.contains(document.activeElement);
-    this.#parts.clipboardPanel.hidden = true;
-    this.#parts.clipboard.setAttribute("aria-expanded", "false");
-    if (inside) this.#parts.clipboard.focus();
+  #newClipboard(extras) {
+    const panel = new extras.ClipboardPanel({ send: (text) => this.#sendClipboard(text), closed: () => this.#panelClosed("clipboard") });
+    panel.text.value = this.#clipboardText;
+    this.#parts.screen.append(panel.node);
+    return panel;
   }
 
-  #sendClipboard() {
-    this.#stream?.paste(this.#parts.clipboardText.value);
-    this.#closeClipboard();
-    this.#stream?.focus();
+  #sendClipboard(text) {
+    this.#link.stream?.paste(text);
+    this.#made.clipboard.close();
+    this.#link.stream?.focus();
+  }
+
+  #toggleKeys() {
+    this.#withExtra("keys", (extras) => this.#newKeys(extras), (panel) => {
+      if (panel.isOpen) return panel.close();
+      panel.open(this.#link.stream, { isForeign: this.#isForeign });
+      this.#parts.toolbar.setExpanded("keys", true);
+    });
+  }
+
+  #newKeys(extras) {
+    const panel = new extras.KeysPanel({ closed: () => this.#panelClosed("keys") });
+    this.#parts.screen.before(panel.node);
+    panel.node.addEventListener("click", () => this.#lease.acted());
+    return panel;
+  }
+
+  #panelClosed(name) {
+    const { toolbar } = this.#parts;
+    toolbar.setExpanded(name, false);
+    const active = this.getRootNode().activeElement;
+    if (active?.localName !== "body" && !this.contains(active)) return;
+    if (toolbar.buttons[name].getClientRects().length && !toolbar.buttons[name].disabled) toolbar.buttons[name].focus();
+    else toolbar.focus();
   }
 
   // A desktop takes every key, Tab too: without a way out, a person without a mouse could never leave it.
@@ -551,83 +431,100 @@ class SandboxViewer extends HTMLElement {
     if (!(event.ctrlKey && event.altKey && event.key === "Home")) return;
     event.preventDefault();
     event.stopPropagation();
-    this.#parts.refresh.focus();
+    this.#parts.toolbar.focus();
   }
 
-  #askToTerminate() {
-    if (this.#session && !isOver(this.#session)) this.#dialog.ask(this.#session, this.#live, this.#connection);
-  }
-}
+  // ---- the menu ------------------------------------------------------------------------------------------------
 
-/** "Terminate this desktop?", with its pending state and the server's answer when it fails. */
-class TerminateDialog {
-  #connection = ownPage;
-  #session = null;
-  #live = null;
-
-  constructor(parent) {
-    this.error = element("p", { class: "form-error", role: "alert", hidden: true });
-    this.cancel = element("button", { type: "button", class: "button", autofocus: true }, "Keep it");
-    this.confirm = element("button", { type: "button", class: "button danger" }, "Terminate");
-    this.text = element("p", {});
-    this.box = element("dialog", { class: "dialog", "aria-label": "Terminate this desktop" },
-      element("h2", {}, "Terminate this desktop?"), this.text, this.error,
-      element("div", { class: "dialog-actions" }, this.cancel, this.confirm));
-    this.cancel.addEventListener("click", () => this.box.close());
-    this.confirm.addEventListener("click", () => this.#terminate());
-    parent.append(this.box);
+  #openMenu() {
+    this.#withExtra("menu", (extras) => new extras.MoreMenu(this), (menu) => menu.open(this.#parts.toolbar.buttons.more, this.#menuGroups()));
   }
 
-  ask(session, live, connection) {
-    this.#connection = connection;
-    this.#session = session;
-    this.#live = live;
-    this.text.textContent = `Desktop ${nameOf(session)} stops at once. Its programs end and files inside it are lost.`;
-    this.error.hidden = true;
-    this.#setPending(false);
-    this.box.showModal();
+  #menuGroups() {
+    const left = this.#parts.toolbar.leftOut().map(({ name, label, icon: shapes, button }) => ({
+      name, label: button.title || label, icon: shapes, href: button.getAttribute("href") ?? undefined, run: () => button.click(),
+      why: button.disabled || (name === "tab" && !button.hasAttribute("href")) ? this.#whyNot(name) : "",
+    }));
+    return [
+      { title: "Picture", items: this.#wantsStream() ? this.#pictureItems() : [] },
+      { title: "Desktop", items: this.#desktopItems() },
+      { title: "Viewer", items: left },
+    ];
   }
 
-  async #terminate() {
+  #whyNot(name) {
+    if (isOver(this.#session)) return "It has ended.";
+    return this.#link.state === "connected" && (name === "clipboard" || name === "keys") ? NEEDS_CONTROL : "Not just now.";
+  }
+
+  #pictureItems() {
+    const isRemote = (mode) => mode === "match" && !this.#lease.isMine;
+    const items = MODES.map(([mode, label]) => ({ name: mode, label, isOn: this.#mode === mode, why: isRemote(mode) ? NEEDS_CONTROL : "", run: () => this.#setMode(mode) }));
+    if (this.#mode === "actual" && this.#lease.isMine && !this.#isForeign) items.push({ name: "drag", label: "Dragging moves the picture", isOn: this.#isDragged, run: () => this.#setDragged(!this.#isDragged) });
+    return items;
+  }
+
+  #desktopItems() {
     const session = this.#session;
-    this.#setPending(true);
-    this.error.hidden = true;
+    const running = session.status === "running" && session.display !== "none";
+    const items = [];
+    if (running) items.push({ name: "screenshot", label: "Save a screenshot", icon: icons.picture, run: () => this.#saveScreenshot() });
+    if (running) items.push({ name: "figures", label: "Connection figures", icon: icons.speed, run: () => this.#toggleFigures() });
+    if (session.kind === "sandbox" && !this.#onlyWatches && !isOver(session)) items.push({ name: "renew", label: "Renew…", icon: icons.renew, run: () => this.#renew() });
+    return items;
+  }
+
+  #setMode(mode) {
+    this.#mode = mode;
+    // Such a client takes it from its address alone.
+    if (this.#isForeign) return this.refresh();
+    if (this.#link.stream) this.#link.stream.mode = mode;
+    this.#link.stream?.focus();
+  }
+
+  #setDragged(isDragged) {
+    this.#isDragged = isDragged;
+    if (this.#link.stream) this.#link.stream.isDragged = isDragged;
+  }
+
+  #notResized() {
+    this.#notices.say("This desktop does not take another size; its picture is fitted instead.");
+    this.#mode = "fit";
+    if (this.#link.stream) this.#link.stream.mode = "fit";
+  }
+
+  async #saveScreenshot() {
     try {
-      const answer = await this.#connection.call("DELETE", `/api/v1/sessions/${encodeURIComponent(session.id)}`);
-      if (answer?.id) this.#live.accept(answer);
-      else await this.#live.ask(session.id);
-      if (this.#session === session) this.box.close();
+      const { saveScreenshot } = await loadExtras();
+      const connection = this.#isShared ? { ...this.#connection, picture: undefined } : this.#connection;
+      await saveScreenshot(this, { session: this.#session, stream: this.#link.stream, connection });
     } catch (problem) {
-      if (problem.status === 401) return this.#connection.signedOut?.();
-      if (problem.status === 404) return this.box.close();
-      this.error.textContent = problem.message;
-      this.error.hidden = false;
-    } finally {
-      this.#setPending(false);
+      this.#notices.say(`No screenshot: ${problem.message}`);
     }
   }
 
-  #setPending(pending) {
-    this.confirm.disabled = pending;
-    this.confirm.replaceChildren(...(pending ? [element("span", { class: "spinner small" }), "Terminating…"] : ["Terminate"]));
-    this.cancel.textContent = pending ? "Close" : "Keep it";
+  #toggleFigures() {
+    this.#withExtra("figures", (extras) => this.#newFigures(extras), (panel) => (panel.isOpen ? panel.close() : panel.open(this.#link)));
+  }
+
+  #newFigures(extras) {
+    const panel = new extras.FiguresPanel();
+    this.#parts.screen.append(panel.node);
+    return panel;
+  }
+
+  #renew() {
+    this.#withExtra("renew", (extras) => new extras.RenewDialog(this, this.#connection, (text) => this.#notices.say(text)), (dialog) => dialog.open(this.#session, this.#live));
   }
 }
 
-function streamReason(code, reason) {
-  if (code === CLOSE.gone) return "The desktop closed its screen";
-  if (code === CLOSE.signedOut) return inWords(reason) || "This browser is no longer signed in";
-  if (code === CLOSE.revoked && reason.startsWith("the role")) return "Your role has changed";
-  if (code === CLOSE.revoked && reason.startsWith("closed by")) return inWords(reason);
-  if (code === CLOSE.revoked) return "Your access to this desktop was withdrawn";
-  if (code === CLOSE.ended) return "The desktop has ended";
-  if (code === CLOSE.unsupervised) return "The fleet's control plane has been silent for too long";
-  if (code === CLOSE.unreachable) return "The desktop's screen does not answer";
-  if (code === CLOSE.timeLimit) return "This stream reached its time limit";
-  if (code === CLOSE.busy) return "Too many people watch this desktop already";
-  if (code === CLOSE.restarting) return "The relay is restarting";
-  if (code === CLOSE.protocol) return reason ? `The desktop was not understood: ${reason}` : "The desktop was not understood";
-  return "Connection lost";
+/** Why it is as it is, where that is not what everybody expects; "" while it simply runs. @param {import("../session.js").Session} session */
+function reasonOf(session) {
+  if (session.status === "error") return session.error_message || inWords(session.status_reason);
+  if (hostIsLost(session)) return `${session.host ? `Host ${session.host}` : "The host"} does not answer`;
+  if (session.status === "creating") return inWords(session.status_reason) || "Starting the desktop";
+  if (session.status === "running") return "";
+  return session.status_reason === session.status ? "" : inWords(session.status_reason);
 }
 
 customElements.define("sandbox-viewer", SandboxViewer);

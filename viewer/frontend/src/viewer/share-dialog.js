@@ -3,7 +3,6 @@
 import { serverNow } from "../api.js";
 import { element } from "../dom.js";
 import { browserName } from "../browsers.js";
-import { ownPage } from "./connection.js";
 import { ago, duration, exactly } from "../session.js";
 
 const LIVES = [["15 minutes", 900], ["1 hour", 3600], ["8 hours", 28_800], ["1 day", 86_400], ["7 days", 604_800]];
@@ -27,13 +26,13 @@ const LOOK_EVERY_MS = 3000;
  */
 
 export class ShareDialog {
-  connection = ownPage;
   #session = null;
   #timer = 0;
   #shown = "";
 
-  /** @param {HTMLElement} parent */
-  constructor(parent) {
+  /** @param {HTMLElement} parent @param {import("./connection.js").Connection} connection */
+  constructor(parent, connection) {
+    this.connection = connection;
     this.label = element("input", { type: "text", maxlength: "200", autocomplete: "off", placeholder: "Whom it is for" });
     this.life = element("select", {}, ...LIVES.map(([name, seconds]) => element("option", { value: seconds, selected: seconds === 3600 }, name)));
     this.once = element("input", { type: "checkbox" });

@@ -1,13 +1,24 @@
 // One desktop's stream in one element: noVNC's RFB over our WebSocket, with the reason when it ends.
 
 import RFB from "@novnc/novnc";
-import { CLOSE } from "../session.js";
+import { Meter } from "./meter.js";
+import { Panning } from "./panning.js";
 
-/** Fires `connected`, `painted`, `clipboard` (detail: text) and `ended` (detail: {code, reason}), the last once. */
+// The relay's word for what it did not understand. By itself, because what two files share becomes a third.
+const NOT_UNDERSTOOD = 4400;
+const RESIZE_PATIENCE_MS = 2500;
+
+/**
+ * Fires `connected`, `painted`, `clipboard` (detail: text), `notresized` (the desktop did not take the size that was asked
+ * for) and `ended` (detail: {code, reason}), the last once.
+ */
 export class Stream extends EventTarget {
   #rfb;
   #socket;
   #stage;
+  #panning;
+  #mode = "fit";
+  #resizeTimer = 0;
   #ended = false;
 
   /**
@@ -26,8 +37,9 @@ export class Stream extends EventTarget {
     this.#rfb.focusOnClick = true;
     this.#rfb.viewOnly = shared;
     this.#rfb.background = "transparent";
+    this.#panning = new Panning(stage, () => stage.firstElementChild);
     this.#rfb.addEventListener("connect", () => this.#connected());
-    this.#rfb.addEventListener("securityfailure", (event) => this.#closed(CLOSE.protocol, event.detail.reason ?? ""));
+    this.#rfb.addEventListener("securityfailure", (event) => this.#closed(NOT_UNDERSTOOD, event.detail.reason ?? ""));
     this.#rfb.addEventListener("disconnect", () => this.#closed(1006, ""));
     this.#rfb.addEventListener("clipboard", (event) => this.#tell("clipboard", event.detail.text));
   }
@@ -38,6 +50,56 @@ export class Stream extends EventTarget {
     // Before it stops listening, so that nothing stays held.
     if (viewOnly) this.releaseKeys();
     this.#rfb.viewOnly = viewOnly;
+    this.#applyMode();
+  }
+
+  /** @param {"fit"|"actual"|"match"} mode scaled into its place; pixel for pixel; or the desktop itself takes the size of its place */
+  set mode(mode) {
+    this.#mode = mode;
+    this.#applyMode();
+  }
+
+  /** Whether dragging moves a picture that is larger than its place, where it would move something on the desktop. */
+  set isDragged(isDragged) {
+    this.#dragged = isDragged;
+    this.#applyMode();
+  }
+
+  #dragged = false;
+
+  #applyMode() {
+    this.#stage.dataset.mode = this.#mode;
+    this.#rfb.scaleViewport = this.#mode !== "actual";
+    this.#panning.isOn = this.#mode === "actual" && (this.#rfb.viewOnly || this.#dragged);
+    this.#stage.dataset.pans = String(this.#panning.isOn);
+    const wasMatching = this.#rfb.resizeSession;
+    this.#rfb.resizeSession = this.#mode === "match" && !this.#rfb.viewOnly;
+    if (this.#rfb.resizeSession && !wasMatching) this.#expectSize();
+  }
+
+  /** noVNC tells nobody when a server refuses; the size it has then does. */
+  #expectSize() {
+    clearTimeout(this.#resizeTimer);
+    this.#resizeTimer = setTimeout(() => {
+      const canvas = this.#stage.querySelector("canvas");
+      const isAsWide = canvas && Math.abs(canvas.width - this.#stage.clientWidth) <= 8 && Math.abs(canvas.height - this.#stage.clientHeight) <= 8;
+      if (!isAsWide && this.#rfb.resizeSession && !this.#ended) this.#tell("notresized");
+    }, RESIZE_PATIENCE_MS);
+  }
+
+  sendKey(keysym, code, down) {
+    this.#rfb.sendKey(keysym, code, down);
+  }
+
+  /** Count what comes, until it is told to `stop`. */
+  measure() {
+    return new Meter(this.#stage.querySelector("canvas"), this.#socket);
+  }
+
+  /** The present picture as PNG; null when there is none. @returns {Promise<Blob|null>} */
+  picture() {
+    const canvas = this.#stage.querySelector("canvas");
+    return new Promise((resolve) => (canvas?.width ? canvas.toBlob(resolve) : resolve(null)));
   }
 
   focus() {

@@ -1,12 +1,17 @@
-// Who has this desktop open: "2 watching", with their names.
+// Who has this desktop open: "2 watching", and by a click their names.
 
 import { element, setText } from "../dom.js";
 import { ownPage } from "./connection.js";
 
-/** A quiet line; nothing while nobody else is there to be named, or nobody can say who is. */
+/**
+ * A quiet button; nothing while nobody else is there to be named, or nobody can say who is.
+ * @typedef {{name: string, role: "watch"|"control", kind: string, opened_at: string}} StreamOf as in the API
+ */
 export class Watchers {
   connection = ownPage;
-  element = element("span", { class: "viewer-watchers", "data-fact": "watchers", hidden: true });
+  element = element("button", { type: "button", class: "viewer-watchers", "data-fact": "watchers", "aria-haspopup": "dialog", hidden: true });
+  /** @type {StreamOf[]} */
+  streams = [];
   #session = "";
   #asked = 0;
 
@@ -33,6 +38,7 @@ export class Watchers {
   }
 
   #show(streams) {
+    this.streams = streams;
     const names = streams.map((stream) => `${stream.name}${stream.role === "control" ? "" : " (view only)"}`);
     this.element.hidden = streams.length === 0;
     this.element.title = names.join(", ");
