@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import closing
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -225,3 +225,28 @@ def test_only_a_sandbox_host_may_be_asked_for(client: ViewerClient, people: Peop
     (error,) = answer.json["errors"]
     assert error["field"] == "host"
     assert error["mend"].endswith("known: here")
+
+
+def test_each_tenant_counts_its_own_sessions_and_the_fleets_admin_when_the_last_ends(
+    client: ViewerClient, store: Store, people: People
+) -> None:
+    running_session(store, people.alice, sandbox_id="a")
+    last = running_session(store, people.bob, sandbox_id="b")
+    ended = running_session(store, people.alice, sandbox_id="c")
+    store.fleet.transition(ended.id, Status.TERMINATED)
+    alone = hosts_for(client, people.bob)["here"]
+    assert (alone["own_sessions"], alone["used_desktops"]) == (1, 2)
+    assert (alone["drained_at"], alone["certificate_ends"]) == (None, None)
+    seen = hosts_for(client, people.ada)["here"]
+    assert seen["own_sessions"] == 1
+    assert datetime.fromisoformat(seen["drained_at"]) == last.expires_at
+    assert hosts_for(client, people.ada)["atelier"]["drained_at"] is None
+
+
+def test_it_is_said_since_when_a_host_is_silent(client: ViewerClient, store: Store, people: People) -> None:
+    assert hosts_for(client, people.wanda)["here"]["since"] is None
+    store.fleet.record_host_status("here", HostStatus.UNREACHABLE, "timed out")
+    since = hosts_for(client, people.wanda)["here"]["since"]
+    assert abs(datetime.fromisoformat(since) - utcnow()) < timedelta(seconds=30)
+    store.fleet.record_host_status("here", HostStatus.UNREACHABLE, "timed out still")
+    assert hosts_for(client, people.wanda)["here"]["since"] == since

@@ -64,6 +64,8 @@ def _hosts() -> HostList:
         records=here.store.fleet.hosts(),
         used=here.store.fleet.reserved_by_host(),
         desktops=here.store.tenant(principal().tenant).desktops(),
+        own=here.store.tenant(principal().tenant).live_by_host(),
+        last_ends=here.store.fleet.last_ends(),
         now=utcnow(),
     )
 

@@ -159,6 +159,21 @@ class FleetStore:
         with self._database.reading() as orm:
             return _reserved(orm)
 
+    def last_ends(self) -> dict[str, datetime]:
+        """Host -> when the last of its sandboxes ends that live now, unless they are renewed."""
+        query = (
+            select(SessionRow.host, func.max(SessionRow.expires_at))
+            .where(
+                SessionRow.terminated_at.is_(None),
+                SessionRow.kind == Kind.SANDBOX,
+                SessionRow.host.is_not(None),
+                SessionRow.expires_at.is_not(None),
+            )
+            .group_by(SessionRow.host)
+        )
+        with self._database.reading() as orm:
+            return {str(host): ends for host, ends in orm.execute(query) if ends is not None}
+
     def hosts(self) -> list[HostRecord]:
         with self._database.reading() as orm:
             return [

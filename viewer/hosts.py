@@ -32,11 +32,14 @@ def host_list(
     records: Iterable[HostRecord],
     used: Mapping[str, Reserved],
     desktops: Sequence[Session],
+    own: Mapping[str, int],
+    last_ends: Mapping[str, datetime],
     now: datetime,
 ) -> HostList:
     """Every host of the settings, as `who` may see it.
 
     used: what live sandboxes hold, by host. desktops: live sessions of the persistent desktops of his tenant.
+    own: how many live sessions of his tenant each host has. last_ends: when the last of its sandboxes ends.
     """
     known = {record.name: record for record in records}
     rows = {session.sandbox_id: session for session in desktops}
@@ -55,6 +58,8 @@ def host_list(
                 status=record.status,
                 detail=for_eyes_of(who, record.detail, host),
                 last_seen_at=record.last_seen_at,
+                since=record.changed_at if host.name in known else None,
+                own_sessions=own.get(host.name, 0),
                 used_desktops=held.desktops,
                 max_desktops=host.max_desktops,
                 used_cpu=f"{held.cpu_millis}m",
@@ -62,6 +67,8 @@ def host_list(
                 used_memory=f"{held.memory_mib}Mi",
                 max_memory=f"{host.memory_mib}Mi" if host.memory_mib is not None else None,
                 draining=record.is_draining,
+                drained_at=last_ends.get(host.name) if sees_the_fleet(who) else None,
+                certificate_ends=record.certificate_ends if sees_the_fleet(who) else None,
                 labels=host.labels,
                 report=record.report if sees_the_fleet(who) else None,
                 desktops=shown,

@@ -177,6 +177,8 @@ class PublicHost(Frozen):
     status: HostStatus
     detail: str | None = Field(description="Why it is unreachable, or what it lacks although it answers.")
     last_seen_at: datetime | None
+    since: datetime | None = Field(description="Since when its status is so; null while nobody has looked.")
+    own_sessions: int = Field(description="Live sessions of your tenant on it.")
     used_desktops: int = Field(description="On-demand desktops of all tenants.")
     max_desktops: int = Field(description="0 for a host that takes no on-demand desktops.")
     used_cpu: str = Field(description="What they reserve, in thousandths of a core such as `2000m`.")
@@ -184,6 +186,13 @@ class PublicHost(Frozen):
     used_memory: str = Field(description="What they reserve, such as `2048Mi`.")
     max_memory: str | None = Field(description="What they may reserve together; null for no limit.")
     draining: bool = Field(description="It gets no new sandboxes; those that run go on.")
+    drained_at: datetime | None = Field(
+        description="When the last of its sandboxes ends at the latest, unless somebody renews it; null where"
+        " none runs, and for all but admins of the fleet."
+    )
+    certificate_ends: datetime | None = Field(
+        description="The first to end of the certificates between it and the control host; for admins only."
+    )
     labels: dict[str, str]
     report: HostReport | None = Field(description="Load and free space; for admins only.")
     desktops: tuple[HostDesktop, ...] = Field(description="Persistent desktops of your tenant.")

@@ -277,6 +277,13 @@ class TenantStore:
         with self._database.reading() as orm:
             return sessions_of(orm, query)
 
+    def live_by_host(self) -> dict[str, int]:
+        """How many of this tenant's sessions live on each host."""
+        query = live_rows().where(SessionRow.tenant_id == self._tenant_id, SessionRow.host.is_not(None))
+        counted = query.order_by(None).with_only_columns(SessionRow.host, func.count())
+        with self._database.reading() as orm:
+            return {str(host): count for host, count in orm.execute(counted.group_by(SessionRow.host))}
+
     def request_termination(self, session_id: str, *, by: str = "api") -> Session:
         """Store the wish that the session ends; a worker makes it true. Nothing happens to a terminal one."""
         with self._database.writing() as orm:

@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from datetime import datetime, timedelta
 from functools import partial
 from types import FrameType
@@ -221,7 +221,16 @@ class HostWatch(RelayWatch):
     def _note_report(self, name: str, report: HostReport) -> None:
         """What the host says of itself is placement's, the metrics' and the admins'."""
         metrics.host_condition(name, load=report.load_1m, disk_free_bytes=report.disk_free)
-        self._fleet.record_host_report(name, report)
+        self._fleet.record_host_report(name, report.model_copy(update=self._versions()))
+
+    def _versions(self) -> dict[str, str | None]:
+        """Of the programs beside hostwatch; None of one that does not say it."""
+        server = relay = None
+        with suppress(HostUnreachable, HostRefused):
+            server = self._sandboxes.version()
+        with suppress(RelayUnreachable):
+            relay = self._relay.status().version if self._relay is not None else None
+        return {"opensandbox_version": server, "relay_version": relay}
 
     def _sessions_named_by(self, listed: list[Sandbox], rows: list[Session]) -> dict[str, Session]:
         """The sessions of sandboxes that are no live row's own; for most lists there are none to look for."""

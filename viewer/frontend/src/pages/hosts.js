@@ -4,6 +4,7 @@ import { call, goToSignIn, serverNow } from "../api.js";
 import { badge, element, setText } from "../dom.js";
 import "../header.js";
 import { ago, exactly, inWords } from "../session.js";
+import { toast } from "../toast.js";
 
 /**
  * @typedef {object} Host as in the API
@@ -12,11 +13,37 @@ import { ago, exactly, inWords } from "../session.js";
  * @property {"unknown"|"ok"|"unreachable"} status
  * @property {string|null} detail
  * @property {string|null} last_seen_at
+ * @property {string|null} since of its status
+ * @property {number} own_sessions
  * @property {number} used_desktops
  * @property {number} max_desktops
+ * @property {string} used_cpu `2000m`
+ * @property {string|null} max_cpu
+ * @property {string} used_memory `2048Mi`
+ * @property {string|null} max_memory
+ * @property {boolean} draining
+ * @property {string|null} drained_at
+ * @property {string|null} certificate_ends
+ * @property {Report|null} report for admins of the fleet
  * @property {{name: string, session_id: string|null, status: string|null, status_reason: string|null, wanted_backend: string, backend: string|null}[]} desktops
  * @property {string[]} warnings
  * @property {string|null} address
+ */
+
+/**
+ * @typedef {object} Report what the machine says of itself; bytes
+ * @property {string} at
+ * @property {number} load_1m
+ * @property {number} cpus
+ * @property {number} memory_total
+ * @property {number} memory_available
+ * @property {number} disk_total
+ * @property {number} disk_free
+ * @property {string} docker_version
+ * @property {{running: number, paused: number, ended: number, broken: number}|null} containers
+ * @property {string|null} hostwatch_version
+ * @property {string|null} relay_version
+ * @property {string|null} opensandbox_version
  */
 
 const ASK_AGAIN_MS = 3000;
@@ -31,18 +58,25 @@ const note = document.querySelector("#hosts-note");
 const summary = document.querySelector("#hosts-summary");
 const banner = document.querySelector("#banner");
 
+const dialog = document.querySelector("#drain-dialog");
+
 /** @type {Map<string, {row: HTMLElement, shown: string, seen: HTMLElement}>} */
 const rows = new Map();
 let timer = 0;
 let misses = 0;
+/** Whoever may drain hosts is shown their load, too. */
+let isFleetAdmin = false;
 
 // ---- one host ---------------------------------------------------------------------------------------------------
+
+/** What is amiss with it. Draining is wanted, and has its own words. @param {Host} host */
+const warningsOf = (host) => host.warnings.filter((warning) => !(host.draining && warning.startsWith("it is draining")));
 
 /** @param {Host} host */
 function statusOf(host) {
   if (host.status === "unreachable") return { tone: "bad", label: "Unreachable" };
   if (host.status === "unknown") return { tone: "quiet", label: "Not seen yet" };
-  return host.detail || host.warnings.length ? { tone: "warn", label: "Answers" } : { tone: "good", label: "Answers" };
+  return host.detail || warningsOf(host).length ? { tone: "warn", label: "Answers" } : { tone: "good", label: "Answers" };
 }
 
 function cell(label, ...children) {
@@ -63,18 +97,156 @@ function nameCell(host) {
 
 /** @param {Host} host */
 function statusCell(host) {
-  const reasons = [host.detail, ...host.warnings].filter(Boolean).map((reason) => element("p", { class: "host-reason" }, inWords(reason)));
-  return cell("Status", element("div", {}, badge(statusOf(host)), ...reasons));
+  const reasons = [host.detail, ...warningsOf(host)].filter(Boolean).map((reason) => element("p", { class: "host-reason" }, inWords(reason)));
+  const since = host.status === "unreachable" && host.since ? element("p", { class: "host-reason" }, "Since ", timeOf(host.since), lastWords(host)) : null;
+  const badges = element("span", { class: "host-badges" }, badge(statusOf(host)), host.draining && badge({ tone: "warn", label: isDrained(host) ? "Drained" : "Draining" }));
+  return cell("Status", element("div", {}, badges, since, ...reasons, draining(host), drainButton(host)));
+}
+
+/** What is known of a host that is silent now. @param {Host} host */
+function lastWords(host) {
+  return host.used_desktops ? `. ${plural(host.used_desktops, "desktop")} may go on there; nothing is known of them until it answers.` : ".";
+}
+
+/** Today's by the clock alone. */
+function timeOf(at) {
+  const isToday = new Date(at).toDateString() === new Date(serverNow()).toDateString();
+  const shown = new Date(at).toLocaleString([], isToday ? { timeStyle: "short" } : { dateStyle: "medium", timeStyle: "short" });
+  return element("time", { datetime: at, title: exactly(at) }, shown);
+}
+
+const plural = (count, word) => `${count} ${word}${count === 1 ? "" : "s"}`;
+
+// ---- draining ---------------------------------------------------------------------------------------------------
+
+const isDrained = (host) => host.draining && !host.used_desktops;
+
+/** How far it is, and what it waits for. @param {Host} host */
+function draining(host) {
+  if (!host.draining) return null;
+  if (isDrained(host)) return element("p", { class: "host-reason" }, "Nothing of Deskfleet's desktops runs on it any more. It gets none until draining is stopped.");
+  const left = `${plural(host.used_desktops, "desktop")} still ${host.used_desktops === 1 ? "runs" : "run"}; new ones go to other hosts.`;
+  if (!host.drained_at) return element("p", { class: "host-reason" }, left);
+  return element("p", { class: "host-reason" }, `${left} The last one ends by `, timeOf(host.drained_at), " unless somebody renews it.");
+}
+
+/** @param {Host} host */
+function drainButton(host) {
+  if (!isFleetAdmin || !host.max_desktops) return null;
+  const button = element("button", { type: "button", class: "button small", "data-focus": `drain-${host.name}` }, host.draining ? "Stop draining" : "Drain…");
+  button.setAttribute("aria-label", host.draining ? `Stop draining ${host.name}` : `Drain ${host.name}`);
+  button.addEventListener("click", () => askToDrain(host));
+  return button;
+}
+
+/** @param {Host} host */
+function askToDrain(host) {
+  const wanted = !host.draining;
+  const goOn = host.used_desktops ? ` The ${plural(host.used_desktops, "desktop")} on it ${host.used_desktops === 1 ? "goes" : "go"} on until ${host.used_desktops === 1 ? "it ends" : "they end"}.` : "";
+  setText(dialog.querySelector("h2"), wanted ? `Drain ${host.name}?` : `Stop draining ${host.name}?`);
+  setText(dialog.querySelector("[data-what]"), wanted ? `New desktops go to other hosts from now on.${goOn}` : "It gets new desktops again from now on.");
+  const confirm = dialog.querySelector("[data-confirm]");
+  const problem = dialog.querySelector(".form-error");
+  setText(confirm, wanted ? "Drain" : "Stop draining");
+  problem.hidden = true;
+  confirm.disabled = false;
+  confirm.onclick = async () => {
+    confirm.disabled = true;
+    try {
+      draw(await call("PUT", `/api/v1/hosts/${encodeURIComponent(host.name)}/draining`, { draining: wanted }));
+      dialog.close();
+      toast(wanted ? `${host.name} gets no new desktops.` : `${host.name} gets new desktops again.`);
+      ask();
+    } catch (failure) {
+      if (failure.status === 401) return goToSignIn();
+      setText(problem, failure.message);
+      problem.hidden = false;
+      confirm.disabled = false;
+    }
+  };
+  dialog.showModal();
+}
+
+// ---- capacity and load ------------------------------------------------------------------------------------------
+
+const cores = (millis) => parseInt(millis, 10) / 1000;
+const gibibytes = (mebibytes) => parseInt(mebibytes, 10) / 1024;
+const brief = (number) => (number >= 100 ? Math.round(number).toString() : (Math.round(number * 10) / 10).toString());
+
+/** A line with its bar; without a limit only the line. */
+function bar(name, used, most, unit) {
+  const said = most === null ? `${brief(used)}${unit}` : `${brief(used)} of ${brief(most)}${unit}`;
+  const line = element("span", { class: "bar-line" }, element("span", { class: "bar-name" }, name), element("span", {}, said));
+  if (!most) return element("div", { class: "bar" }, line);
+  const meter = element("progress", { class: "meter", max: most, value: Math.min(used, most), "aria-label": `${name}: ${said}` });
+  if (used >= most) meter.dataset.tone = "busy";
+  return element("div", { class: "bar" }, line, meter);
 }
 
 /** @param {Host} host */
 function roomCell(host) {
   if (!host.max_desktops) return emptyCell("On-demand desktops", "None here");
-  const said = `${host.used_desktops} of ${host.max_desktops}`;
-  const meter = element("progress", { class: "room", max: host.max_desktops, value: host.used_desktops, "aria-label": `${said} desktops in use` });
-  meter.dataset.full = String(host.used_desktops >= host.max_desktops);
-  return cell("On-demand desktops", element("div", { class: "host-room" }, element("span", { "aria-hidden": "true" }, said), meter));
+  const own = host.own_sessions ? element("a", { class: "host-own", href: `/sandboxes?host=${encodeURIComponent(host.name)}` }, `${host.own_sessions} of yours`) : null;
+  const parts = [bar("Desktops", host.used_desktops, host.max_desktops, "")];
+  if (host.max_cpu) parts.push(bar("CPU", cores(host.used_cpu), cores(host.max_cpu), " cores"));
+  if (host.max_memory) parts.push(bar("Memory", gibibytes(host.used_memory), gibibytes(host.max_memory), " GiB"));
+  return cell("On-demand desktops", element("div", { class: "host-room" }, ...parts, own));
 }
+
+const REPORT_IS_OLD_MS = 60_000;
+
+/** What the machine itself says; for admins of the fleet. @param {Host} host */
+function machineCell(host) {
+  const report = host.report;
+  if (!report) return emptyCell("Machine", "Says nothing");
+  const gib = (bytes) => bytes / 2 ** 30;
+  const age = serverNow() - Date.parse(report.at);
+  const old = age > REPORT_IS_OLD_MS ? element("p", { class: "host-reason" }, "As it was ", timeOf(report.at), ".") : null;
+  return cell(
+    "Machine",
+    element(
+      "div",
+      { class: "host-room" },
+      bar("Load", report.load_1m, report.cpus, " cores"),
+      bar("Memory", gib(report.memory_total - report.memory_available), gib(report.memory_total), " GiB"),
+      bar("Disk", gib(report.disk_total - report.disk_free), gib(report.disk_total), " GiB"),
+      containersOf(report),
+      versionsOf(host),
+      old,
+    ),
+  );
+}
+
+/** @param {Report} report */
+function containersOf(report) {
+  if (!report.containers) return null;
+  const { running, paused, ended, broken } = report.containers;
+  const said = [`${running} running`, paused && `${paused} paused`, ended && `${ended} ended`, broken && `${broken} broken`].filter(Boolean).join(", ");
+  return element("p", { class: "host-fact", "data-bad": String(broken > 0) }, `Containers: ${said}`);
+}
+
+/** @param {Host} host */
+function versionsOf(host) {
+  const report = host.report;
+  const facts = [
+    ["OpenSandbox", report.opensandbox_version],
+    ["Relay", report.relay_version],
+    ["Hostwatch", report.hostwatch_version],
+    ["Docker", report.docker_version],
+  ].filter(([, version]) => version);
+  const rows = facts.map(([name, version]) => element("div", {}, element("dt", {}, name), element("dd", {}, version)));
+  if (host.certificate_ends) {
+    const ends = new Date(host.certificate_ends).toLocaleDateString([], { dateStyle: "medium" });
+    rows.push(element("div", {}, element("dt", {}, "Certificate"), element("dd", {}, "until ", element("time", { datetime: host.certificate_ends, title: exactly(host.certificate_ends) }, ends))));
+  }
+  const details = element("details", { class: "host-versions" }, element("summary", { "data-focus": `versions-${host.name}` }, "Versions"), element("dl", {}, ...rows));
+  details.open = openVersions.has(host.name);
+  details.addEventListener("toggle", () => (details.open ? openVersions.add(host.name) : openVersions.delete(host.name)));
+  return details;
+}
+
+/** Hosts whose versions are unfolded: a row that is drawn anew leaves them so. @type {Set<string>} */
+const openVersions = new Set();
 
 /** "KasmVNC or TigerVNC → TigerVNC": what is wanted, then what runs, so that a fallback is seen. */
 function backendOf(desktop) {
@@ -112,10 +284,12 @@ function draw(host) {
   if (!entry) rows.set(host.name, (entry = { row: element("tr", { role: "row", "data-host": host.name }), shown: "", seen: element("time", {}) }));
   if (entry.shown !== shown) {
     // A row is drawn anew only when it says something new; whoever is on a link in it stays there.
-    const focused = entry.row.contains(document.activeElement) ? document.activeElement.getAttribute("href") : null;
-    entry.row.replaceChildren(nameCell(host), statusCell(host), roomCell(host), desktopsCell(host), cell("Last seen", entry.seen));
+    const focused = entry.row.contains(document.activeElement) ? document.activeElement : null;
+    const [name, value] = focused ? (focused.dataset.focus ? ["data-focus", focused.dataset.focus] : ["href", focused.getAttribute("href")]) : [];
+    const cells = [nameCell(host), statusCell(host), roomCell(host), isFleetAdmin && machineCell(host), desktopsCell(host), cell("Last seen", entry.seen)];
+    entry.row.replaceChildren(...cells.filter(Boolean));
     entry.shown = shown;
-    if (focused) entry.row.querySelector(`a[href="${CSS.escape(focused)}"]`)?.focus();
+    if (value) entry.row.querySelector(`[${name}="${CSS.escape(value)}"]`)?.focus();
   }
   entry.seen.dateTime = lastSeen ?? "";
   entry.seen.title = lastSeen ? exactly(lastSeen) : "";
@@ -145,10 +319,21 @@ function drawAll(hosts) {
   note.hidden = true;
 }
 
+let known = false;
+
+/** Once: what this page offers hangs on it. */
+async function whoAmI() {
+  if (known) return;
+  const me = await call("GET", "/api/v1/me");
+  known = true;
+  isFleetAdmin = me.role === "admin" && me.scopes.includes("fleet");
+  document.querySelector("#machine-head").hidden = !isFleetAdmin;
+}
+
 async function ask() {
   clearTimeout(timer);
   try {
-    const { items } = await call("GET", "/api/v1/hosts");
+    const [{ items }] = await Promise.all([call("GET", "/api/v1/hosts"), whoAmI()]);
     misses = 0;
     banner.hidden = true;
     drawAll(items);
