@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from flask import Flask
 
+import viewer.assets
 import viewer.opensandbox.api
 import viewer.waiting
 from tests.viewer_fixtures import (
@@ -69,6 +70,9 @@ TABLE = {
     "GET /services/<name>": "PAGE 403 403 200 200 200 404 200 200 200 200",
     "POST /.deskfleet/enter": "404 404 404 404 404 404 404 404 404 404 404 404 404 404 404 404",
     "GET /static/build/<path:name>": "404 404 404 404 404 404 404 404 404 404 404 404 404 404 404 404",
+    # What they answer where the pages are built: tests/test_embed_files.py.
+    "GET /embed/sandbox-viewer.js": "404 404 404 404 404 404 404 404 404 404 404 404 404 404 404 404",
+    "GET /embed/<path:name>": "404 404 404 404 404 404 404 404 404 404 404 404 404 404 404 404",
     "GET /healthz": "200 200 200 200 200 200 200 200 200 200 200 200 200 200 200 200",
     "GET /metrics": "OUT 403 403 403 403 200 403 403 403 403 403",
     "GET /authz/stream": "OUT 403 200 200 200 200 404 200 200 403 403",
@@ -344,8 +348,10 @@ def test_route_answers_each_principal_as_the_table_says(
     people: People,
     all_headers: Headers,
     monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
 ) -> None:
     lock(app)
+    monkeypatch.setattr(viewer.assets, "BUILD", tmp_path)
     # Nobody is there to make true what is waited for.
     monkeypatch.setattr(viewer.opensandbox.api, "CREATE_WAIT_SECONDS", 0.0)
     monkeypatch.setattr(viewer.waiting, "TERMINATION_WAIT_SECONDS", 0.0)

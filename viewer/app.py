@@ -252,7 +252,8 @@ def _finish(response: Response) -> Response:
     headers.setdefault("Referrer-Policy", "no-referrer" if beside else "same-origin")
     # Neither a page here nor one at a name beside it becomes one origin with the other by `document.domain`.
     headers["Origin-Agent-Cluster"] = "?1"
-    headers["Cross-Origin-Resource-Policy"] = "same-origin"
+    # The embedded element's own files say for themselves that any page may load them.
+    headers.setdefault("Cross-Origin-Resource-Policy", "same-origin")
     headers["Permissions-Policy"] = _FORBIDDEN
     if response.mimetype == "text/html":
         # A page beside the viewer has brought its own.

@@ -27,6 +27,26 @@ def read_manifest() -> Manifest:
     return Manifest.model_validate_json(path.read_text()) if path.is_file() else Manifest()
 
 
+@assets.get("/embed/sandbox-viewer.js")
+@anyone
+def embedded_viewer() -> Response:
+    """The element for pages of other origins, at an address that stays: each use asks for a newer one.
+
+    A script is nobody's secret, so any page may load it. What it shows is asked for with a ticket, which
+    counts on the pages alone that the ticket's tenant lists.
+    """
+    response = send_from_directory(BUILD, read_manifest().files.get("embed.js", "-"))
+    response.cache_control.no_cache = True
+    return _for_any_page(response)
+
+
+@assets.get("/embed/<path:name>")
+@anyone
+def embedded_part(name: str) -> Response:
+    """What that script loads when it needs it."""
+    return _for_any_page(built_file(name))
+
+
 @assets.get("/static/build/<path:name>")
 @anyone
 def built_file(name: str) -> Response:
@@ -36,4 +56,10 @@ def built_file(name: str) -> Response:
     response = send_from_directory(BUILD, name, max_age=31_536_000)
     response.cache_control.public = True
     response.cache_control.immutable = True
+    return response
+
+
+def _for_any_page(response: Response) -> Response:
+    response.headers["Access-Control-Allow-Origin"] = "*"
+    response.headers["Cross-Origin-Resource-Policy"] = "cross-origin"
     return response

@@ -192,7 +192,7 @@ def view_page(session_id: str) -> Response:
 
 def is_page(path: str) -> bool:
     """Does a person look at what this path answers?"""
-    return not path.startswith(("/api/", "/authz/", "/static/", "/v1/")) and path not in (
+    return not path.startswith(("/api/", "/authz/", "/static/", "/embed/", "/v1/")) and path not in (
         "/api",
         "/v1",
         "/healthz",

@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,10 +55,12 @@ def running_edge(
     *,
     tls: str = "none",
     others: Others | None = None,
+    embedders: Sequence[str] = (EMBEDDER,),
     **changed: Any,
 ) -> Iterator[Edge]:
     """others: further sandbox hosts, whose relays the edge reaches without the mutual TLS between hosts.
 
+    embedders: origins whose pages may show the desktops of `main`.
     changed: settings of the viewer.
     """
     port, viewer = free_port(), free_port()
@@ -72,9 +74,9 @@ def running_edge(
         {
             "name": name,
             "keys": [{"id": key.id, "role": "operator", "sha256": hash_of(key.text)}],
-            "embed_origins": embedders,
+            "embed_origins": listed,
         }
-        for name, key, embedders in (("main", KEY, [EMBEDDER]), ("other", OTHER_KEY, []))
+        for name, key, listed in (("main", KEY, list(embedders)), ("other", OTHER_KEY, []))
     ]
     with (
         Fleet(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -24,6 +25,9 @@ FRONTEND = Path(__file__).parent
 BUILD = FRONTEND.parent / "static" / "build"
 PAGES = Path("src/pages")
 """Each file there is an entry: the script or the style of a page, which its template names."""
+EMBED = Path("src/embed")
+"""The element for pages of other origins: one script, which brings its styles along."""
+EMBED_SCRIPT, EMBED_STYLES = "sandbox-viewer.js", "embed.css"
 COPIED = ("favicon.svg",)
 LICENCES = "licences.txt"
 Say = Callable[[str], None]
@@ -57,6 +61,7 @@ def build_pages(*, frontend: Path = FRONTEND, build: Path = BUILD, say: Say = pr
         files: dict[str, str] = {}
         for entry_point in sorted((frontend / PAGES).iterdir()):
             files |= _bundle(frontend, entry_point.name, fresh)
+        files["embed.js"] = _bundle_embed(frontend, fresh)
         files |= _copy(frontend, fresh)
         manifest = {"files": dict(sorted(files.items())), "stamp": stamp}
         (fresh / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n")
@@ -108,10 +113,33 @@ def _bundle(frontend: Path, entry_point: str, out: Path) -> dict[str, str]:
     One run per page, because a common one would split what they share into many small files, each a request.
     What a page imports at run time (noVNC) is a file of its own, the same for all.
     """
+    return _esbuild(frontend, PAGES / entry_point, out)
+
+
+def _bundle_embed(frontend: Path, out: Path) -> str:
+    """The file name of the embedded element's script. It adopts its styles, a text, in its shadow root."""
+    scratch = out.parent / "embed"
+    styled = _esbuild(frontend, EMBED / EMBED_STYLES, scratch)[EMBED_STYLES]
+    styles = scratch / styled
+    styles.write_text(in_shadow_root(styles.read_text()))
+    bundled = _esbuild(
+        frontend, EMBED / EMBED_SCRIPT, out, f"--alias:embed-styles={styles}", "--loader:.css=text"
+    )
+    return bundled[EMBED_SCRIPT]
+
+
+def in_shadow_root(styles: str) -> str:
+    """What is said of the page holds for the element's host, and what of the element for the one inside."""
+    hosted = re.sub(r":root((?:\[[^]]*\])+)", r":host(\1)", styles).replace(":root", ":host")
+    return re.sub(r"(?<![\w.-])sandbox-viewer(?![\w-])", "deskfleet-viewer", hosted)
+
+
+def _esbuild(frontend: Path, entry_point: Path, out: Path, *more: str) -> dict[str, str]:
+    """Bundle one entry point; return source name -> hashed file name."""
     meta = out.parent / "meta.json"
     arguments = [
         str(frontend / "node_modules" / "esbuild" / "bin" / "esbuild"),
-        f"{PAGES}/{entry_point}",
+        str(entry_point),
         "--bundle",
         "--minify",
         "--splitting",
@@ -124,6 +152,7 @@ def _bundle(frontend: Path, entry_point: str, out: Path) -> dict[str, str]:
         "--chunk-names=[name]-[hash]",
         f"--metafile={meta}",
         f"--outdir={out}",
+        *more,
     ]
     _run(node, arguments, frontend, "esbuild could not bundle the pages")
     outputs = json.loads(meta.read_text())["outputs"]

@@ -70,7 +70,8 @@ function learnSkew(date) {
   if (!Number.isNaN(told)) skew = Math.abs(Date.now() - told) < 2000 ? 0 : Date.now() - told;
 }
 
-async function bodyOf(response) {
+/** What an answer says, parsed; null without JSON. @param {Response} response */
+export async function bodyOf(response) {
   const kind = response.headers.get("Content-Type") ?? "";
   if (!kind.includes("json")) return null;
   try {
@@ -80,7 +81,8 @@ async function bodyOf(response) {
   }
 }
 
-function problemFrom(response, answer) {
+/** @param {Response} response one that is not good @param {any} answer what it says */
+export function problemFrom(response, answer) {
   const fields = {};
   for (const error of answer?.errors ?? []) {
     if (typeof error?.field === "string") fields[error.field] = [error.message, error.mend].filter(Boolean).join("; ");

@@ -10,7 +10,7 @@ const STEADY_AFTER_MS = 10_000;
  * @property {(session: import("../session.js").Session) => Promise<EventTarget>} open a new stream; rejects when its code could not be loaded
  * @property {() => Promise<unknown>} ask what has become of the session; throws a Problem
  * @property {() => void} askAgain the session is to be read anew, whatever comes of it
- * @property {() => boolean} isShared by a share link
+ * @property {() => boolean} canSignIn not by a share link, nor on a page of another origin
  */
 
 /**
@@ -117,8 +117,8 @@ export class Link extends EventTarget {
     this.#become("waiting", why);
     if (code === CLOSE.revoked) this.refuse(why, reason.startsWith("the role") ? "Reload the page to see what you may do now." : "");
     // Before the page asks anything and is led to the sign-in page: first say what has happened.
-    // A visitor's page asks what became of his link, and says that.
-    if (code === CLOSE.signedOut && !this.#ways.isShared()) return this.refuse(why, reason.startsWith("the share") ? "" : "Sign in again to go on.");
+    // A visitor's page asks what became of his link, and says that; one of another origin gets another ticket.
+    if (code === CLOSE.signedOut && this.#ways.canSignIn()) return this.refuse(why, reason.startsWith("the share") ? "" : "Sign in again to go on.");
     // Each try of such a desktop loads its whole page and needs a ticket: not until somebody asks for it.
     if (code === CLOSE.busy && this.shownAs === "kasmvnc") this.refuse(why);
     if (problem?.status === 409) this.refuse("This desktop's page cannot be shown", reason);

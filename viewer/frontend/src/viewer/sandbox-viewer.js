@@ -15,6 +15,7 @@ import { Facts } from "./facts.js";
 import { LastFrame, pictureOf } from "./last-frame.js";
 import { LeaseBar } from "./lease-bar.js";
 import { Link } from "./link.js";
+import { names } from "./names.js";
 import { Notices } from "./notices.js";
 import { Tabs } from "./tabs.js";
 import { Toolbar } from "./toolbar.js";
@@ -62,7 +63,7 @@ class SandboxViewer extends HTMLElement {
     open: (session, isWanted) => this.#open(session, isWanted),
     ask: () => this.#live.ask(this.#session?.id),
     askAgain: () => (this.#wantsStream() ? this.#link.connect(this.#session) : this.#load({ again: true })),
-    isShared: () => this.#isShared,
+    canSignIn: () => !this.#isShared && !this.#connection.isForeign,
   });
   #onChange = (event) => this.#heard(event.detail);
   #onStale = () => this.#load({ again: true });
@@ -316,7 +317,7 @@ class SandboxViewer extends HTMLElement {
     // A visitor is not told who else watches.
     this.#watchers.follow(session && connected && !this.#isShared ? session.id : "");
     const address = session?.novnc_url?.startsWith("/") ? this.#connection.base + session.novnc_url : (session?.novnc_url ?? "");
-    toolbar.show({ session, id, connected, onlyWatches: this.#onlyWatches, isMine: this.#lease.isMine, isBare: this.hasAttribute("bare"), isShared: this.#isShared }, address);
+    toolbar.show({ session, id, connected, onlyWatches: this.#onlyWatches, isMine: this.#lease.isMine, isBare: this.hasAttribute("bare"), isForeign: this.#connection.isForeign, isShared: this.#isShared }, address);
     if (toolbar.buttons.clipboard.disabled) this.#made.clipboard?.close();
     if (toolbar.buttons.keys.disabled) this.#made.keys?.close();
   }
@@ -527,4 +528,4 @@ function reasonOf(session) {
   return session.status_reason === session.status ? "" : inWords(session.status_reason);
 }
 
-customElements.define("sandbox-viewer", SandboxViewer);
+customElements.define(names.viewer, SandboxViewer);

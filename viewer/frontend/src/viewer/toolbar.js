@@ -12,6 +12,7 @@ import { isOver } from "../session.js";
  * @property {boolean} onlyWatches
  * @property {boolean} isMine has this page keyboard and mouse?
  * @property {boolean} isBare
+ * @property {boolean} isForeign on a page of another origin, whose visitors may have no sign-in here
  * @property {boolean} isShared
  *
  * @typedef {{name: string, icon: object, label: string, is: (seen: Seen) => {hidden?: boolean, disabled?: boolean}}} Control
@@ -25,7 +26,7 @@ const CONTROLS = [
   { name: "keys", icon: icons.keyboard, label: "Keys", is: (seen) => ({ hidden: seen.onlyWatches, disabled: !seen.connected || !seen.isMine }) },
   { name: "refresh", icon: icons.refresh, label: "Reconnect", is: (seen) => ({ disabled: !seen.id }) },
   { name: "fullscreen", icon: icons.fullscreen, label: "Full screen", is: (seen) => ({ hidden: !document.fullscreenEnabled, disabled: !seen.session }) },
-  { name: "tab", icon: icons.tab, label: "Open in a new tab", is: (seen) => ({ hidden: seen.isBare, disabled: !isLive(seen) }) },
+  { name: "tab", icon: icons.tab, label: "Open in a new tab", is: (seen) => ({ hidden: seen.isBare || seen.isForeign, disabled: !isLive(seen) }) },
   { name: "share", icon: icons.share, label: "Share", is: (seen) => ({ hidden: seen.onlyWatches || seen.session?.display === "none", disabled: !isLive(seen) }) },
   { name: "more", icon: icons.more, label: "More", is: (seen) => ({ disabled: !seen.session }) },
   { name: "terminate", icon: icons.stop, label: "Terminate", is: (seen) => ({ hidden: seen.onlyWatches || seen.session?.kind === "desktop", disabled: !isLive(seen) }) },
