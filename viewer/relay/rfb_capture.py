@@ -20,7 +20,7 @@ from viewer.relay.desktops import READ_BYTES, DesktopUnreachable, connect
 from viewer.relay.settings import Settings
 from viewer.rfb.conversation import Conversation, RfbError
 from viewer.rfb.framebuffer import Framebuffer
-from viewer.rfb.watching_client import Watched, watch
+from viewer.rfb.watching_client import PACKED, RAW, Watched, watch
 
 CONNECT_AGAIN_SECONDS = 0.04
 """docker-proxy accepts before Xvnc listens and hangs up at once, so an accepted connection proves nothing."""
@@ -164,7 +164,8 @@ class RfbCapture(Capture):
 
     async def _listen(self, sock: socket.socket, server: Watched) -> None:
         loop = asyncio.get_running_loop()
-        conversation = Conversation(watch(self._password, server))
+        offered = PACKED if self._settings.capture_encodings == "packed" else RAW
+        conversation = Conversation(watch(self._password, server, offered))
         try:
             await loop.sock_sendall(sock, conversation.opening())
             while True:

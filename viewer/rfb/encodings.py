@@ -10,6 +10,12 @@ GII, XVP, EXTENDED_MOUSE_BUTTONS = -305, -309, -316
 EXTENDED_CLIPBOARD = -1063131698
 """0xC0A1E5CE"""
 
+TIGHT_FILL, TIGHT_JPEG, TIGHT_EXPLICIT_FILTER = 8, 9, 4
+"""Of the upper half of a Tight rectangle's first byte: the third is a bit of all smaller ones."""
+TIGHT_COPY, TIGHT_PALETTE, TIGHT_GRADIENT = 0, 1, 2
+TIGHT_SHORTEST_ZIPPED = 12
+"""Tight leaves fewer bytes as they are."""
+
 _FOLLOWED = frozenset(
     {
         RAW, COPY_RECT, ZLIB, TIGHT, ZRLE, DESKTOP_SIZE, LAST_RECT, CURSOR, QEMU_KEYS, LED_STATE,

@@ -20,9 +20,6 @@ _INIT = Struct(">HH16sI")
 _RECTANGLE = Struct(">HHHHi")
 _PIXEL_FORMAT = Struct(">BBBBHHHBBB3x")
 _UNTIL_LAST = 0xFFFF
-_SHORTEST_ZIPPED = 12
-"""Tight leaves fewer bytes as they are."""
-_FILL, _JPEG, _EXPLICIT_FILTER = 8, 9, 4
 
 
 class ServerMessage(IntEnum):
@@ -193,23 +190,23 @@ class ServerFilter:
     def _tight(self, width: int, height: int) -> _Script[None]:
         pixel = self._format.tight_pixel
         control = (yield from _look(1))[0] >> 4
-        if control == _FILL:
+        if control == encodings.TIGHT_FILL:
             yield _Pass(pixel)
-        elif control == _JPEG:
+        elif control == encodings.TIGHT_JPEG:
             yield _Pass((yield from _compact_length()))
-        elif control > _JPEG:
+        elif control > encodings.TIGHT_JPEG:
             raise ProtocolError(f"the desktop sent a Tight rectangle of unknown kind {control}")
         else:
-            chosen = (yield from _look(1))[0] if control & _EXPLICIT_FILTER else 0
+            chosen = (yield from _look(1))[0] if control & encodings.TIGHT_EXPLICIT_FILTER else 0
             row = width * pixel
-            if chosen == 1:
+            if chosen == encodings.TIGHT_PALETTE:
                 colours = (yield from _look(1))[0] + 1
                 yield _Pass(colours * pixel)
                 row = (width + 7) // 8 if colours <= 2 else width
-            elif chosen > 2:
+            elif chosen > encodings.TIGHT_GRADIENT:
                 raise ProtocolError(f"the desktop sent a Tight rectangle with unknown filter {chosen}")
             size = row * height
-            yield _Pass(size if size < _SHORTEST_ZIPPED else (yield from _compact_length()))
+            yield _Pass(size if size < encodings.TIGHT_SHORTEST_ZIPPED else (yield from _compact_length()))
 
 
 def _look(size: int) -> _Script[bytes]:

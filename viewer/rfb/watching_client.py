@@ -14,15 +14,16 @@ from viewer.rfb.conversation import ProtocolError, Read, Script, Write
 from viewer.rfb.framebuffer import BYTES_PER_PIXEL, Framebuffer
 from viewer.rfb.handshake import CLIENT_INIT_SHARED, client_handshake
 from viewer.rfb.probe import LONGEST_TEXT, SET_PIXEL_FORMAT
+from viewer.rfb.tight import TightStreams, read_tight
+from viewer.rfb.unzipping import Unzipped
+from viewer.rfb.zrle import read_zrle
 
-OFFERED = (
-    encodings.COPY_RECT,
-    encodings.RAW,
-    encodings.DESKTOP_SIZE,
-    encodings.LAST_RECT,
-)
-"""The relay is beside the desktop, so bytes cost next to nothing, and packing them would cost both sides. Not
-the extended size of the screen: TigerVNC would answer each `ask_for_now` with that, and with no pixel."""
+_ALWAYS = (encodings.DESKTOP_SIZE, encodings.LAST_RECT)
+"""Not the extended size of the screen: TigerVNC would answer each `ask_for_now` with that, and no pixel."""
+RAW = (encodings.COPY_RECT, encodings.RAW, *_ALWAYS)
+"""Beside the desktop bytes cost next to nothing, and packing them costs both sides a multiple."""
+PACKED = (encodings.COPY_RECT, encodings.TIGHT, encodings.ZRLE, encodings.RAW, *_ALWAYS)
+"""Without a wish for a quality of JPEGs, which leaves every pixel as it is."""
 STRIP_BYTES = 1 << 18
 """Of raw pixels, taken at once: a whole screen of them need not be in memory beside its picture."""
 
@@ -55,6 +56,8 @@ class Watched:
     """Whether they have come."""
     _allowed: int = 0
     """Pixels."""
+    tight: TightStreams = field(default_factory=TightStreams)
+    zrle: Unzipped = field(default_factory=Unzipped)
 
     def ask_for_changes(self) -> bytes:
         """The server answers as soon as something changes; at once if the whole is not known yet."""
@@ -81,14 +84,14 @@ class Watched:
             raise ProtocolError("the desktop sends far more than it was asked for")
 
 
-def watch(password: str | None, server: Watched) -> Script[None]:
+def watch(password: str | None, server: Watched, offered: tuple[int, ...] = RAW) -> Script[None]:
     """Log in and take what comes, for ever. Raises Refused or ProtocolError."""
     yield from client_handshake(password)
     yield Write(CLIENT_INIT_SHARED)
     width, height, name_length = _SERVER_INIT.unpack((yield Read(_SERVER_INIT.size)))
     server.framebuffer.resize(width, height)
     yield from _skip(name_length)
-    yield Write(SET_PIXEL_FORMAT + _set_encodings(OFFERED))
+    yield Write(SET_PIXEL_FORMAT + _set_encodings(offered))
     server.is_ready = True
     while True:
         yield from _one_message(server)
@@ -134,12 +137,15 @@ def _update(server: Watched) -> Script[bool]:
 
 
 def _rectangle(server: Watched, x: int, y: int, width: int, height: int, encoding: int) -> Script[None]:
-    if encoding == encodings.DESKTOP_SIZE:
-        server.resize(width, height)
+    if encoding == encodings.CURSOR:
+        # Its hot spot is at x, y; without a place it cannot be drawn.
+        server.spend(width * height)
+        yield Read((BYTES_PER_PIXEL * width + (width + 7) // 8) * height)
         return
     if encoding == encodings.EXTENDED_DESKTOP_SIZE:
         # x: why it is sent, y: what became of a wish, which is never ours.
         yield Read(16 * (yield Read(4))[0])
+    if encoding in (encodings.DESKTOP_SIZE, encodings.EXTENDED_DESKTOP_SIZE):
         server.resize(width, height)
         return
     screen = server.framebuffer
@@ -147,13 +153,21 @@ def _rectangle(server: Watched, x: int, y: int, width: int, height: int, encodin
     server.spend(width * height)
     if encoding == encodings.RAW:
         yield from _raw(screen, x, y, width, height)
+    elif not width or not height:
+        raise ProtocolError("the desktop sent a rectangle of no pixels")
+    elif encoding == encodings.TIGHT:
+        screen.put(x, y, (yield from read_tight(server.tight, width, height)))
+    elif encoding == encodings.ZRLE:
+        yield from read_zrle(
+            server.zrle, width, height, lambda tile_x, tile_y, tile: screen.put(x + tile_x, y + tile_y, tile)
+        )
     elif encoding == encodings.COPY_RECT:
         place = yield Read(4)
         source_x, source_y = int.from_bytes(place[:2], "big"), int.from_bytes(place[2:], "big")
         screen.check(source_x, source_y, width, height)
         screen.copy(source_x, source_y, x, y, width, height)
     else:
-        raise ProtocolError(f"the desktop sent encoding {encoding}, which was not offered")
+        raise ProtocolError(f"the desktop sent encoding {encoding}, which was not offered to it")
 
 
 def _raw(screen: Framebuffer, x: int, y: int, width: int, height: int) -> Script[None]:
