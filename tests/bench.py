@@ -16,6 +16,7 @@ from pydantic import TypeAdapter
 
 from tests import (
     bench_audit,
+    bench_capture,
     bench_claim,
     bench_create,
     bench_deploy,
@@ -34,6 +35,7 @@ from tests.run import NEEDS, install_what_is_missing
 
 GROUPS: dict[str, Callable[[], list[BenchRow]]] = {
     "audit": bench_audit.rows,
+    "capture": bench_capture.rows,
     "claim": bench_claim.rows,
     "create": bench_create.rows,
     "deploy": bench_deploy.rows,

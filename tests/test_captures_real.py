@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Iterator
-from datetime import timedelta
 from io import BytesIO
 from pathlib import Path
 
 import pytest
 from PIL import Image, ImageChops, ImageStat
-from pydantic import SecretStr
 
 from tests.painted_desktop import PaintedDesktop, _picture
 from tests.relay_process import RelayProcess, running_relay, running_xvnc
-from viewer.grants import Grant, PublishedPort, seal_grant
-from viewer.model import utcnow
-from viewer.relay.answers import Picture, PictureFormat, PictureResult, WantedPicture
+from tests.wanted_pictures import one
+from viewer.relay.answers import Picture, PictureResult
 from viewer.rfb import encodings
 from viewer.rfb.conversation import Conversation
 from viewer.rfb.watching_client import Watched, watch
@@ -51,43 +48,6 @@ def see(port: int, offered: tuple[int, ...]) -> Image.Image:
 def desktop() -> Iterator[PaintedDesktop]:
     with PaintedDesktop() as painted:
         yield painted
-
-
-def wanted(
-    relay: RelayProcess,
-    port: int,
-    *,
-    session_id: str = "s1",
-    etag: str | None = None,
-    password: str | None = None,
-) -> WantedPicture:
-    grant = Grant(
-        purpose="picture",
-        session_id=session_id,
-        tenant_id="t1",
-        target=PublishedPort(port=port),
-        vnc_password=SecretStr(password) if password else None,
-        expires_at=utcnow() + timedelta(seconds=30),
-    )
-    return WantedPicture(grant=seal_grant(grant, relay.key), etag=etag)
-
-
-def one(
-    relay: RelayProcess,
-    port: int,
-    *,
-    width: int | None = None,
-    format: PictureFormat = "jpeg",
-    etag: str | None = None,
-    session_id: str = "s1",
-    password: str | None = None,
-) -> Picture:
-    wish = wanted(relay, port, etag=etag, session_id=session_id, password=password)
-    client = relay.client()
-    try:
-        return client.pictures([wish], width=width, format=format)[0]
-    finally:
-        client.close()
 
 
 def shown(picture: Picture) -> Image.Image:
@@ -152,3 +112,19 @@ def test_the_wrong_password_and_a_closed_port_say_why(relay: RelayProcess, tmp_p
     gone = one(relay, xvnc.port, session_id="s3")
     assert gone.result is PictureResult.NONE
     assert "cannot be reached" in gone.detail
+
+
+def test_thumbnails_even_of_photos_are_small(relay: RelayProcess, desktop: PaintedDesktop) -> None:
+    photo = Image.merge("RGB", [Image.effect_noise((320, 200), 60).resize((1280, 800)) for _ in "RGB"])
+    desktop.paint(photo)
+    one(relay, desktop.port, format="png")
+    thumbnail = one(relay, desktop.port, width=320)
+    desktop.repaint()
+    assert len(thumbnail.data or b"") <= 12 << 10
+
+
+def test_a_picture_of_megabytes_arrives(relay: RelayProcess, desktop: PaintedDesktop) -> None:
+    desktop.paint(Image.merge("RGB", [Image.effect_noise((1280, 800), 90) for _ in "RGB"]))
+    picture = one(relay, desktop.port, format="png")
+    desktop.repaint()
+    assert len(picture.data or b"") > 2 << 20

@@ -4,8 +4,8 @@ Another host is reached at its private address, where its Caddy lets in only who
 fleet's own authority. The name in that host's certificate exists in no DNS: TLS asks for it (SNI), and the
 Host header must say the same, or Caddy answers 421.
 
-What answers may be a host that someone has broken into, so no answer is read beyond LONGEST_ANSWER, and none
-that is packed: a few kilobytes of gzip unpack to gigabytes.
+What answers may be a host that someone has broken into, so no answer is read beyond LONGEST_ANSWER (or what
+this one request allows), and none that is packed: a few kilobytes of gzip unpack to gigabytes.
 """
 
 from __future__ import annotations
@@ -25,6 +25,9 @@ from viewer.model import Frozen
 
 LONGEST_ANSWER = 2 << 20
 """Bytes. A page of 200 sandboxes has some 200 KB; a sandbox's log may have more, and then has none for us."""
+
+ANSWER_LIMIT = "deskfleet_answer_limit"
+"""Extension of a request whose answer may have so many bytes instead."""
 
 CERTIFICATE_WARNING = timedelta(days=30)
 """What has less than this left is made anew by the next deploy; so somebody should run it."""
@@ -106,7 +109,7 @@ class _NodeTransport(httpx.HTTPTransport):
 
 
 class _BoundedTransport(httpx.BaseTransport):
-    """Hands on what `inner` gets, up to LONGEST_ANSWER."""
+    """Hands on what `inner` gets, up to LONGEST_ANSWER or the request's ANSWER_LIMIT."""
 
     def __init__(self, inner: httpx.HTTPTransport) -> None:
         self._inner = inner
@@ -122,7 +125,7 @@ class _BoundedTransport(httpx.BaseTransport):
         return httpx.Response(
             answer.status_code,
             headers=answer.headers,
-            stream=_BoundedStream(answer.stream),
+            stream=_BoundedStream(answer.stream, request.extensions.get(ANSWER_LIMIT, LONGEST_ANSWER)),
             extensions=answer.extensions,
         )
 
@@ -131,15 +134,16 @@ class _BoundedTransport(httpx.BaseTransport):
 
 
 class _BoundedStream(httpx.SyncByteStream):
-    def __init__(self, inner: httpx.SyncByteStream) -> None:
+    def __init__(self, inner: httpx.SyncByteStream, longest: int) -> None:
         self._inner = inner
+        self._longest = longest
 
     def __iter__(self) -> Iterator[bytes]:
-        left = LONGEST_ANSWER
+        left = self._longest
         for part in self._inner:
             left -= len(part)
             if left < 0:
-                raise AnswerRefused(f"its answer is longer than {LONGEST_ANSWER} bytes")
+                raise AnswerRefused(f"its answer is longer than {self._longest} bytes")
             yield part
 
     def close(self) -> None:

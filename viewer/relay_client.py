@@ -14,8 +14,9 @@ from viewer import metrics
 from viewer.grants import GRANT_HEADER, DevToolsPort, Grant, Target, seal_grant
 from viewer.input_actions import Gesture
 from viewer.model import Lease, Session, utcnow
-from viewer.nodes import Node, certificate_ends, client_of, why
+from viewer.nodes import ANSWER_LIMIT, LONGEST_ANSWER, Node, certificate_ends, client_of, why
 from viewer.relay.answers import (
+    MOST_PICTURE_BYTES,
     DevToolsTarget,
     DevToolsTargets,
     InputResult,
@@ -42,6 +43,8 @@ PROBE_READ_SECONDS = 30.0
 """The relay gives up a probe after 20 s and then answers."""
 INPUT_READ_SECONDS = 30.0
 """Beside its own pauses: for its turn, for the desktop's answer, and for it to take all."""
+LONGEST_PICTURES = 2 * MOST_PICTURE_BYTES
+"""Base64 makes a third more of them."""
 GRANT_LIFETIME = timedelta(seconds=30)
 
 
@@ -134,7 +137,9 @@ class RelayClient:
         which may take two seconds. width: scaled down to so many pixels; with None, or as PNG, it is what the
         screen shows at this moment, else a picture of the last second. Raises RelayUnreachable."""
         asked = WantedPictures(items=tuple(wanted), width=width, format=format)
-        answer = self._call("POST", "/pictures", None, body=asked.model_dump_json().encode())
+        answer = self._call(
+            "POST", "/pictures", None, body=asked.model_dump_json().encode(), longest=LONGEST_PICTURES
+        )
         return self._read(Pictures, answer).items
 
     def streams(self) -> list[StreamInfo]:
@@ -187,6 +192,7 @@ class RelayClient:
         timeout: httpx.Timeout | None = None,
         params: dict[str, str] | None = None,
         body: bytes | None = None,
+        longest: int = LONGEST_ANSWER,
     ) -> httpx.Response:
         headers = {GRANT_HEADER: seal_grant(grant, self._key)} if grant is not None else {}
         try:
@@ -198,6 +204,7 @@ class RelayClient:
                     params=params,
                     timeout=timeout or self._http.timeout,
                     content=body,
+                    extensions={ANSWER_LIMIT: longest},
                 )
         except httpx.TransportError as error:
             raise self._silent(error) from error

@@ -204,6 +204,10 @@ class Picture(Frozen):
     data: Base64Bytes | None = None
 
 
+MOST_PICTURE_BYTES = 16 << 20
+"""Of all pictures of one answer."""
+
+
 class Pictures(Frozen):
     """Answer of POST /pictures, in the order of the question."""
 

@@ -16,7 +16,7 @@ from typing import NamedTuple
 from aiohttp import web
 
 from viewer.grants import DesktopSocket, Grant, GrantRefused, Target
-from viewer.relay.answers import Picture, PictureFormat, PictureResult
+from viewer.relay.answers import MOST_PICTURE_BYTES, Picture, PictureFormat, PictureResult
 from viewer.relay.capture import FIRST_SECONDS, Capture, Encoded, NoPicture
 from viewer.relay.desktop_access import check_tenant, read_access
 from viewer.relay.desktops import DesktopUnreachable
@@ -28,10 +28,9 @@ from viewer.rfb.framebuffer import BYTES_PER_PIXEL
 
 LET_GO_SECONDS = 20.0
 """After a wish has lapsed its capture is given up: somebody who looks again meanwhile finds it warm."""
+TOO_MUCH = "that is too much for one answer; ask for fewer or smaller pictures, or for JPEG"
 THREADS = 2
 """They decode, scale and encode, mostly outside of Python's lock."""
-LONGEST_ANSWER = 48 << 20
-"""Bytes of pictures in one; what would not fit is left out, and says so."""
 
 
 class WantedOf(NamedTuple):
@@ -76,11 +75,13 @@ class Captures:
         finally:
             for look in looks:
                 look.cancel()
-        left = LONGEST_ANSWER
+        left = MOST_PICTURE_BYTES
         for at, picture in enumerate(found):
-            left -= len(picture.data or b"")
-            if left < 0 and picture.data:
-                found[at] = _none(picture.session_id, "these are too many for one answer; ask for fewer")
+            size = len(picture.data or b"")
+            if size > left:
+                found[at] = _none(picture.session_id, TOO_MUCH)
+            else:
+                left -= size
         return found
 
     async def look_after(self, app: web.Application) -> AsyncIterator[None]:
