@@ -10,7 +10,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -197,9 +197,10 @@ def running_xvnc(
     unix: Path | None = None,
     geometry: str = "640x480",
     pattern: bool = False,
+    flags: Sequence[str] = (),
 ) -> Iterator[Xvnc]:
     """A real Xtigervnc on the publish address or on a unix socket, its screen black or (`pattern`) the old
-    stipple of two colours. Nothing draws on it by itself."""
+    stipple of two colours. Nothing draws on it by itself. flags: further ones of its own."""
     port = 0 if unix else free_port(PUBLISH_ADDRESS)
     security = ["-SecurityTypes", "None"]
     if password is not None:
@@ -218,7 +219,7 @@ def running_xvnc(
         process = subprocess.Popen(
             ["Xtigervnc", "-displayfd", str(writing), "-geometry", geometry, "-depth", "24", "-ac",
              "-nocursor", "-retro" if pattern else "-br", "-AlwaysShared", "-UseBlacklist=0",
-             *security, *where],
+             *security, *where, *flags],
             stdout=output, stderr=output, pass_fds=[writing],
         )  # fmt: skip
     os.close(writing)
