@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import socket
+import struct
+import time
 from collections.abc import Iterator
+from contextlib import closing
 from io import BytesIO
 from pathlib import Path
 
+import httpx
 import pytest
 from PIL import Image, ImageChops, ImageStat
 
 from tests.painted_desktop import PaintedDesktop, _picture
-from tests.relay_process import RelayProcess, running_relay, running_xvnc
+from tests.relay_process import PUBLISH_ADDRESS, RelayProcess, running_relay, running_xvnc
+from tests.test_relay_content import relay_at, studio_at
 from tests.wanted_pictures import one
-from viewer.relay.answers import Picture, PictureResult
+from viewer.grants import DesktopSocket
+from viewer.relay.answers import CloseCode, Picture, PictureResult
 from viewer.rfb import encodings
 from viewer.rfb.conversation import Conversation
 from viewer.rfb.watching_client import Watched, watch
@@ -128,3 +134,88 @@ def test_a_picture_of_megabytes_arrives(relay: RelayProcess, desktop: PaintedDes
     picture = one(relay, desktop.port, format="png")
     desktop.repaint()
     assert len(picture.data or b"") > 2 << 20
+
+
+def test_packed_pictures_are_as_exact(desktop: PaintedDesktop, tmp_path: Path) -> None:
+    with running_relay(tmp_path, publish_address="127.0.0.1", capture_encodings="packed") as packed:
+        picture = one(packed, desktop.port, format="png")
+    assert ImageChops.difference(shown(picture), _picture(*desktop.size)).getbbox() is None
+
+
+def test_a_capture_is_nobody_who_watches_and_ends_with_its_session(
+    relay: RelayProcess, desktop: PaintedDesktop
+) -> None:
+    assert one(relay, desktop.port, session_id="ends").result is PictureResult.NEW
+    with closing(relay.client()) as client:
+        listed = client.stream_list()
+        assert (listed.streams, listed.ports_used) == ([], {})
+    mine = connections_to(desktop.port)
+    assert mine >= 1
+    url = f"{relay.url}/streams/ends?code={CloseCode.ENDED}&reason=over"
+    assert httpx.delete(url, headers=relay.grant("manage", session_id="ends", target=None)).status_code == 204
+    deadline = time.monotonic() + 5
+    while connections_to(desktop.port) >= mine:
+        assert time.monotonic() < deadline, "the capture still has its connection"
+        time.sleep(0.01)
+
+
+def connections_to(port: int) -> int:
+    """Established TCP connections of this machine to that port, from /proc/net/tcp."""
+    wanted = f":{port:04X}"
+    rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    return sum(row[2].endswith(wanted) and row[3] == "01" for row in rows)
+
+
+def test_a_capture_follows_a_desktop_to_another_size(relay: RelayProcess, tmp_path: Path) -> None:
+    with running_relay(tmp_path) as other, running_xvnc(tmp_path, pattern=True) as xvnc:
+        assert one(other, xvnc.port).screen_width == 640
+        resize(xvnc.port, 800, 600)
+        deadline = time.monotonic() + 5
+        while (picture := one(other, xvnc.port, format="png")).screen_width != 800:
+            assert time.monotonic() < deadline, picture
+        assert shown(picture).size == (800, 600)
+
+
+def resize(port: int, width: int, height: int) -> None:
+    """As a person's viewer does."""
+    server = Watched()
+    conversation = Conversation(watch(None, server, (encodings.EXTENDED_DESKTOP_SIZE, encodings.RAW)))
+    screen = struct.pack(">IHHHHI", 0, 0, 0, width, height, 0)
+    with socket.create_connection((PUBLISH_ADDRESS, port), timeout=10) as connection:
+        connection.sendall(conversation.opening())
+        while server.framebuffer.width != width:
+            was_ready = server.is_ready
+            reply = conversation.feed(b"" if conversation.behind else connection.recv(1 << 16))
+            if server.is_ready and not was_ready:
+                reply += server.ask_for_changes()
+                reply += struct.pack(">BxHHBx", 251, width, height, 1) + screen + server.ask_for_changes()
+            connection.sendall(reply)
+
+
+def test_a_capture_takes_little_memory(tmp_path: Path) -> None:
+    with running_relay(tmp_path) as relay, running_xvnc(tmp_path, geometry="1280x800", pattern=True) as xvnc:
+        # What is loaded at the first picture is not a session's.
+        one(relay, xvnc.port, session_id="first", format="png")
+        before = relay.resident_bytes()
+        for number in range(8):
+            one(relay, xvnc.port, session_id=f"s{number}", format="png")
+            one(relay, xvnc.port, session_id=f"s{number}", width=320)
+        assert (relay.resident_bytes() - before) / 8 < 14 << 20
+
+
+def test_kasmvnc_is_seen_by_its_owners_screenshots(tmp_path: Path) -> None:
+    with relay_at(tmp_path) as relay, studio_at(tmp_path, size=(1600, 900)) as studio:
+        target = DesktopSocket(name="studio")
+        picture = one(relay, target)
+        assert (picture.result, picture.screen_width, picture.screen_height) == ("new", 1600, 900)
+        small = one(relay, target, width=320)
+        assert shown(small).size == (320, 180)
+        assert shown(one(relay, target, format="png")).size == (1600, 900)
+        assert one(relay, target, width=320, etag=small.etag).result is PictureResult.SAME
+        assert studio.fake.blacklist.failures == {}
+        assert one(relay, target, tenant_id="t2", session_id="s2").result is PictureResult.NONE
+
+
+def test_a_kasmvnc_that_has_painted_nothing_says_so(tmp_path: Path) -> None:
+    with relay_at(tmp_path) as relay, studio_at(tmp_path, screen_after=60):
+        assert one(relay, DesktopSocket(name="studio")).detail == "the desktop has painted nothing yet"

@@ -30,6 +30,8 @@ REFUSED_PAUSE = 10.0
 """After it turned us away or sent what is no RFB: that does not mend itself soon."""
 UPDATE_SECONDS = 10.0
 """For an update to be whole, once it has begun."""
+WHOLE_SECONDS = 0.5
+"""The same, for who waits for a picture."""
 RESIZED_PAUSE = 0.05
 """Before the whole of a screen is asked for whose size has changed; it may change again at once."""
 STALE_GRACE_SECONDS = 0.5
@@ -58,6 +60,8 @@ class RfbCapture(Capture):
         self._is_asking = False
         """Whether a question is under way that any change answers."""
         self._made_at = asyncio.get_running_loop().time()
+        self._is_refused = False
+        """It answered, and there is no use in asking again soon."""
         self._updated_at = 0.0
 
     @property
@@ -81,16 +85,16 @@ class RfbCapture(Capture):
             try:
                 await self._watch_once()
             except DesktopUnreachable as error:
-                self.trouble = str(error)
+                self.trouble, self._is_refused = str(error), False
             except RfbError as error:
-                self.trouble, pause = str(error), REFUSED_PAUSE
+                self.trouble, pause, self._is_refused = str(error), REFUSED_PAUSE, True
             finally:
                 self._forget_all()
             await asyncio.sleep(pause)
             self._pause = min(2 * pause, LONGEST_PAUSE)
 
     async def look(self, *, at_this_moment: bool) -> None:
-        await self._until(lambda: self.has_picture or (bool(self.trouble) and not self._is_new))
+        await self._until(lambda: self.has_picture or self._has_failed)
         self._check()
         if at_this_moment:
             await self._ask_now()
@@ -105,15 +109,19 @@ class RfbCapture(Capture):
         while self._server.in_update:
             self._turn.release()
             try:
-                await self._until(lambda: not self._server.in_update)
+                async with asyncio.timeout(WHOLE_SECONDS):
+                    await self._until(lambda: not self._server.in_update)
+            except TimeoutError as error:
+                raise NoPicture("the desktop is in the middle of sending a picture") from error
             finally:
                 await self._turn.acquire()
             self._check()
 
     @property
-    def _is_new(self) -> bool:
-        """Its desktop may be starting, and a first failure says little."""
-        return asyncio.get_running_loop().time() - self._made_at < FIRST_SECONDS
+    def _has_failed(self) -> bool:
+        """While it is new its desktop may be starting, and not to be reached says little."""
+        is_new = asyncio.get_running_loop().time() - self._made_at < FIRST_SECONDS
+        return bool(self.trouble) and (self._is_refused or not is_new)
 
     @property
     def _is_current(self) -> bool:
@@ -121,10 +129,13 @@ class RfbCapture(Capture):
 
     async def _ask_now(self) -> None:
         """What is half here already may be older than the question."""
-        wanted = self._server.updates + 1 + self._server.in_update
-        self._send(self._server.ask_for_now())
+        server = self._server
+        wanted = server.updates + 1 + server.in_update
+        self._send(server.ask_for_now())
         self._is_asking = True
-        await self._until(lambda: self._server.updates >= wanted or not self.has_picture)
+        await self._until(
+            lambda: (server.updates >= wanted and server.shows_all) or self._server is not server
+        )
         self._check()
 
     def _check(self) -> None:
@@ -201,7 +212,7 @@ class RfbCapture(Capture):
             self._is_asking = False
         if server.updates != updates:
             self._updated_at = asyncio.get_running_loop().time()
-            self.trouble, self._pause = "", CONNECT_AGAIN_SECONDS
+            self.trouble, self._is_refused, self._pause = "", False, CONNECT_AGAIN_SECONDS
         self._tell()
 
     async def _ask(self, server: Watched) -> None:

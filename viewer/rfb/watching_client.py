@@ -33,8 +33,10 @@ _UPDATE_REQUEST = Struct(">BBHHHH")
 _UNCOUNTED_RECTANGLES = 0xFFFF
 
 
-MOST_SCREENS = 4
+MOST_SCREENS = 2
 """So often the server may send the whole screen for one question; more would only keep the relay busy."""
+MOST_SIZES = 4
+"""The same, of other sizes of the screen."""
 SMALLEST_PIXELS = 64
 """What a rectangle costs at least, counted in pixels."""
 
@@ -54,6 +56,7 @@ class Watched:
     """Whether every pixel of the screen, as large as it is now, was asked for."""
     shows_all: bool = False
     """Whether they have come."""
+    _sizes_allowed: int = 0
     _allowed: int = 0
     """Pixels."""
     tight: TightStreams = field(default_factory=TightStreams)
@@ -62,6 +65,7 @@ class Watched:
     def ask_for_changes(self) -> bytes:
         """The server answers as soon as something changes; at once if the whole is not known yet."""
         screen = self.framebuffer
+        self._sizes_allowed = MOST_SIZES
         self._allowed = MOST_SCREENS * screen.width * screen.height + STRIP_BYTES
         knows_all, self.knows_all = self.knows_all, True
         return _UPDATE_REQUEST.pack(3, knows_all, 0, 0, screen.width, screen.height)
@@ -72,9 +76,13 @@ class Watched:
         return self.ask_for_changes() + _UPDATE_REQUEST.pack(3, False, 0, 0, 1, 1)
 
     def resize(self, width: int, height: int) -> None:
-        if (width, height) != (self.framebuffer.width, self.framebuffer.height):
-            self.knows_all = self.shows_all = False
-        self.spend(width * height)
+        """Raises ProtocolError."""
+        if (width, height) == (self.framebuffer.width, self.framebuffer.height):
+            return
+        self._sizes_allowed -= 1
+        if self._sizes_allowed < 0:
+            raise ProtocolError("the desktop changes its size again and again")
+        self.knows_all = self.shows_all = False
         self.framebuffer.resize(width, height)
 
     def spend(self, pixels: int) -> None:
