@@ -6,7 +6,11 @@ as a wall does. CPU is all that the relay used: receiving, comparing, scaling, e
 
 from __future__ import annotations
 
+import itertools
+import subprocess
+import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -16,9 +20,11 @@ from statistics import median
 from PIL import Image, ImageDraw
 
 from tests.bench_row import BenchRow
+from tests.bench_stream import SMALL
 from tests.painted_desktop import PaintedDesktop
 from tests.process_figures import cpu_seconds
-from tests.relay_process import RelayProcess, running_relay
+from tests.relay_process import RelayProcess, free_port, running_relay, wait_for_listener
+from tests.stream_client import StreamClient
 from tests.wanted_pictures import wanted
 from viewer.relay.answers import Picture, PictureFormat
 from viewer.relay_client import RelayClient
@@ -28,6 +34,8 @@ SECONDS = 12
 ASKED = 40
 THUMBNAIL = 320
 PAGE_SECONDS = 2
+WALL = 12
+STREAM_SECONDS = 8
 LINES_PER_SECOND = 4
 
 Paint = Callable[[int, PaintedDesktop], None]
@@ -152,7 +160,70 @@ def rows() -> list[BenchRow]:
             found.append(_row(f"capture: thumbnail of {name}, {THUMBNAIL} px", size, "KB", 12))
             fresh.client.close()
         one.client.close()
-    return found
+    return [*found, *_stream_rows()]
+
+
+def _stream_rows() -> list[BenchRow]:
+    alone, beside = stream_beside(0), stream_beside(WALL)
+    return [
+        BenchRow(
+            name=f"capture: a stream's round trip beside {WALL} captures of photos, {name}",
+            value=round(there, 2),
+            unit="ms",
+            against=f"the same stream alone: {here:.2f} ms",
+            ratio=round(there / here, 2),
+            goal=f"≤ {most} ms",
+            met=there <= most,
+        )
+        for name, here, there, most in (("p50", alone[0], beside[0], 5), ("p99", alone[1], beside[1], 50))
+    ]
+
+
+def stream_beside(captures: int) -> tuple[float, float]:
+    """Milliseconds of a stream's round trip, the median and the 99th percentile of the relay, while so many
+    pages of photos are captured and asked for every second."""
+    with desktops_behind_a_relay(captures) as (relay, desktops), ExitStack() as stack:
+        pump_port = free_port()
+        pump = subprocess.Popen([sys.executable, "-m", "tests.rfb_pump", "127.0.0.1", str(pump_port)])
+        stack.callback(pump.wait)
+        stack.callback(pump.terminate)
+        wait_for_listener("127.0.0.1", pump_port)
+        port = int(relay.address.rpartition(":")[2])
+        client = StreamClient(port, "/stream/s1", relay.grant(target=pump_port), offer_compression=False)
+        stack.callback(client.close)
+        asker = Asker(relay, desktops)
+        stop = threading.Event()
+        wall = threading.Thread(target=_watch_a_wall, args=[asker, desktops, stop])
+        wall.start()
+        try:
+            times = sorted(_round_trips(client))
+        finally:
+            stop.set()
+            wall.join()
+            asker.client.close()
+    return times[len(times) // 2], times[len(times) * 99 // 100]
+
+
+def _watch_a_wall(asker: Asker, desktops: Sequence[PaintedDesktop], stop: threading.Event) -> None:
+    for count in itertools.count():
+        for number, desktop in enumerate(desktops):
+            if (count + number) % PAGE_SECONDS == 0:
+                desktop.paint(_PAGES[count % len(_PAGES)])
+        if desktops:
+            asker.ask()
+        if stop.wait(1):
+            return
+
+
+def _round_trips(client: StreamClient) -> Iterator[float]:
+    until = time.monotonic() + STREAM_SECONDS
+    while time.monotonic() < until:
+        began = time.perf_counter()
+        client.request(*SMALL)
+        client.skip_answer_of_pump(*SMALL)
+        yield 1000 * (time.perf_counter() - began)
+        # As often as a mouse moves.
+        time.sleep(0.01)
 
 
 def _row(name: str, value: float, unit: str, most: float) -> BenchRow:

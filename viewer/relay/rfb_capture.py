@@ -7,6 +7,7 @@ wanted: a screen on which nothing happens costs nothing. What is not answered ha
 from __future__ import annotations
 
 import asyncio
+import logging
 import socket
 from collections.abc import Callable
 from concurrent.futures import Executor
@@ -36,6 +37,8 @@ RESIZED_PAUSE = 0.05
 """Before the whole of a screen is asked for whose size has changed; it may change again at once."""
 STALE_GRACE_SECONDS = 0.5
 """For a desktop to answer a thumbnail's first question after a pause; then the old picture must do."""
+
+log = logging.getLogger(__name__)
 
 
 class RfbCapture(Capture):
@@ -88,6 +91,10 @@ class RfbCapture(Capture):
                 self.trouble, self._is_refused = str(error), False
             except RfbError as error:
                 self.trouble, pause, self._is_refused = str(error), REFUSED_PAUSE, True
+            except Exception:
+                # Of what reads pictures of strangers: that of all others go on.
+                log.exception("a desktop's picture could not be kept")
+                self.trouble, pause, self._is_refused = "its picture cannot be read", REFUSED_PAUSE, True
             finally:
                 self._forget_all()
             await asyncio.sleep(pause)
@@ -163,7 +170,7 @@ class RfbCapture(Capture):
         finally:
             for task in both:
                 task.cancel()
-            await asyncio.wait(both)
+            await asyncio.gather(*both, return_exceptions=True)
             sock.close()
 
     def _forget_all(self) -> None:
