@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from statistics import median
+from uuid import uuid4
 
 from PIL import Image, ImageDraw
 
@@ -25,7 +26,7 @@ from tests.painted_desktop import PaintedDesktop
 from tests.process_figures import cpu_seconds
 from tests.relay_process import RelayProcess, free_port, running_relay, wait_for_listener
 from tests.stream_client import StreamClient
-from tests.wanted_pictures import wanted
+from tests.wanted_pictures import one, wanted
 from viewer.relay.answers import Picture, PictureFormat
 from viewer.relay_client import RelayClient
 
@@ -116,6 +117,13 @@ def cpu_share(relay: RelayProcess, desktops: Sequence[PaintedDesktop], paint: Pa
     return 100 * spent / (time.monotonic() - began) / len(desktops)
 
 
+def ask_as_the_first(relay: RelayProcess, desktop: PaintedDesktop) -> None:
+    """Of another session each time, so with a connection of its own."""
+    picture = one(relay, desktop.port, session_id=uuid4().hex, tenant_id=uuid4().hex, width=THUMBNAIL)
+    if picture.data is None:
+        raise LookupError(picture.detail)
+
+
 def milliseconds(ask: Callable[[], object], *, before: Callable[[int], None]) -> float:
     times = []
     for count in range(ASKED):
@@ -134,20 +142,29 @@ def rows() -> list[BenchRow]:
             found.append(_row(f"capture: CPU per desktop, {name}, 1 picture/s", share, "% of a core", most))
         desktop = desktops[0]
         desktop.repaint()
-        one = Asker(relay, [desktop])
+        asker = Asker(relay, [desktop])
         for name, width, format, paint in (
             ("screenshot as PNG, terminal", None, "png", terminal),
             ("screenshot as JPEG, terminal", None, "jpeg", terminal),
-            ("screenshot as JPEG, photo", None, "jpeg", lambda count, one: one.paint(_PAGES[count % 3])),
+            (
+                "screenshot as JPEG, photo",
+                None,
+                "jpeg",
+                lambda count, screen: screen.paint(_PAGES[count % 3]),
+            ),
         ):
             took = milliseconds(
-                lambda width=width, format=format: one.ask(width=width, format=format),  # type: ignore[misc]
+                lambda width=width, format=format: asker.ask(width=width, format=format),  # type: ignore[misc]
                 before=lambda count, paint=paint: paint(count, desktop),  # type: ignore[misc]
             )
             found.append(_row(f"capture: {name}, p50", took, "ms", 100))
-        one.ask(format="png", width=None)
-        took = milliseconds(lambda: one.ask(format="png", width=None), before=lambda _count: None)
+        asker.ask(format="png", width=None)
+        took = milliseconds(lambda: asker.ask(format="png", width=None), before=lambda _count: None)
         found.append(_row("capture: unchanged screenshot, p50", took, "ms", 10))
+        took = milliseconds(lambda: ask_as_the_first(relay, desktop), before=lambda _count: None)
+        found.append(
+            _row("capture: first thumbnail of a desktop that nobody looked at, p50", took, "ms", 500)
+        )
         for name, change in (
             ("a desktop", desktop.repaint),
             ("a terminal", lambda: terminal(1, desktop)),
@@ -159,7 +176,7 @@ def rows() -> list[BenchRow]:
             size = len(fresh.ask()[0].data or b"") / 1024
             found.append(_row(f"capture: thumbnail of {name}, {THUMBNAIL} px", size, "KB", 12))
             fresh.client.close()
-        one.client.close()
+        asker.client.close()
     return [*found, *_stream_rows()]
 
 

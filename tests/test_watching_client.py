@@ -430,6 +430,7 @@ MESSAGES = [
 ]
 
 
+@pytest.mark.soak
 def test_noise_is_an_error_of_ours_or_waited_for() -> None:
     dice = random.Random(7)
     tracemalloc.start()

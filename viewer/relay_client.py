@@ -43,6 +43,8 @@ PROBE_READ_SECONDS = 30.0
 """The relay gives up a probe after 20 s and then answers."""
 INPUT_READ_SECONDS = 30.0
 """Beside its own pauses: for its turn, for the desktop's answer, and for it to take all."""
+PICTURES_READ_SECONDS = 10.0
+"""Packing a large screen as PNG takes a second by itself."""
 LONGEST_PICTURES = 2 * MOST_PICTURE_BYTES
 """Base64 makes a third more of them."""
 GRANT_LIFETIME = timedelta(seconds=30)
@@ -136,9 +138,15 @@ class RelayClient:
         """What these desktops show, in the same order; at once but for those that nobody asked for lately,
         which may take two seconds. width: scaled down to so many pixels; with None, or as PNG, it is what the
         screen shows at this moment, else a picture of the last second. Raises RelayUnreachable."""
+        timeout = httpx.Timeout(PICTURES_READ_SECONDS, connect=CONNECT_SECONDS)
         asked = WantedPictures(items=tuple(wanted), width=width, format=format)
         answer = self._call(
-            "POST", "/pictures", None, body=asked.model_dump_json().encode(), longest=LONGEST_PICTURES
+            "POST",
+            "/pictures",
+            None,
+            body=asked.model_dump_json().encode(),
+            longest=LONGEST_PICTURES,
+            timeout=timeout,
         )
         return self._read(Pictures, answer).items
 

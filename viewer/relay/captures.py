@@ -24,7 +24,7 @@ from viewer.relay.kasm_capture import KasmCapture
 from viewer.relay.rfb_capture import RfbCapture
 from viewer.relay.settings import Settings
 from viewer.rfb.conversation import ProtocolError
-from viewer.rfb.framebuffer import BYTES_PER_PIXEL
+from viewer.rfb.probe import BYTES_PER_PIXEL
 
 LET_GO_SECONDS = 20.0
 """After a wish has lapsed its capture is given up: somebody who looks again meanwhile finds it warm."""

@@ -99,6 +99,8 @@ class RfbCapture(Capture):
                 self._forget_all()
             await asyncio.sleep(pause)
             self._pause = min(2 * pause, LONGEST_PAUSE)
+            # By then the port may be another sandbox's; whoever wants this one is told of it.
+            await self._until(self._is_wanted)
 
     async def look(self, *, at_this_moment: bool) -> None:
         await self._until(lambda: self.has_picture or self._has_failed)
@@ -129,6 +131,9 @@ class RfbCapture(Capture):
         """While it is new its desktop may be starting, and not to be reached says little."""
         is_new = asyncio.get_running_loop().time() - self._made_at < FIRST_SECONDS
         return bool(self.trouble) and (self._is_refused or not is_new)
+
+    def _is_wanted(self) -> bool:
+        return self.wishes.interval(asyncio.get_running_loop().time()) is not None
 
     @property
     def _is_current(self) -> bool:

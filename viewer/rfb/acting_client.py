@@ -14,7 +14,7 @@ from struct import Struct
 
 from viewer.rfb.conversation import ProtocolError, Read, Script, Write
 from viewer.rfb.handshake import CLIENT_INIT_SHARED, client_handshake, kasm_handshake
-from viewer.rfb.probe import ENCODING_DESKTOP_SIZE, ENCODING_LAST_RECT, LARGEST_SIDE, LONGEST_TEXT
+from viewer.rfb.probe import ENCODING_DESKTOP_SIZE, ENCODING_LAST_RECT, LARGEST_SIDE, skip_text
 
 _ENCODING_FENCE = -312
 _ENCODING_EXTENDED_CLIPBOARD = -1063131698
@@ -84,7 +84,7 @@ def offer_text(server: Counterpart, text: str) -> bytes:
 def _initialise(server: Counterpart) -> Script[None]:
     yield Write(CLIENT_INIT_SHARED)
     width, height, name_length = _SERVER_INIT.unpack((yield Read(_SERVER_INIT.size)))
-    yield from _skip(name_length)
+    yield from skip_text(name_length)
     _resize(server, width, height)
 
 
@@ -94,7 +94,7 @@ def _one_message(server: Counterpart) -> Script[None]:
         yield from _update(server)
     elif kind == 1:
         header = yield Read(5)
-        yield from _skip(6 * int.from_bytes(header[3:5], "big"))
+        yield from skip_text(6 * int.from_bytes(header[3:5], "big"))
     elif kind == 3:
         yield from _cut_text(server)
     elif kind == 248:
@@ -121,12 +121,12 @@ def _update(server: Counterpart) -> Script[None]:
 def _cut_text(server: Counterpart) -> Script[None]:
     length = int.from_bytes((yield Read(7))[3:], "big", signed=True)
     if length >= 0:
-        yield from _skip(length)
+        yield from skip_text(length)
         return
     if length > -4:
         raise ProtocolError("the desktop sent a clipboard message without its flags")
     flags = int.from_bytes((yield Read(4)), "big")
-    yield from _skip(-length - 4)
+    yield from skip_text(-length - 4)
     if flags & _CAPABILITIES:
         server.takes_unicode = bool(flags & _TEXT)
     elif flags & _REQUEST and flags & _TEXT and server.offered_text is not None:
@@ -167,9 +167,3 @@ def _resize(server: Counterpart, width: int, height: int) -> None:
     if not 0 < width <= LARGEST_SIDE or not 0 < height <= LARGEST_SIDE:
         raise ProtocolError(f"the desktop claims a screen of {width}x{height} pixels")
     server.width, server.height = width, height
-
-
-def _skip(length: int) -> Script[None]:
-    if length > LONGEST_TEXT:
-        raise ProtocolError(f"the desktop sent a text of {length} bytes")
-    yield Read(length)

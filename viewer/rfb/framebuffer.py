@@ -11,12 +11,10 @@ from collections.abc import Callable
 from PIL import Image, ImageChops
 
 from viewer.rfb.conversation import ProtocolError
+from viewer.rfb.probe import LARGEST_SIDE
 
-LARGEST_SIDE = 16384
 MOST_PIXELS = 1 << 24
 """Of one screen: 64 MB of memory. A screen of 5K has 14.7 million."""
-BYTES_PER_PIXEL = 4
-"""In memory and, as we ask for it, on the wire: blue, green, red, and one that says nothing."""
 _ONE_COLOUR = 1
 
 
@@ -67,7 +65,7 @@ class Framebuffer:
             raise ProtocolError(f"the desktop sent {width}x{height} pixels at {x},{y}, off its own screen")
 
     def put_pixels(self, x: int, y: int, width: int, height: int, pixels: bytes) -> None:
-        """As they come on the wire, BYTES_PER_PIXEL each, row by row."""
+        """As they come on the wire, in `probe.PIXEL_FORMAT`, row by row."""
         self.put(x, y, Image.frombuffer("RGB", (width, height), pixels, "raw", "BGRX", 0, 1))
 
     def put(self, x: int, y: int, part: Image.Image) -> None:

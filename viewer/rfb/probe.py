@@ -65,7 +65,7 @@ def probe_first_frame(password: str | None, screen: Screen) -> Script[None]:
 def _server_init(screen: Screen) -> Script[None]:
     width, height, _format, name_length = _SERVER_INIT.unpack((yield Read(_SERVER_INIT.size)))
     _resize(screen, width, height)
-    yield from _skip(name_length)
+    yield from skip_text(name_length)
 
 
 def _next_update(screen: Screen) -> Script[None]:
@@ -77,10 +77,10 @@ def _next_update(screen: Screen) -> Script[None]:
             return
         if kind == 1:
             header = yield Read(5)
-            yield from _skip(6 * int.from_bytes(header[3:5], "big"))
+            yield from skip_text(6 * int.from_bytes(header[3:5], "big"))
         elif kind == 3:
             header = yield Read(7)
-            yield from _skip(int.from_bytes(header[3:7], "big"))
+            yield from skip_text(int.from_bytes(header[3:7], "big"))
         elif kind != 2:
             raise ProtocolError(f"the desktop sent an unknown message of type {kind}")
 
@@ -140,7 +140,7 @@ def _resize(screen: Screen, width: int, height: int) -> None:
     screen.width, screen.height = width, height
 
 
-def _skip(length: int) -> Script[None]:
+def skip_text(length: int) -> Script[None]:
     if length > LONGEST_TEXT:
         raise ProtocolError(f"the desktop sent a text of {length} bytes")
     yield Read(length)

@@ -11,9 +11,9 @@ from struct import Struct
 
 from viewer.rfb import encodings
 from viewer.rfb.conversation import ProtocolError, Read, Script, Write
-from viewer.rfb.framebuffer import BYTES_PER_PIXEL, Framebuffer
+from viewer.rfb.framebuffer import Framebuffer
 from viewer.rfb.handshake import CLIENT_INIT_SHARED, client_handshake
-from viewer.rfb.probe import LONGEST_TEXT, SET_PIXEL_FORMAT
+from viewer.rfb.probe import BYTES_PER_PIXEL, SET_PIXEL_FORMAT, skip_text
 from viewer.rfb.tight import TightStreams, read_tight
 from viewer.rfb.unzipping import Unzipped
 from viewer.rfb.zrle import read_zrle
@@ -98,7 +98,7 @@ def watch(password: str | None, server: Watched, offered: tuple[int, ...] = RAW)
     yield Write(CLIENT_INIT_SHARED)
     width, height, name_length = _SERVER_INIT.unpack((yield Read(_SERVER_INIT.size)))
     server.framebuffer.resize(width, height)
-    yield from _skip(name_length)
+    yield from skip_text(name_length)
     yield Write(SET_PIXEL_FORMAT + _set_encodings(offered))
     server.is_ready = True
     while True:
@@ -121,10 +121,10 @@ def _one_message(server: Watched) -> Script[None]:
         server.answers += 1
     elif kind == 1:
         header = yield Read(5)
-        yield from _skip(6 * int.from_bytes(header[3:5], "big"))
+        yield from skip_text(6 * int.from_bytes(header[3:5], "big"))
     elif kind == 3:
         header = yield Read(7)
-        yield from _skip(int.from_bytes(header[3:7], "big"))
+        yield from skip_text(int.from_bytes(header[3:7], "big"))
     elif kind != 2:
         raise ProtocolError(f"the desktop sent an unknown message of type {kind}")
 
@@ -186,9 +186,3 @@ def _raw(screen: Framebuffer, x: int, y: int, width: int, height: int) -> Script
         count = min(rows, height - top)
         pixels = yield Read(BYTES_PER_PIXEL * width * count)
         screen.put_pixels(x, y + top, width, count, pixels)
-
-
-def _skip(length: int) -> Script[None]:
-    if length > LONGEST_TEXT:
-        raise ProtocolError(f"the desktop sent a text of {length} bytes")
-    yield Read(length)
