@@ -160,6 +160,7 @@ TABLE = {
     "GET /api/v1/shared/<session_id>": "401 401 401 401 401 401 401 401 401 401 401 401 401 401 401 403",
     ENTER_SHARED: "403 403 403 403 403 401 403 403 403 403 403 403 401 401 403 403",
     "GET /api/v1/sessions/<session_id>/shares": "OUT 403 403 200 200 200 404 200 200 200 403",
+    "GET /api/v1/shares": "OUT 403 403 200 200 200 200 200 200 200 403",
     "POST /api/v1/sessions/<session_id>/shares": "OUT 403 403 201 201 201 404 201 201 403 403",
     "DELETE /api/v1/sessions/<session_id>/shares/<share_id>": "OUT 403 403 404 404 404 404 404 404 403 403",
     "POST /webhooks/openclaw": "OUT 200 403 200 200 200 200 401 401 401 401",

@@ -265,3 +265,10 @@ def test_deliveries_are_found_by_their_indexes_however_long_the_log_is(store: St
     assert not [step for step in steps if step.startswith("SCAN")]
     of_deliveries = [plan for plan in plans if " webhook_deliveries" in plan]
     assert not [plan for plan in of_deliveries if "TEMP B-TREE FOR ORDER BY" in plan]
+
+
+def test_share_links_of_all_sessions_are_read_where_their_page_begins(store: Store) -> None:
+    with explained(store) as plans:
+        store.shares.page("acme", CURSOR, 50)
+    assert re.search(r"INDEX ix_share_links_tenant \(.*< ?\(\?,\?\)\)", plans[0])
+    assert "TEMP B-TREE" not in plans[0]

@@ -105,6 +105,30 @@ def test_wrong_field_is_named(
     assert (answer.status_code, [one["field"] for one in answer.json["errors"]]) == (422, [field])
 
 
+def test_links_to_all_desktops_are_listed_a_page_at_a_time_and_nobody_elses(
+    client: ViewerClient, store: Store, people: People, session: Session
+) -> None:
+    other, foreign = new_session(store, people.alice), new_session(store, people.bob)
+    wanted = [
+        make(client, people, one, label=f"link {n}")["id"] for n, one in enumerate((session, other) * 2)
+    ]
+    theirs = client.post(f"/api/v1/sessions/{foreign.id}/shares", json={}, headers=people.bob.headers)
+    assert theirs.status_code == 201
+    store.shares.revoke(other, wanted[1])
+    seen, query = [], "?limit=3"
+    while True:
+        page = client.get(f"/api/v1/shares{query}", headers=people.alice.headers).json
+        seen += page["items"]
+        if page["next_cursor"] is None:
+            break
+        query = f"?limit=3&cursor={page['next_cursor']}"
+    assert [one["id"] for one in seen] == wanted[::-1]
+    assert [one["session_id"] for one in seen] == [other.id, session.id] * 2
+    assert [one["is_over"] for one in seen] == [False, False, True, False]
+    wrong = client.get("/api/v1/shares?cursor=x", headers=people.alice.headers)
+    assert wrong.status_code == 400
+
+
 def test_what_shows_nothing_cannot_be_shared(client: ViewerClient, store: Store, people: People) -> None:
     shell = new_session(store, people.alice, image="shell", display=Display.NONE)
     answer = client.post(f"/api/v1/sessions/{shell.id}/shares", json={}, headers=people.alice.headers)

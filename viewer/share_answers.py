@@ -24,6 +24,7 @@ class PublicShare(Frozen):
     """A link, without its secret. is_over: it lets nobody in any more, whatever the reason."""
 
     id: str
+    session_id: str
     label: str | None
     single_use: bool
     created_by: str
@@ -38,6 +39,13 @@ class ShareList(Frozen):
     """Newest first."""
 
     items: tuple[PublicShare, ...]
+
+
+class SharePage(Frozen):
+    """Newest first. streams_open of each visit is null: a list of all desktops asks no host."""
+
+    items: tuple[PublicShare, ...]
+    next_cursor: str | None
 
 
 class NewPublicShare(Frozen):

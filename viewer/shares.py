@@ -20,6 +20,7 @@ from sqlalchemy.orm import Session as OrmSession
 from viewer import audit
 from viewer.credentials import SecretToken, hash_of, new_token
 from viewer.database import Database
+from viewer.listing import Page, one_page, page_of
 from viewer.model import Frozen, Principal, Role, Scope, Session, Status, utcnow
 from viewer.standing import good_key, is_open, person_in
 from viewer.tables import SessionRow, ShareLinkRow, ShareVisitRow
@@ -155,6 +156,16 @@ class ShareStore:
             rows = list(orm.scalars(newest))
             visits = _visits_of(orm, [row.id for row in rows])
             return [_share_of(orm, row, visits.get(row.id, ()), now) for row in rows]
+
+    def page(self, tenant_id: str, cursor: str | None, limit: int) -> Page[Share]:
+        """The same of all the tenant's sessions, a page at a time. Raises viewer.listing.BadCursor."""
+        now = utcnow()
+        of_tenant = select(ShareLinkRow).where(ShareLinkRow.tenant_id == tenant_id)
+        query = one_page(of_tenant, ShareLinkRow.created_at, ShareLinkRow.id, cursor, limit)
+        with self._database.reading() as orm:
+            rows = list(orm.scalars(query))
+            visits = _visits_of(orm, [row.id for row in rows])
+            return page_of([_share_of(orm, row, visits.get(row.id, ()), now) for row in rows], limit)
 
     def revoke(self, session: Session, share_id: str) -> None:
         """It lets nobody in any more, and those who are in are out. Raises ShareNotFound."""

@@ -22,7 +22,7 @@ from viewer.access import (
 )
 from viewer.answers import host_statuses, json_answer
 from viewer.attempts import of_share_links
-from viewer.incoming import CreateShare, OpenShare, json_body
+from viewer.incoming import CreateShare, OpenShare, PageQuery, json_body, query
 from viewer.model import Display, Role, Scope, Session
 from viewer.openapi import Answer, Operation, describes
 from viewer.problems import Problem, too_many_attempts
@@ -33,6 +33,7 @@ from viewer.share_answers import (
     PublicShare,
     SharedSession,
     ShareList,
+    SharePage,
     ShareVisit,
     WayIn,
 )
@@ -105,6 +106,24 @@ def list_shares(session_id: str) -> Response:
     shares = services().store.shares.list(session)
     streams = _streams_open(session) if any(share.visits for share in shares) else Counter()
     return json_answer(ShareList(items=tuple(_public(share, streams) for share in shares)))
+
+
+@shares_api.get("/api/v1/shares")
+@needs(Role.OPERATOR, scope=Scope.STREAMS)
+@describes(
+    Operation(
+        summary="The links to all desktops, newest first, those that are over too",
+        query=PageQuery,
+        answers={200: Answer("One page.", SharePage)},
+        problems=(400, 422),
+    )
+)
+def list_all_shares() -> Response:
+    asked = query(PageQuery)
+    page = services().store.shares.page(principal().tenant, asked.cursor, asked.limit)
+    return json_answer(
+        SharePage(items=tuple(_public(share, None) for share in page.items), next_cursor=page.next_cursor)
+    )
 
 
 @shares_api.delete("/api/v1/sessions/<session_id>/shares/<share_id>")
@@ -220,6 +239,7 @@ def _streams_open(session: Session) -> Counter[str] | None:
 def _public(share: Share, streams: Counter[str] | None) -> PublicShare:
     return PublicShare(
         id=share.id,
+        session_id=share.session_id,
         label=share.label or None,
         single_use=share.is_single_use,
         created_by=share.created_by,

@@ -631,7 +631,10 @@ class ShareLinkRow(Base):
     """A way to watch one session without an account."""
 
     __tablename__ = "share_links"
-    __table_args__ = (Index("ix_share_links_session", "session_id", "created_at", "id"),)
+    __table_args__ = (
+        Index("ix_share_links_session", "session_id", "created_at", "id"),
+        Index("ix_share_links_tenant", "tenant_id", "created_at", "id"),
+    )
 
     id: Mapped[str] = mapped_column(primary_key=True)
     sha256: Mapped[str] = mapped_column(unique=True)

@@ -1,4 +1,4 @@
-"""What a person is needed for; lists in the order of change and of end; documents of tasks."""
+"""What a person is needed for; lists in the order of change and of end; documents; share links by tenant."""
 
 from __future__ import annotations
 
@@ -39,9 +39,11 @@ def upgrade() -> None:
         columns = ["tenant_id", time, "id"]
         op.create_index(name, "sandbox_sessions", columns, sqlite_where=where, postgresql_where=where)
     _add_documents()
+    op.create_index("ix_share_links_tenant", "share_links", ["tenant_id", "created_at", "id"])
 
 
 def downgrade() -> None:
+    op.drop_index("ix_share_links_tenant", "share_links")
     for name, _time, _condition in _ORDERS:
         op.drop_index(name, table_name="sandbox_sessions")
     for table in ("document_contents", "documents"):
