@@ -65,6 +65,8 @@ TABLE = {
     "GET /sandboxes/<session_id>": "PAGE 403 200 200 200 200 404 200 200 200 200",
     "GET /hosts": "PAGE 403 200 200 200 200 200 200 200 200 200",
     "GET /diagnosis/<session_id>": "PAGE 403 200 200 200 200 404 200 200 200 200",
+    "GET /settings": "PAGE 200 200 200 200 200 200 200 200 200 200",
+    "GET /settings/<section>": "PAGE 403 403 200 200 200 200 200 200 200 200",
     "GET /view/<session_id>": "PAGE 403 200 200 200 200 404 200 200 200 200",
     "GET /open/<session_id>": "PAGE 403 200 200 200 200 404 200 200 200 200",
     "GET /services/<name>": "PAGE 403 403 200 200 200 404 200 200 200 200",
@@ -101,6 +103,7 @@ TABLE = {
     "GET /api/v1/images": "OUT 403 200 200 200 200 200 200 200 200 403",
     "GET /api/v1/events": "OUT 403 200 200 200 200 200 200 200 200 403",
     "GET /api/v1/audit": "OUT 403 403 403 200 200 403 403 403 403 403",
+    "GET /api/v1/audit/chain": "OUT 403 403 403 200 200 403 403 403 403 403",
     "GET /api/v1/audit/export": "OUT 403 403 403 200 200 403 403 403 403 403",
     "GET /api/v1/sessions": "OUT 403 200 200 200 200 200 200 200 200 403",
     "GET /api/v1/sessions/counts": "OUT 403 200 200 200 200 200 200 200 200 403",
@@ -373,6 +376,7 @@ def test_route_answers_each_principal_as_the_table_says(
         .replace("<sign_in>", "0123456789abcdef")
         .replace("<key_id>", spare.id)
         .replace("<kind>", "logs")
+        .replace("<section>", "shares")
         .replace("<path:name>", "nothing-here.js")
     )
     path = path.replace("<name>", "code")

@@ -18,7 +18,7 @@ from viewer import audit, audit_store
 from viewer.accounts import DeclaredKey
 from viewer.app import create_app
 from viewer.audit import Entry
-from viewer.audit_store import AuditFilter
+from viewer.audit_store import AuditFilter, Checked
 from viewer.bootstrap import prepare_database
 from viewer.credentials import key_id_of
 from viewer.database import DatabaseBusy
@@ -568,6 +568,34 @@ def test_what_was_done_by_hand_is_named(problem: str, store: Store) -> None:
     assert verified(store) == []
     by_hand(store, TAMPERING[problem])
     assert f"acme: {problem}" in verified(store)
+
+
+@pytest.mark.parametrize("most", [4, 100])
+def test_newest_entries_are_checked_and_no_more_than_that(store: Store, most: int) -> None:
+    filled(store, 15 - len(entries(store)))
+    found = store.audit.check_newest("acme", most)
+    assert found == Checked(checked=min(most, 15), kept=15, problems=())
+    assert store.audit.check_newest("nobody", most) == Checked(checked=0, kept=0, problems=())
+
+
+@pytest.mark.parametrize(
+    ("done", "problem"),
+    [
+        (f"DELETE FROM audit_log {OF_ACME} > 12", "all after entry 12 is missing, up to entry 15"),
+        (f"DELETE FROM audit_log {OF_ACME} = 11", "entry 11 is missing"),
+        (f"DELETE FROM audit_log {OF_ACME} = 13", "entry 13 is missing"),
+        (
+            f"UPDATE audit_log SET outcome = 'failed' {OF_ACME} = 13",
+            "entry 13 was changed, put in, or follows one that was",
+        ),
+        (f"UPDATE audit_chains SET chain = 'x' {OF_ACME} = 15", "entry 15 is not the one that was written"),
+    ],
+)
+def test_newest_entries_show_what_was_done_by_hand(store: Store, done: str, problem: str) -> None:
+    filled(store, 15 - len(entries(store)))
+    by_hand(store, done)
+    assert store.audit.check_newest("acme", 4).problems == (f"acme: {problem}",)
+    assert f"acme: {problem}" in store.audit.check_newest("acme", 100).problems
 
 
 def test_a_head_that_was_kept_shows_a_log_that_was_written_anew(store: Store) -> None:

@@ -107,6 +107,13 @@ def test_conditions_narrow_page_and_file(client: ViewerClient, store: Store, peo
         assert len(lines) <= len(page) + 1
 
 
+def test_chain_is_checked_over_http(client: ViewerClient, store: Store, people: People) -> None:
+    client.post("/api/v1/sessions", json={"wait": False}, headers=people.alice.headers)
+    answer = client.get("/api/v1/audit/chain", headers=people.ada.headers).json
+    assert answer["problems"] == []
+    assert answer["checked"] == answer["of"] > 0
+
+
 def test_only_keys_for_managing_read_it(client: ViewerClient, store: Store, people: People) -> None:
     key = store.accounts.add_key("acme", Role.ADMIN)
     with store._database.writing() as orm:

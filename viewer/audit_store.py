@@ -47,6 +47,14 @@ class Head(Frozen):
     pruned_chain: str
 
 
+class Checked(Frozen):
+    """The newest `checked` of the `kept` entries of a log were looked at. problems: a sentence each."""
+
+    checked: int
+    kept: int
+    problems: tuple[str, ...]
+
+
 class AuditStore:
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -148,6 +156,39 @@ class AuditStore:
         now = next((one for one in self.heads() if one.tenant_id == tenant), head)
         if number > now.number:
             yield f"{tenant}: entry {now.number + 1} and what follows was put in by hand"
+
+    def check_newest(self, tenant_id: str, most: int) -> Checked:
+        """Are the newest entries as they were written, one after the other and up to where the log's end is
+        kept? What `most` leaves out, and a log that was written anew, is found by `problems` alone, with a
+        head that was kept elsewhere."""
+        with self._database.reading() as orm:
+            row = orm.get(AuditChainRow, tenant_id)
+            if row is None:
+                return Checked(checked=0, kept=0, problems=())
+            head = Head.model_validate(row, from_attributes=True)
+            number = max(head.pruned_number, head.number - most)
+            query = (
+                select(AuditRow)
+                .where(
+                    AuditRow.tenant_id == tenant_id, AuditRow.number >= number, AuditRow.number <= head.number
+                )
+                .order_by(AuditRow.number)
+            )
+            found = [entry_of(one) for one in orm.scalars(query)]
+        wrong, chain = [], head.pruned_chain
+        if number > head.pruned_number:
+            # The one before the first that is looked at: what that one is sealed with.
+            before = found.pop(0) if found else None
+            if before is None or before.number != number:
+                wrong.append(f"{tenant_id}: entry {number} is missing")
+            number, chain = (before.number, before.chain) if before else (number, chain)
+        wrong += broken(found, number=number, chain=chain)
+        number, chain = (found[-1].number, found[-1].chain) if found else (number, chain)
+        if number < head.number:
+            wrong.append(f"{tenant_id}: all after entry {number} is missing, up to entry {head.number}")
+        elif chain != head.chain:
+            wrong.append(f"{tenant_id}: entry {head.number} is not the one that was written")
+        return Checked(checked=len(found), kept=head.number - head.pruned_number, problems=tuple(wrong))
 
     # --- pruning -----------------------------------------------------------------------------------
 

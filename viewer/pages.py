@@ -6,6 +6,7 @@ import base64
 import hashlib
 import re
 from collections.abc import Sequence
+from itertools import groupby
 from urllib.parse import quote
 
 from flask import Blueprint, Response, make_response, redirect, render_template, request
@@ -14,6 +15,7 @@ from werkzeug.wrappers import Response as BaseResponse
 from viewer.access import (
     allowed_service,
     anyone,
+    check_scope,
     credential,
     needs,
     place,
@@ -23,6 +25,7 @@ from viewer.access import (
     wants_page,
 )
 from viewer.accounts import Login
+from viewer.audit import ACTIONS
 from viewer.model import Frozen, Principal, Role, Scope
 from viewer.places import (
     PlaceKind,
@@ -32,15 +35,16 @@ from viewer.places import (
     services_for,
     way_back,
 )
-from viewer.problems import Problem, respond
+from viewer.problems import Problem, not_found, respond, role_too_small
 from viewer.services import services
 from viewer.settings import Settings
+from viewer.settings_sections import Section, section_named, sections_for
 
 pages = Blueprint("pages", __name__)
 
 RESOLUTIONS = ("1280x800", "1440x900", "1600x900", "1920x1080", "2560x1440")
 _LOCAL = re.compile(
-    r"/(?:sandboxes|view|open|services|hosts|account|diagnosis)(?:/[0-9A-Za-z_-]+)?", re.ASCII
+    r"/(?:sandboxes|view|open|services|hosts|account|settings|diagnosis)(?:/[0-9A-Za-z_-]+)?", re.ASCII
 )
 
 # The page beside the viewer brings both along: it has no files of its own there.
@@ -159,6 +163,25 @@ def diagnosis_page(session_id: str) -> Response:
     return _page("diagnosis.html", principal(), session_id=session_id)
 
 
+@pages.get("/settings")
+@needs(Role.WATCHER, scope=None)
+def settings_page() -> Response:
+    """A wide window shows the first part beside the list of all; a phone the list alone."""
+    return _settings(None)
+
+
+@pages.get("/settings/<section>")
+@needs(Role.WATCHER, scope=None)
+def settings_section_page(section: str) -> Response:
+    found, who = section_named(section), principal()
+    if found is None:
+        raise not_found()
+    if not who.role.covers(found.role):
+        raise role_too_small(found.role, who.role)
+    check_scope(who, found.scope)
+    return _settings(found)
+
+
 @pages.get("/open/<session_id>")
 @needs(Role.WATCHER, scope=Scope.STREAMS)
 def open_page(session_id: str) -> Response:
@@ -254,6 +277,20 @@ def _sandboxes() -> Response:
         default_resolution=settings.default_resolution,
         default_ttl_seconds=settings.default_ttl_seconds,
         max_ttl_seconds=settings.max_ttl_seconds,
+    )
+
+
+def _settings(section: Section | None) -> Response:
+    who = principal()
+    sections = sections_for(who)
+    kinds = groupby(sorted(ACTIONS.items()), key=lambda action: action[0].partition(".")[0])
+    return _page(
+        "settings.html",
+        who,
+        sections=sections,
+        open=section,
+        shown=section or sections[0],
+        audit_actions=[(kind, list(actions)) for kind, actions in kinds],
     )
 
 

@@ -141,6 +141,14 @@ class AuditList(Frozen):
     next_cursor: str | None
 
 
+class AuditChain(Frozen):
+    """Whether the log is as it was written: each entry is sealed with the one before it."""
+
+    checked: int = Field(description="So many of the newest entries were looked at.")
+    of: int = Field(description="So many there are, without those that were pruned.")
+    problems: tuple[str, ...] = Field(description="A sentence each; none: they are as they were written.")
+
+
 class TaskList(Frozen):
     items: tuple[PublicTask, ...]
     next_cursor: str | None
