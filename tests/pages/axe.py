@@ -18,8 +18,8 @@ _RUN = """async rules => {
         ({rule: id, help, target: target.join(" "), html, summary: failureSummary ?? ""})));
 }"""
 
-_STILL = """() => Promise.allSettled(document.getAnimations()
-    .filter(one => Number.isFinite(one.effect?.getComputedTiming().endTime)).map(one => one.finished))"""
+_STILL = """() => document.getAnimations()
+    .filter(one => Number.isFinite(one.effect?.getComputedTiming().endTime)).forEach(one => one.finish())"""
 
 
 class Violation(Frozen):
@@ -38,7 +38,8 @@ def violations(page: Page) -> tuple[Violation, ...]:
     if not page.evaluate("typeof axe === 'object'"):
         # Evaluated, not put in as a script: the page's policy allows none but its own.
         page.evaluate(AXE.read_text())
-    # What is still fading in has colours that nobody is meant to read.
+    # What is still fading in has colours that nobody is meant to read. Waited for, it may never end: a page
+    # that nobody sees draws no frames.
     page.evaluate(_STILL)
     found: list[dict[str, Any]] = page.evaluate(_RUN, list(RULES))
     return tuple(Violation.model_validate(one) for one in found)
