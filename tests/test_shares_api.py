@@ -472,12 +472,12 @@ def test_a_visit_counts_on_no_other_route(
             if (method, rule.rule) in VISITORS:
                 continue
             headers = {**OURS, "X-Forwarded-Uri": f"/stream/{session.id}", "X-Forwarded-Method": "GET"}
-            with_it, without = (
-                client.open(path, method=method, headers={**headers, **cookie}, json={})
-                for cookie in (visitor, {})
-            )
-            assert with_it.status_code == without.status_code, (method, rule.rule)
-            assert _but_ids(with_it) == _but_ids(without), (method, rule.rule)
+            answers = []
+            for cookie in (visitor, {}):
+                # Closed, because some are files.
+                with client.open(path, method=method, headers={**headers, **cookie}, json={}) as answer:
+                    answers.append((answer.status_code, _but_ids(answer)))
+            assert answers[0] == answers[1], (method, rule.rule)
             asked += 1
     assert asked > 100
 
