@@ -9,6 +9,7 @@ from tests.viewer_fixtures import ORIGIN, UNKNOWN_ID, People, ViewerClient, runn
 from viewer.access import COOKIE
 from viewer.appearance import LOOK_COOKIE
 from viewer.model import Role
+from viewer.pages import own_page
 from viewer.settings import Settings
 from viewer.store import Store
 
@@ -16,6 +17,17 @@ from viewer.store import Store
 def test_page_without_a_sign_in_leads_to_it_and_back(client: ViewerClient, people: People) -> None:
     answer = client.get(f"/sandboxes/{UNKNOWN_ID}")
     assert (answer.status_code, answer.headers["Location"]) == (303, f"/signin?next=/sandboxes/{UNKNOWN_ID}")
+
+
+def test_way_back_keeps_the_filter_of_a_list(client: ViewerClient, people: People) -> None:
+    answer = client.get("/sandboxes?status=running&q=night+shift%3F")
+    way = answer.headers["Location"]
+    assert way == "/signin?next=/sandboxes%3Fstatus%3Drunning%26q%3Dnight%2Bshift%253F"
+    assert (
+        own_page("/sandboxes?status=running&q=night+shift%3F") == "/sandboxes?status=running&q=night+shift%3F"
+    )
+    for elsewhere in ("/sandboxes?next=//evil", "/sandboxes?a=b#c", "/sandboxes?a\\b", "/sandboxes?"):
+        assert own_page(elsewhere) == "/sandboxes"
 
 
 @pytest.mark.parametrize(

@@ -46,6 +46,8 @@ RESOLUTIONS = ("1280x800", "1440x900", "1600x900", "1920x1080", "2560x1440")
 _LOCAL = re.compile(
     r"/(?:sandboxes|view|open|services|hosts|account|settings|diagnosis)(?:/[0-9A-Za-z_-]+)?", re.ASCII
 )
+_SEARCH = re.compile(r"[A-Za-z0-9%&=._~+*-]+", re.ASCII)
+"""The query of such a page: names and values, escaped, in which no other address can stand."""
 
 # The page beside the viewer brings both along: it has no files of its own there.
 _STYLE = """
@@ -225,14 +227,19 @@ def is_page(path: str) -> bool:
 
 def own_page(path: str | None) -> str:
     """That page, if it is one that a sign-in may lead to; else the first one. Never another site's."""
-    return path if path is not None and _LOCAL.fullmatch(path) else "/sandboxes"
+    bare, _, search = (path or "").partition("?")
+    if not _LOCAL.fullmatch(bare):
+        return "/sandboxes"
+    return f"{bare}?{search}" if _SEARCH.fullmatch(search) else bare
 
 
 def error_page(problem: Problem) -> BaseResponse:
     """A problem as a page; one that only lacks a sign-in leads there, and back afterwards."""
     if problem.status == 401:
-        wanted = request.path if _LOCAL.fullmatch(request.path) else ""
-        return redirect(f"/signin?next={quote(wanted, safe='/')}" if wanted else "/signin", 303)
+        if not _LOCAL.fullmatch(request.path):
+            return redirect("/signin", 303)
+        search = request.query_string.decode("ascii", "ignore")
+        return redirect(f"/signin?next={quote(own_page(f'{request.path}?{search}'), safe='/')}", 303)
     document = problem.document
     response = _page("error.html", _signed_in_if_known(), title=document.title, detail=document.detail)
     response.status_code = problem.status

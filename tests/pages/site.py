@@ -102,7 +102,8 @@ class PagesSite:
         self.edge.__enter__()
         listen = f"127.0.0.1:{_free_port()}"
         self.edge.viewer = f"http://{listen}"
-        self._start_viewer(listen)
+        self._write_settings(listen)
+        self.start_viewer()
         self.store = Store(self._folder / "deskfleet.db")
         self.worker = PretendWorker(self.store)
         self.worker.start()
@@ -113,8 +114,7 @@ class PagesSite:
     ) -> None:
         self.worker.stop()
         self.store.close()
-        self._viewer.terminate()
-        self._viewer.wait(timeout=15)
+        self.stop_viewer()
         self.edge.__exit__(kind, error, trace)
 
     @property
@@ -198,18 +198,25 @@ class PagesSite:
             self.store.wait_for_change(1)
         return self.store.fleet.get(session.id)
 
-    def _start_viewer(self, listen: str) -> None:
+    def stop_viewer(self) -> None:
+        self._viewer.terminate()
+        self._viewer.wait(timeout=15)
+
+    def start_viewer(self) -> None:
+        """Also again, with the keys and the database of the one before."""
+        environment = os.environ | {"DESKFLEET_SETTINGS": str(self._folder / "viewer.toml")}
+        self._viewer = subprocess.Popen([sys.executable, "-m", "viewer.serve"], env=environment)
+        deadline = time.monotonic() + 30
+        while not _answers(f"{self.edge.viewer}/healthz"):
+            if time.monotonic() > deadline or self._viewer.poll() is not None:
+                raise RuntimeError("the viewer did not start; its output says why")
+            time.sleep(0.1)
+
+    def _write_settings(self, listen: str) -> None:
         for name in ("viewer.key", "relay.key", "opensandbox.key"):
             (self._folder / name).write_text(Fernet.generate_key().decode())
         settings = self._folder / "viewer.toml"
         settings.write_text(SETTINGS.format(origin=self.origin, listen=listen, folder=self._folder))
-        environment = os.environ | {"DESKFLEET_SETTINGS": str(settings)}
-        self._viewer = subprocess.Popen([sys.executable, "-m", "viewer.serve"], env=environment)
-        deadline = time.monotonic() + 30
-        while not _answers(f"http://{listen}/healthz"):
-            if time.monotonic() > deadline or self._viewer.poll() is not None:
-                raise RuntimeError("the viewer did not start; its output says why")
-            time.sleep(0.1)
 
 
 def _answers(url: str) -> bool:

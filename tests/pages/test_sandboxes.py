@@ -2,18 +2,30 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Iterator
+from datetime import timedelta
 
 import pytest
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Browser, Locator, Page, expect
 
 from tests.browser import PHONE, Complaints, new_context, scrolls_sideways, sign_in, wait_for_picture
 from tests.pages.site import PagesSite
-from viewer.model import HostStatus, Role, Status
+from viewer.model import HostStatus, Principal, Role, Session, Status, utcnow
 
 pytestmark = [pytest.mark.browser, pytest.mark.real]
 
 ROW = "li[data-session]"
+JSON = "application/json"
+
+
+def row_of(page: Page, session: Session) -> Locator:
+    return page.locator(f"{ROW}[data-session='{session.id}']")
+
+
+def expect_order(page: Page, *sessions: Session) -> None:
+    expect(page.locator(f"{ROW} .row-id")).to_have_text([session.id[:8] for session in sessions])
 
 
 @pytest.fixture
@@ -61,11 +73,12 @@ def test_the_list_follows_what_another_browser_does(page: Page, second: Page, si
         expect(each.locator("[data-for=empty]")).to_be_visible()
     page.get_by_role("button", name="New desktop").first.click()
     page.get_by_role("button", name="Create desktop").click()
-    expect(second.locator(ROW)).to_have_count(1, timeout=1500)
+    expect(second.locator(ROW)).to_have_count(1, timeout=1000)
     expect(second.locator(f"{ROW} .badge")).to_have_text("Running")
     page.locator("[data-control=terminate]").click()
     page.get_by_role("button", name="Terminate", exact=True).last.click()
-    expect(second.locator(f"{ROW} .badge")).to_have_text("Terminated", timeout=3000)
+    expect(page.locator(f"{ROW} .badge")).to_have_text("Terminated")
+    expect(second.locator(f"{ROW} .badge")).to_have_text("Terminated", timeout=1000)
     expect(second.locator(".viewer-cover")).to_contain_text("The desktop has ended")
 
 
@@ -106,11 +119,18 @@ def test_the_filter_hides_what_has_ended(page: Page, site: PagesSite) -> None:
     site.store.fleet.transition(ended.id, Status.ERROR, error_message="The image is missing.")
     page.goto(f"{site.origin}/sandboxes")
     expect(page.locator(ROW)).to_have_count(2)
-    expect(page.locator(f"{ROW}[data-over=true]")).to_contain_text("Error")
-    page.get_by_text("Active", exact=True).click()
+    # What has just failed comes first, with its reason.
+    expect(page.locator(ROW).first).to_contain_text("Error")
+    expect(page.locator(f"{ROW} .row-why")).to_contain_text(["The image is missing.", ""])
+    page.get_by_role("radio", name="Active").check()
     expect(page.locator(ROW)).to_have_count(1)
+    expect(page).to_have_url(re.compile("status=creating&status=running&status=paused"))
     expect(page.locator("#list-count")).to_have_text("1 active")
     site.store.fleet.transition(live.id, Status.TERMINATED)
+    expect(page.locator("[data-for=filtered]")).to_be_visible()
+    page.get_by_role("button", name="Clear filters").click()
+    expect(page.locator(ROW)).to_have_count(2)
+    page.go_back()
     expect(page.locator("[data-for=filtered]")).to_be_visible()
 
 
@@ -120,11 +140,16 @@ def test_a_long_list_comes_in_pages_but_whatever_lives_is_on_the_first(page: Pag
     for _ in range(60):
         site.store.fleet.transition(site.creating().id, Status.TERMINATED)
     page.goto(f"{site.origin}/sandboxes")
-    expect(page.locator(ROW)).to_have_count(51)
-    expect(page.locator(ROW).first).to_contain_text(alive.id[:8])
+    first = page.locator(ROW).first
+    expect(first).to_contain_text(alive.id[:8])
+    expect(first).to_have_attribute("aria-setsize", "51")
+    # Only those near the window are there.
+    assert page.locator(ROW).count() < 40
     page.get_by_role("button", name="Show older").click()
-    expect(page.locator(ROW)).to_have_count(61)
+    expect(page.locator(ROW).last).to_have_attribute("aria-setsize", "61")
     expect(page.get_by_role("button", name="Show older")).to_be_hidden()
+    page.locator(".list-scroll").evaluate("node => node.scrollTo(0, node.scrollHeight)")
+    expect(page.locator(f"{ROW}[aria-posinset='61']")).to_be_in_viewport()
 
 
 def test_arrow_keys_walk_the_list_and_enter_opens(page: Page, site: PagesSite) -> None:
@@ -134,6 +159,161 @@ def test_arrow_keys_walk_the_list_and_enter_opens(page: Page, site: PagesSite) -
     page.keyboard.press("ArrowDown")
     page.keyboard.press("Enter")
     expect(page).to_have_url(f"{site.origin}/sandboxes/{older.id}")
+
+
+def test_the_list_is_worked_by_keys_alone(page: Page, site: PagesSite) -> None:
+    older, newer = site.running(task="one"), site.running(task="two")
+    page.goto(f"{site.origin}/sandboxes")
+    expect(page.locator(ROW)).to_have_count(2)
+    page.keyboard.press("?")
+    expect(page.get_by_role("dialog")).to_contain_text("Next desktop")
+    page.keyboard.press("Escape")
+    for _ in range(2):
+        page.keyboard.press("j")
+    expect(row_of(page, older).locator("a")).to_be_focused()
+    page.keyboard.press("k")
+    page.keyboard.press("Enter")
+    expect(page).to_have_url(f"{site.origin}/sandboxes/{newer.id}")
+    page.keyboard.press("x")
+    expect(page.locator("[data-chosen][role=status]")).to_have_text("1 chosen")
+    page.keyboard.press("Escape")
+    expect(page.locator("#bulk")).to_be_hidden()
+    page.keyboard.press("/")
+    page.keyboard.type("one")
+    expect(page.locator(ROW)).to_have_count(1)
+    page.keyboard.press("Enter")
+    page.keyboard.press("Enter")
+    expect(page).to_have_url(f"{site.origin}/sandboxes/{older.id}?q=one")
+
+
+def test_filters_are_in_the_address_and_go_on_holding(page: Page, site: PagesSite) -> None:
+    site.worker.creates = False
+    one, other = site.creating(task="one", agent="atlas"), site.creating(task="two", image="chrome")
+    page.goto(f"{site.origin}/sandboxes?task_id=one&status=creating")
+    expect(page.locator(ROW)).to_have_count(1)
+    expect(page.locator(".chip")).to_have_text(["Statuscreating", "Taskone"])
+    # One that matches now comes, and one that does not any more leaves.
+    another = site.creating(task="one")
+    expect(page.locator(ROW)).to_have_count(2)
+    site.store.fleet.transition(one.id, Status.TERMINATED)
+    expect(page.locator(ROW)).to_have_count(1)
+    expect(row_of(page, another)).to_be_visible()
+    page.get_by_role("button", name="Without status creating").click()
+    expect(page.locator(ROW)).to_have_count(2)
+    expect(page).to_have_url(f"{site.origin}/sandboxes?task_id=one")
+    page.get_by_role("button", name="Without task one").click()
+    expect(page.locator(ROW)).to_have_count(3)
+    page.go_back()
+    expect(page.locator(ROW)).to_have_count(2)
+    page.locator("#filter-menu summary").click()
+    panel = page.locator(".filter-panel")
+    expect(panel.get_by_label("Task")).to_have_value("one")
+    panel.get_by_label("Task").fill("")
+    panel.get_by_label("Image").select_option("chrome")
+    expect(page.locator(ROW)).to_have_count(1)
+    expect(row_of(page, other)).to_be_visible()
+    page.reload()
+    expect(page.locator(ROW)).to_have_count(1)
+
+
+def test_text_is_looked_for_in_what_has_ended_long_ago_too(page: Page, site: PagesSite) -> None:
+    site.worker.creates = False
+    wanted = site.creating(task="needle")
+    for session in [wanted, *(site.creating() for _ in range(55))]:
+        site.store.fleet.transition(session.id, Status.TERMINATED)
+    page.goto(f"{site.origin}/sandboxes")
+    page.get_by_label("Search").fill("NEED terminated")
+    expect(page.locator(ROW)).to_have_count(1)
+    expect(row_of(page, wanted)).to_be_visible()
+    page.get_by_label("Search").fill("")
+    expect(page.locator(ROW).first).to_have_attribute("aria-setsize", "50")
+    expect(page).to_have_url(f"{site.origin}/sandboxes")
+
+
+def test_other_orders_are_kept_while_things_change(page: Page, site: PagesSite) -> None:
+    site.worker.creates = False
+    first, second, third = (site.creating() for _ in range(3))
+    page.goto(f"{site.origin}/sandboxes")
+    page.get_by_label("Order").select_option("Changed last")
+    expect_order(page, third, second, first)
+    site.store.tenant(site.tenant).set_labels(first.id, {"a": "b"})
+    expect_order(page, first, third, second)
+    page.get_by_label("Order").select_option("Oldest first")
+    expect_order(page, first, second, third)
+    page.get_by_label("Order").select_option("Ends next")
+    until = utcnow() + timedelta(minutes=20)
+    site.store.tenant(site.tenant).renew(second.id, until, by="tests")
+    expect_order(page, second, first, third)
+    site.store.fleet.transition(first.id, Status.TERMINATED)
+    expect_order(page, second, third)
+
+
+def test_what_needs_a_person_comes_first_and_says_why(page: Page, site: PagesSite) -> None:
+    calling, running = site.running(task="one"), site.running()
+    page.goto(f"{site.origin}/sandboxes")
+    expect_order(page, running, calling)
+    who = Principal(id="key:agent", tenant=site.tenant, role=Role.OPERATOR, via="key")
+    site.store.help(site.tenant).ask(calling.id, "Which of the two accounts?", who)
+    expect_order(page, calling, running)
+    expect(row_of(page, calling)).to_contain_text("Needs a person")
+    expect(row_of(page, calling).locator(".row-why")).to_have_text("Which of the two accounts?")
+    expect(page.locator("#list-filter .count")).to_have_text("1")
+    page.get_by_role("radio", name="Needs a person").check()
+    expect_order(page, calling)
+    site.store.help(site.tenant).end(calling.id, who)
+    expect(page.locator("[data-for=filtered]")).to_be_visible()
+
+
+def test_several_are_renewed_and_ended_at_once_each_with_its_outcome(
+    page: Page, site: PagesSite, complaints: Complaints
+) -> None:
+    sessions = [site.running() for _ in range(5)]
+    ends = [session.expires_at for session in sessions]
+    page.goto(f"{site.origin}/sandboxes")
+    page.get_by_role("button", name="Choose several").click()
+    boxes = page.get_by_role("checkbox", name="Choose ")
+    boxes.first.check()
+    boxes.nth(3).click(modifiers=["Shift"])
+    expect(page.locator("#bulk")).to_contain_text("4 chosen")
+    page.get_by_role("button", name="Renew").click()
+    page.get_by_role("button", name="Renew 4").click()
+    expect(page.get_by_role("dialog")).to_have_count(0)
+    renewed = [site.store.fleet.get(session.id).expires_at for session in sessions]
+    assert [was != now for was, now in zip(ends, renewed, strict=True)] == [False, True, True, True, True]
+    page.get_by_role("button", name="Choose several").click()
+    page.get_by_role("button", name="All", exact=True).click()
+    page.locator("[data-act=terminate]").click()
+    page.route(f"**/api/v1/sessions/{sessions[2].id}", lambda route: route.fulfill(status=503, body=""))
+    page.get_by_role("button", name="Terminate 5").click()
+    dialog = page.get_by_role("dialog")
+    expect(dialog.locator(".bulk-status")).to_have_text("4 desktops terminated. 1 desktop failed:")
+    expect(dialog.locator("li")).to_contain_text(sessions[2].id[:8])
+    page.unroute_all()
+    dialog.get_by_role("button", name="Terminate 1").click()
+    expect(dialog).to_have_count(0)
+    expect(page.locator(f"{ROW} .badge")).to_have_text(["Terminated"] * 5)
+    assert complaints.but("503") == []
+
+
+def test_ten_thousand_rows_are_walked_through_without_being_there(page: Page, site: PagesSite) -> None:
+    """As if somebody had gone on to older ones two hundred times."""
+    session = site.running()
+    page.goto(f"{site.origin}/sandboxes")
+    known = page.evaluate("async id => (await fetch(`/api/v1/sessions/${id}`)).json()", session.id)
+    ended = {**known, "status": "terminated", "created_at": "2026-01-01T00:00:00Z"}
+    many = [{**ended, "id": f"{number:08}", "task_id": f"t-{number % 7}"} for number in range(10_000)]
+    answer = json.dumps({"items": [known, *many], "next_cursor": None})
+    page.route("**/api/v1/sessions?limit=50", lambda route: route.fulfill(body=answer, content_type=JSON))
+    page.goto(f"{site.origin}/sandboxes")
+    expect(page.locator(ROW).first).to_have_attribute("aria-setsize", "10001")
+    assert page.locator(ROW).count() < 60
+    page.locator(".list-scroll").evaluate("node => node.scrollTo(0, node.scrollHeight / 2)")
+    expect(page.locator(f"{ROW}[aria-posinset='5001']")).to_be_in_viewport()
+    assert page.locator(ROW).count() < 60
+    page.keyboard.press("j")
+    page.keyboard.press("j")
+    expect(page.locator(f"{ROW}[aria-posinset='3'] a")).to_be_focused()
+    expect(page.locator(f"{ROW}[aria-posinset='3']")).to_be_in_viewport()
 
 
 def test_a_silent_host_is_named_as_such(page: Page, site: PagesSite) -> None:
@@ -186,7 +366,9 @@ def test_what_the_server_refuses_is_said_in_the_dialog(page: Page, site: PagesSi
     page.get_by_role("button", name="New desktop").first.click()
     page.locator("[name=image] option").first.evaluate("option => option.value = 'nonsense'")
     page.get_by_role("button", name="Create desktop").click()
-    expect(page.locator("#new-desktop .form-error")).to_contain_text("Image: 'nonsense' is not known")
+    expect(page.locator("#new-desktop [data-field=image]")).to_contain_text("'nonsense' is not known")
+    expect(page.get_by_label("Image")).to_be_focused()
+    expect(page.locator("#new-desktop .form-error")).to_be_hidden()
     page.keyboard.press("Escape")
     expect(page.locator("#new-desktop")).to_be_hidden()
 
@@ -201,6 +383,22 @@ def test_a_lost_server_shows_a_banner_and_the_list_catches_up(page: Page, site: 
     expect(page.locator(ROW)).to_have_count(1, timeout=12_000)
     expect(page.locator("#banner")).to_be_hidden()
     expect(page.locator(".viewer-title")).to_have_text(session.id[:8])
+
+
+def test_a_viewer_that_is_started_again_is_found_again_with_the_filter(page: Page, site: PagesSite) -> None:
+    session = site.running(task="one")
+    site.running(task="two")
+    page.goto(f"{site.origin}/sandboxes?task_id=one")
+    expect(page.locator(ROW)).to_have_count(1)
+    site.stop_viewer()
+    expect(page.locator("#banner")).to_contain_text("Reconnecting", timeout=8000)
+    expect(row_of(page, session)).to_contain_text("Running")
+    site.store.fleet.transition(session.id, Status.TERMINATED)
+    other = site.creating(task="one")
+    site.start_viewer()
+    expect(page.locator("#banner")).to_be_hidden(timeout=15_000)
+    expect_order(page, other, session)
+    expect(row_of(page, session)).to_contain_text("Terminated")
 
 
 def test_the_list_comes_at_once_even_when_the_event_stream_is_refused(page: Page, site: PagesSite) -> None:

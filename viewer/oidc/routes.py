@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from urllib.parse import quote
 
 from flask import Blueprint, Response, make_response, redirect, render_template, request
 from werkzeug.wrappers import Response as BaseResponse
@@ -48,7 +49,7 @@ def start() -> BaseResponse:
     settings, next_page = _settings(), own_page(request.args.get("next"))
     if request.headers.get("Sec-Fetch-Site") in ("cross-site", "same-site"):
         # A sandbox's page could make somebody somebody else here, without a click. He can still click.
-        return redirect(f"/signin?next={next_page}", 303)
+        return redirect(f"/signin?next={quote(next_page, safe='/')}", 303)
     attempt = new_attempt(settings.issuer, next_page)
     try:
         answer = redirect(provider().authorization_url(attempt), 303)

@@ -109,7 +109,7 @@ export function holdSignIn(hold) {
 
 /** Leave for the sign-in page and come back here afterwards. */
 export function goToSignIn() {
-  if (!held) location.assign(`/signin?next=${encodeURIComponent(location.pathname)}`);
+  if (!held) location.assign(`/signin?next=${encodeURIComponent(location.pathname + location.search)}`);
 }
 
 /** Leave for the sign-in page for good. */

@@ -45,7 +45,13 @@ function creating(session, now, of) {
 
 /** For `sort`: the most urgent first, then the newest. @param {number} now */
 export function byAttention(now, options = () => ({})) {
-  return (a, b) => attentionOf(a, now, options(a)).rank - attentionOf(b, now, options(b)).rank || byAge(a, b);
+  // Each is compared with a dozen others of some thousand.
+  const ranks = new Map();
+  const rankOf = (session) => {
+    if (!ranks.has(session)) ranks.set(session, attentionOf(session, now, options(session)).rank);
+    return ranks.get(session);
+  };
+  return (a, b) => rankOf(a) - rankOf(b) || byAge(a, b);
 }
 
 /** For `sort`: newest first; ids decide between those of one moment. */

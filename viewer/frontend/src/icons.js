@@ -3,9 +3,12 @@
 
 export { default as back } from "lucide/dist/esm/icons/chevron-left.mjs";
 export { default as check } from "lucide/dist/esm/icons/check.mjs";
+export { default as choose } from "lucide/dist/esm/icons/square-check-big.mjs";
 export { default as clipboard } from "lucide/dist/esm/icons/clipboard.mjs";
+export { default as close } from "lucide/dist/esm/icons/x.mjs";
 export { default as document } from "lucide/dist/esm/icons/file-text.mjs";
 export { default as failed } from "lucide/dist/esm/icons/circle-x.mjs";
+export { default as filter } from "lucide/dist/esm/icons/list-filter.mjs";
 export { default as fullscreen } from "lucide/dist/esm/icons/maximize.mjs";
 export { default as help } from "lucide/dist/esm/icons/hand-helping.mjs";
 export { default as host } from "lucide/dist/esm/icons/server.mjs";
@@ -25,6 +28,7 @@ export { default as plus } from "lucide/dist/esm/icons/plus.mjs";
 export { default as refresh } from "lucide/dist/esm/icons/refresh-cw.mjs";
 export { default as renew } from "lucide/dist/esm/icons/clock-plus.mjs";
 export { default as screen } from "lucide/dist/esm/icons/monitor.mjs";
+export { default as search } from "lucide/dist/esm/icons/search.mjs";
 export { default as settings } from "lucide/dist/esm/icons/settings.mjs";
 export { default as share } from "lucide/dist/esm/icons/share-2.mjs";
 export { default as shrink } from "lucide/dist/esm/icons/minimize.mjs";

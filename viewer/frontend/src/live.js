@@ -32,11 +32,17 @@ export class Live extends EventTarget {
   #listTimer = 0;
   #hiddenTimer = 0;
   #withList;
+  #list;
 
-  /** @param {{withList: boolean}} options the bare page follows one session and needs no list */
-  constructor({ withList }) {
+  /**
+   * @typedef {{items: Session[], isMissed: (session: Session) => boolean}} Listed isMissed: should it be among the items if it still is?
+   * @param {{withList: boolean, list?: () => Promise<Listed>}} options the bare page follows one session and needs no list; list: what
+   * to read instead of the newest ones and whatever lives
+   */
+  constructor({ withList, list }) {
     super();
     this.#withList = withList;
+    this.#list = list ?? (() => this.#newestAndLive());
   }
 
   start() {
@@ -61,20 +67,36 @@ export class Live extends EventTarget {
 
   /** Take in what any answer or event says of a session, unless something newer is known. */
   accept(session) {
+    const taken = this.#take(session);
+    this.#tell("change", taken);
+    return taken;
+  }
+
+  /** The same for a page of a list, told as one change. @param {Session[]} sessions */
+  acceptAll(sessions) {
+    for (const session of sessions) this.#take(session);
+    this.#tell("change", null);
+  }
+
+  #take(session) {
     const known = this.sessions.get(session.id);
     if (known && Date.parse(known.updated_at) > Date.parse(session.updated_at)) return known;
     // An event does not know the place in line; the one that an answer gave stands until the next answer.
     const place = isQueued(session) ? (session.queue_position ?? known?.queue_position ?? null) : null;
     const taken = { ...session, queue_position: place };
     this.sessions.set(taken.id, taken);
-    this.#tell("change", taken);
     return taken;
   }
 
   async loadOlder() {
     const page = await listSessions(this.olderCursor);
     this.olderCursor = page.next_cursor;
-    for (const session of page.items) this.accept(session);
+    this.acceptAll(page.items);
+  }
+
+  /** Read the list again: what it has to be has changed. */
+  readList() {
+    return this.#synchronise();
   }
 
   #connect() {
@@ -133,13 +155,11 @@ export class Live extends EventTarget {
     if (!this.#withList) return this.#tell("stale", null);
     const asked = serverNow();
     try {
-      // The newest ones, and whatever lives: a desktop of last week must not hide behind fifty short ones of today.
-      const [page, active] = await Promise.all([listSessions(null), listActive()]);
-      this.#forgetAllBut(page, active, asked);
+      const { items, isMissed } = await this.#list();
+      this.#forgetMissed(items, isMissed, asked);
       this.loaded = true;
       this.problem = null;
-      this.olderCursor = page.next_cursor;
-      for (const session of [...active.items, ...page.items]) this.accept(session);
+      for (const session of items) this.#take(session);
     } catch (problem) {
       if (problem.status === 401) return goToSignIn();
       this.problem = problem;
@@ -147,15 +167,20 @@ export class Live extends EventTarget {
     this.#tell("change", null);
   }
 
-  /** What should be on one of the two lists and is not was purged, or ended while nobody told us. */
-  #forgetAllBut(page, active, asked) {
-    const listed = new Set([...page.items, ...active.items].map((session) => session.id));
+  /** The newest ones, and whatever lives: a desktop of last week must not hide behind fifty short ones of today. */
+  async #newestAndLive() {
+    const [page, active] = await Promise.all([listSessions(null), listActive()]);
+    this.olderCursor = page.next_cursor;
     const oldest = page.next_cursor ? Date.parse(page.items.at(-1)?.created_at) : 0;
+    return { items: [...active.items, ...page.items], isMissed: (session) => Date.parse(session.created_at) > oldest || !isOver(session) };
+  }
+
+  /** What should be on the list and is not was purged, or ended while nobody told us. */
+  #forgetMissed(items, isMissed, asked) {
+    const listed = new Set(items.map((session) => session.id));
     for (const [id, session] of this.sessions) {
-      const created = Date.parse(session.created_at);
       // One made while the list was on its way isn't in it and is not gone.
-      const expected = created > oldest || !isOver(session);
-      if (!listed.has(id) && expected && created < asked - 5000) this.sessions.delete(id);
+      if (!listed.has(id) && isMissed(session) && Date.parse(session.created_at) < asked - 5000) this.sessions.delete(id);
     }
   }
 

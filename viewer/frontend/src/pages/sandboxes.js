@@ -1,42 +1,63 @@
-// The Sandboxes page: every session of the tenant beside one large viewer.
+// The Sandboxes page: the tenant's sessions, as its address narrows them, beside one large viewer.
 
-import { goToSignIn, serverNow } from "../api.js";
-import { badge, element, setTag, setText } from "../dom.js";
+import { call, goToSignIn, serverNow } from "../api.js";
+import { attentionOf } from "../attention.js";
+import { icon, setText } from "../dom.js";
 import "../header.js";
+import * as icons from "../icons.js";
 import { Live } from "../live.js";
 import { followLive } from "../needing.js";
-import { NewDesktopDialog } from "../new-desktop.js";
+import { Feed } from "../sandboxes/feed.js";
+import { FilterBar } from "../sandboxes/filter-bar.js";
+import { filterFrom, isNarrow, searchOf } from "../sandboxes/filter.js";
+import { RowList, mayEnd } from "../sandboxes/rows.js";
+import { see } from "../seen.js";
+import { isOver, nameOf } from "../session.js";
 import "../viewer/sandbox-viewer.js";
-import { ago, backendOf, badgeOf, exactly, isOver, nameOf, nextEnd } from "../session.js";
 
 const TITLE = "Sandboxes · Deskfleet";
 const BANNER_AFTER_MS = 1500;
+// What calls for attention changes with time alone, too: an idle desktop, an old error.
+const ORDER_EVERY_MS = 15_000;
+const COUNT_EVERY_MS = 1500;
+const NEAR_THE_END_PX = 400;
 const wide = matchMedia("(min-width: 861px)");
 
 const page = document.querySelector(".sandboxes");
-const list = document.querySelector("#session-list");
+const scroller = document.querySelector(".list-scroll");
 const note = document.querySelector("#list-note");
 const count = document.querySelector("#list-count");
 const older = document.querySelector("#load-older");
 const banner = document.querySelector("#banner");
+const bulk = document.querySelector("#bulk");
 const viewer = document.querySelector("sandbox-viewer");
-const live = new Live({ withList: true });
-const dialog = document.querySelector("#new-desktop") && new NewDesktopDialog(document.querySelector("#new-desktop"), live);
+const newDesktop = document.querySelector("#new-desktop");
+const mayChoose = Boolean(bulk);
 
-/** @type {Map<string, ReturnType<typeof makeRow>>} */
-const rows = new Map();
-let onlyActive = false;
+const feed = new Feed();
+const live = new Live({ withList: true, list: () => feed.read() });
+feed.live = live;
+const bar = new FilterBar();
+const list = new RowList(document.querySelector("#session-list"), scroller, { mayChoose, search: () => searchOf(feed.filter) });
+
+/** @type {import("../session.js").Session[]} */
+let shown = [];
 let bannerTimer = 0;
-/** The session shown although the address names none: the newest active one, until somebody chooses. */
+let isLoadingOlder = false;
+/** The session shown although the address names none: the first one, until somebody chooses. */
 let impliedId = null;
+/** @type {Set<string>} */
+let chosen = new Set();
+let lastChosen = null;
+let isChoosing = false;
 
-// ---- selection: the address is the truth ------------------------------------------------------------------------
+// ---- the address is the truth: which session, and which filter ---------------------------------------------------
 
 const chosenId = () => /^\/sandboxes\/([\w-]+)$/.exec(location.pathname)?.[1] ?? null;
 const shownId = () => chosenId() ?? (wide.matches ? impliedId : null);
 
-function select(id) {
-  if (chosenId() !== id) history.pushState(null, "", `/sandboxes/${id}`);
+function open(id) {
+  if (chosenId() !== id) history.pushState(null, "", `/sandboxes/${id}${searchOf(feed.filter)}`);
   selectionChanged();
 }
 
@@ -45,106 +66,68 @@ function selectionChanged() {
   page.dataset.view = chosenId() ? "viewer" : "list";
   if (id) viewer.setAttribute("session", id);
   else viewer.removeAttribute("session");
-  for (const [rowId, row] of rows) row.mark(rowId === id);
-  renderTitle();
+  const session = live.sessions.get(id ?? "");
+  if (session && !document.hidden) see(session);
+  list.current = id;
+  renderTitle(session);
 }
 
-function renderTitle() {
-  const session = live.sessions.get(shownId() ?? "");
-  document.title = session ? `${badgeOf(session).label} · ${nameOf(session)} · Deskfleet` : TITLE;
+function renderTitle(session) {
+  document.title = session ? `${attentionOf(session, serverNow()).label} · ${nameOf(session)} · Deskfleet` : TITLE;
 }
 
-/** With nothing chosen, the first active session opens by itself, and a new one when that has ended. */
+/** With nothing chosen, the first session that lives opens by itself, and a new one when that has ended. */
 function updateImplied() {
   const implied = live.sessions.get(impliedId ?? "");
-  if (implied && !isOver(implied)) return;
-  const first = inOrder().find((session) => !isOver(session));
+  if (implied && !isOver(implied) && shown.includes(implied)) return;
+  const first = shown.find((session) => !isOver(session));
   if (first) impliedId = first.id;
-  else if (!implied) impliedId = null;
+  else if (!implied || !shown.includes(implied)) impliedId = null;
+}
+
+function filterAsked({ detail: { filter, isTyped } }) {
+  const [before, after] = [searchOf(feed.filter), searchOf(filter)];
+  if (before === after) return bar.show(filter);
+  // One entry of the history for a text, not one for each of its letters.
+  const goesOn = isTyped && history.state?.isTyped;
+  history[goesOn ? "replaceState" : "pushState"]({ isTyped }, "", location.pathname + after);
+  filterChanged();
+}
+
+function filterChanged() {
+  feed.filter = filterFrom(location.search);
+  bar.show(feed.filter);
+  scroller.scrollTop = 0;
+  choose(new Set());
+  refresh();
+  live.readList();
+}
+
+function addressChanged() {
+  if (location.search === searchOf(feed.filter)) selectionChanged();
+  else filterChanged();
 }
 
 // ---- list -------------------------------------------------------------------------------------------------------
 
-/** Live ones first, then by age; a row never jumps because of a mere update. */
-function inOrder() {
-  return [...live.sessions.values()].sort((a, b) => Number(isOver(a)) - Number(isOver(b)) || Date.parse(b.created_at) - Date.parse(a.created_at) || (a.id < b.id ? 1 : -1));
-}
-
-function makeRow(session) {
-  const link = element("a", { class: "row", href: `/sandboxes/${session.id}` });
-  const id = element("span", { class: "row-id" });
-  const name = element("span", { class: "row-name" }, id);
-  const pill = element("span", { class: "row-status" });
-  const image = element("span", { class: "row-image" });
-  const work = element("span", { class: "row-work" });
-  const age = element("time", { class: "row-age" });
-  const end = element("span", { class: "row-end" });
-  link.append(element("span", { class: "row-line" }, name, pill), element("span", { class: "row-line" }, image, age), element("span", { class: "row-line" }, work, end));
-  link.addEventListener("click", (event) => {
-    if (event.metaKey || event.ctrlKey || event.shiftKey) return;
-    event.preventDefault();
-    select(session.id);
-  });
-  const item = element("li", { "data-session": session.id }, link);
-  return {
-    item,
-    link,
-    mark: (current) => (current ? link.setAttribute("aria-current", "true") : link.removeAttribute("aria-current")),
-    tick(now, latest) {
-      setText(age, ago(now - Date.parse(latest.created_at)));
-      setText(end, nextEnd(latest, now));
-    },
-    update(now, latest) {
-      const shown = badgeOf(latest);
-      setText(id, nameOf(latest));
-      setTag(name, backendOf(latest));
-      if (pill.textContent !== shown.label) pill.replaceChildren(badge(shown));
-      setText(image, [latest.kind === "desktop" ? null : latest.image, latest.host].filter(Boolean).join(" · "));
-      setText(work, [latest.task_id && `Task ${latest.task_id}`, latest.agent_id && `Agent ${latest.agent_id}`].filter(Boolean).join(" · "));
-      age.dateTime = latest.created_at;
-      age.title = exactly(latest.created_at);
-      this.tick(now, latest);
-      item.dataset.over = String(isOver(latest));
-      link.title = latest.error_message ?? "";
-    },
-  };
-}
-
-function renderList() {
-  const now = serverNow();
-  // A deep link's session may be known before the list is: one row alone would look like the whole list.
-  const ordered = live.loaded ? inOrder() : [];
-  const active = ordered.filter((session) => !isOver(session));
-  const shown = onlyActive ? active : ordered;
-  const wanted = new Set(shown.map((session) => session.id));
-  for (const [id, row] of rows) {
-    if (wanted.has(id)) continue;
-    row.item.remove();
-    rows.delete(id);
-  }
-  shown.forEach((session, index) => {
-    let row = rows.get(session.id);
-    if (!row) rows.set(session.id, (row = makeRow(session)));
-    row.update(now, session);
-    // Moving a node that is where it should be would take the focus from it.
-    if (list.children[index] !== row.item) list.insertBefore(row.item, list.children[index] ?? null);
-  });
-  setText(count, live.loaded ? `${active.length} active` : "");
-  older.hidden = !live.olderCursor || onlyActive;
-  renderNote(ordered.length, shown.length);
-}
-
-function renderNote(known, shown) {
-  note.hidden = shown > 0;
-  if (!note.hidden) note.dataset.state = !live.loaded ? (live.problem ? "error" : "loading") : known ? "filtered" : "empty";
-  for (const part of note.children) part.hidden = part.dataset.for !== note.dataset.state;
-  if (live.problem) setText(note.querySelector("[data-problem]"), live.problem.message);
-}
-
 function refresh() {
+  shown = feed.shown(serverNow());
   updateImplied();
-  renderList();
+  list.show(shown, serverNow());
+  older.hidden = !feed.hasMore;
+  setText(older, isLoadingOlder ? "Loading…" : feed.isSparse ? "Look further back" : "Show older");
+  renderNote();
   selectionChanged();
+  if (chosen.size) choose(new Set([...chosen].filter((id) => mayEnd(live.sessions.get(id) ?? { status: "terminated" }))));
+}
+
+function renderNote() {
+  const state = feed.isRead ? (isNarrow(feed.filter) ? "filtered" : "empty") : live.problem ? "error" : "loading";
+  note.hidden = shown.length > 0;
+  note.dataset.state = state;
+  for (const part of note.children) part.hidden = part.dataset.for !== state;
+  setText(note.querySelector("[data-further]"), feed.hasMore ? "None among the newest ones. There are older ones." : "");
+  if (live.problem) setText(note.querySelector("[data-problem]"), live.problem.message);
 }
 
 // Events come in bursts; one drawing per frame is enough.
@@ -154,6 +137,54 @@ function refreshSoon() {
     drawing = 0;
     refresh();
   });
+}
+
+async function loadOlder() {
+  if (isLoadingOlder || !feed.hasMore) return;
+  isLoadingOlder = true;
+  setText(older, "Loading…");
+  try {
+    await feed.more();
+  } catch (problem) {
+    if (problem.status === 401) return goToSignIn();
+    showBanner(problem.message);
+  } finally {
+    isLoadingOlder = false;
+    refresh();
+  }
+}
+
+function scrolled() {
+  const isNear = scroller.scrollHeight - scroller.scrollTop - scroller.clientHeight < NEAR_THE_END_PX;
+  // What is found nowhere near is looked for only when somebody asks for it.
+  if (isNear && scroller.scrollTop > 0 && !feed.isSparse && live.state === "live") loadOlder();
+}
+
+// ---- how many there are -----------------------------------------------------------------------------------------
+
+let counting = 0;
+let countAgain = false;
+
+/** Changes come in bursts, and each answer counts. */
+function countSoon() {
+  if (counting) return (countAgain = true);
+  counting = setTimeout(() => {
+    counting = 0;
+    if (countAgain) countSoon();
+    countAgain = false;
+  }, COUNT_EVERY_MS);
+  countNow();
+}
+
+async function countNow() {
+  try {
+    const { creating, running, paused, error, needs_person } = await call("GET", "/api/v1/sessions/counts");
+    const active = creating + running + paused;
+    setText(count, `${active} active`);
+    bar.count({ active, help: needs_person, failed: error });
+  } catch {
+    // The list says what is wrong.
+  }
 }
 
 // ---- connection -------------------------------------------------------------------------------------------------
@@ -171,61 +202,133 @@ function showBanner(text) {
   banner.hidden = false;
 }
 
-// ---- what people do ---------------------------------------------------------------------------------------------
+// ---- several at once --------------------------------------------------------------------------------------------
 
-function moveFocus(event) {
-  if (event.key !== "ArrowDown" && event.key !== "ArrowUp") return;
-  const links = [...list.querySelectorAll("a")];
-  const at = links.indexOf(document.activeElement);
-  const next = links[at + (event.key === "ArrowDown" ? 1 : -1)];
-  if (at < 0 || !next) return;
-  event.preventDefault();
-  next.focus();
+function choose(ids, { choosing = ids.size > 0 || isChoosing } = {}) {
+  if (!mayChoose) return;
+  chosen = ids;
+  isChoosing = choosing;
+  page.dataset.choosing = String(isChoosing);
+  list.chosen = ids;
+  bulk.hidden = !isChoosing;
+  setText(bulk.querySelector("[data-chosen]"), ids.size ? `${ids.size} chosen` : "Choose desktops");
+  for (const button of bulk.querySelectorAll("[data-act]")) button.disabled = !ids.size;
+  document.querySelector("#choose").setAttribute("aria-pressed", String(isChoosing));
 }
 
-function filterChanged(event) {
-  onlyActive = event.target.value === "active";
-  refresh();
+function toggle(id, isChosen, toHere = false) {
+  const session = live.sessions.get(id);
+  if (!session || !mayEnd(session)) return;
+  const ids = toHere && lastChosen ? list.between(lastChosen, id) : [id];
+  const next = new Set(chosen);
+  for (const one of ids) if (mayEnd(live.sessions.get(one))) next[isChosen ? "add" : "delete"](one);
+  lastChosen = id;
+  choose(next, { choosing: next.size > 0 });
 }
 
-async function loadOlder() {
-  older.disabled = true;
+const extras = () => import("../sandboxes/extras.js");
+/** What was made of them, by name. */
+const made = {};
+
+async function extra(name, make) {
   try {
-    await live.loadOlder();
-  } catch (problem) {
-    if (problem.status === 401) return goToSignIn();
-    showBanner(problem.message);
-  } finally {
-    older.disabled = false;
+    const module = await extras();
+    return (made[name] ??= make(module));
+  } catch {
+    showBanner("Part of this page could not be loaded. Reload it to try again.");
+    return null;
   }
 }
 
+async function act(name) {
+  const dialog = await extra("bulk", ({ BulkDialog }) => {
+    const box = new BulkDialog(live);
+    box.addEventListener("done", ({ detail }) => choose(new Set([...chosen].filter((id) => !detail.includes(id))), { choosing: false }));
+    return box;
+  });
+  dialog?.open(name, [...chosen].map((id) => live.sessions.get(id)).filter(Boolean));
+}
+
+async function openNewDesktop() {
+  if (!newDesktop) return;
+  const dialog = await extra("newDesktop", ({ NewDesktopDialog }) => {
+    const box = new NewDesktopDialog(newDesktop, live);
+    box.addEventListener("created", (event) => open(event.detail.id));
+    return box;
+  });
+  if (!newDesktop.open) dialog?.open(feed.filter);
+}
+
+// ---- keys -------------------------------------------------------------------------------------------------------
+
+const KEYS = {
+  j: () => list.moveFocus(1),
+  k: () => list.moveFocus(-1),
+  ArrowDown: () => list.moveFocus(1),
+  ArrowUp: () => list.moveFocus(-1),
+  "/": () => bar.focusSearch(),
+  n: openNewDesktop,
+  x: () => list.focusedId && toggle(list.focusedId, !chosen.has(list.focusedId)),
+  "?": async () => (await extra("keys", ({ KeysDialog }) => new KeysDialog({ mayCreate: Boolean(newDesktop), mayChoose })))?.open(),
+  Escape: () => choose(new Set(), { choosing: false }),
+};
+const WRITES = "input:not([type=checkbox], [type=radio]), select, textarea, [contenteditable], dialog, sandbox-viewer, .menu-panel";
+
+function pressed(event) {
+  if (event.ctrlKey || event.metaKey || event.altKey || event.defaultPrevented) return;
+  const { target } = event;
+  if (target.id === "list-search") return pressedInSearch(event);
+  if (document.querySelector("dialog[open]") || target.closest(WRITES) || !KEYS[event.key]) return;
+  const isArrow = event.key.startsWith("Arrow");
+  if (isArrow && !target.closest(".list-scroll")) return;
+  event.preventDefault();
+  KEYS[event.key]();
+}
+
+function pressedInSearch(event) {
+  if (event.key === "Escape" && !event.target.value) event.target.blur();
+  if (event.key !== "ArrowDown" && event.key !== "Enter") return;
+  event.preventDefault();
+  list.focus(shown[0]?.id);
+}
+
+// ---- what is heard ----------------------------------------------------------------------------------------------
+
 live.addEventListener("change", refreshSoon);
+live.addEventListener("change", countSoon);
 live.addEventListener("state", stateChanged);
-list.addEventListener("keydown", moveFocus);
-document.querySelector("#list-filter").addEventListener("change", filterChanged);
+followLive(live);
+list.addEventListener("open", (event) => open(event.detail));
+list.addEventListener("choose", ({ detail: { id, isChosen, toHere } }) => toggle(id, isChosen, toHere));
+bar.addEventListener("filter", filterAsked);
 older.addEventListener("click", loadOlder);
-addEventListener("popstate", selectionChanged);
+scroller.addEventListener("scroll", scrolled, { passive: true });
+addEventListener("popstate", addressChanged);
+addEventListener("keydown", pressed);
 wide.addEventListener("change", selectionChanged);
-for (const button of document.querySelectorAll("[data-opens=new-desktop]")) button.addEventListener("click", () => dialog.open());
-dialog?.addEventListener("created", (event) => select(event.detail.id));
+for (const button of document.querySelectorAll("[data-opens=new-desktop]")) button.addEventListener("click", openNewDesktop);
+for (const button of document.querySelectorAll("[data-clears]")) button.addEventListener("click", () => bar.clear());
+document.querySelector("[data-again]").addEventListener("click", () => live.readList());
+if (mayChoose) {
+  const button = document.querySelector("#choose");
+  button.append(icon(icons.choose));
+  button.addEventListener("click", () => choose(new Set(), { choosing: !isChoosing }));
+  for (const one of bulk.querySelectorAll("[data-act]")) one.addEventListener("click", () => act(one.dataset.act));
+  bulk.querySelector("[data-none]").addEventListener("click", () => choose(new Set(), { choosing: false }));
+  bulk.querySelector("[data-all]").addEventListener("click", () => choose(new Set(shown.filter(mayEnd).map((session) => session.id))));
+}
 viewer.addEventListener("click", (event) => {
   const back = event.target.closest(".viewer-back");
   if (!back || event.metaKey || event.ctrlKey) return;
   event.preventDefault();
-  history.pushState(null, "", "/sandboxes");
+  history.pushState(null, "", `/sandboxes${searchOf(feed.filter)}`);
   selectionChanged();
 });
-setInterval(() => {
-  const now = serverNow();
-  for (const [id, row] of rows) {
-    const session = live.sessions.get(id);
-    if (session) row.tick(now, session);
-  }
-}, 1000);
+setInterval(() => list.tick(serverNow()), 1000);
+setInterval(refresh, ORDER_EVERY_MS);
 
+feed.filter = filterFrom(location.search);
+bar.show(feed.filter);
 viewer.live = live;
-selectionChanged();
-renderList();
-followLive(live);
+refresh();
 live.start();
