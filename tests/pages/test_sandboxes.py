@@ -305,7 +305,8 @@ def test_ten_thousand_rows_are_walked_through_without_being_there(page: Page, si
     answer = json.dumps({"items": [known, *many], "next_cursor": None})
     page.route("**/api/v1/sessions?limit=50", lambda route: route.fulfill(body=answer, content_type=JSON))
     page.goto(f"{site.origin}/sandboxes")
-    expect(page.locator(ROW).first).to_have_attribute("aria-setsize", "10001")
+    # So many take a while to come, on a busy machine.
+    expect(page.locator(ROW).first).to_have_attribute("aria-setsize", "10001", timeout=30_000)
     assert page.locator(ROW).count() < 60
     page.locator(".list-scroll").evaluate("node => node.scrollTo(0, node.scrollHeight / 2)")
     expect(page.locator(f"{ROW}[aria-posinset='5001']")).to_be_in_viewport()
