@@ -10,6 +10,7 @@ import struct
 import subprocess
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 
@@ -19,10 +20,14 @@ COLOURS = ["#1f6feb", "#12693a", "#e58a13", "#b42318", "#8957e5", "#e6eaf1"]
 
 
 class PaintedDesktop:
-    """`port` speaks RFB without a password while the `with` block runs; its picture has many colours."""
+    """`port` speaks RFB without a password while the `with` block runs; its picture has many colours.
 
-    def __init__(self, *, width: int = 1280, height: int = 800) -> None:
+    enter: a command before it that leads into a network namespace, on all of whose addresses it answers.
+    """
+
+    def __init__(self, *, width: int = 1280, height: int = 800, enter: Sequence[str] = ()) -> None:
         self.size = (width, height)
+        self._enter = enter
         self.port = _free_port()
 
     def __enter__(self) -> PaintedDesktop:
@@ -30,12 +35,13 @@ class PaintedDesktop:
         self._log = Path(self._scratch.name, "xvnc.log").open("wb")
         self._server = subprocess.Popen(
             [
+                *self._enter,
                 "Xtigervnc",
                 "-displayfd",
                 "1",
                 "-rfbport",
                 str(self.port),
-                "-localhost=1",
+                f"-localhost={0 if self._enter else 1}",
                 "-SecurityTypes",
                 "None",
                 "-AlwaysShared",

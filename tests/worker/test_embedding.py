@@ -1,7 +1,7 @@
 """A dashboard at another origin shows a desktop live: docs/examples/dashboard.py, in a real Chromium.
 
-Caddy, viewer, worker, relay, opensandbox-server and container are real; a canned RFB server stands in for the
-desktop. The dashboard's policy allows nothing but its own script, the viewer's, and what those connect to.
+Caddy, viewer, worker, relay, opensandbox-server and container are real; the picture is that of a Xtigervnc
+beside the container. The dashboard's policy allows its own script, the viewer's, and what those connect to.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ from playwright.sync_api import Browser, Page, expect
 
 from tests.browser import Complaints, chromium, new_context, screenshot
 from tests.built import built_pages
+from tests.hosts.own_docker import OwnDocker
+from tests.painted_desktop import PaintedDesktop
 from tests.real_opensandbox import RealOpenSandbox
 from tests.relay_process import RelayProcess, free_port, wait_for_listener
 from tests.worker.edge import KEY, Edge, running_edge
@@ -30,6 +32,8 @@ DASHBOARD = Path(__file__).parents[2] / "docs" / "examples" / "dashboard.py"
 PORT = free_port()
 LISTED, UNLISTED = f"http://127.0.0.1:{PORT}", f"http://dashboard.localhost:{PORT}"
 """One server, and two origins of its pages."""
+COLOURS = """canvas => new Set(new Uint32Array(
+    canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height).data.buffer)).size"""
 
 
 @pytest.fixture(scope="module")
@@ -58,8 +62,17 @@ def page(browser: Browser) -> Iterator[Page]:
 
 
 @pytest.fixture(scope="module")
-def session(edge: Edge) -> Session:
-    return edge.fleet.wait_for(edge.fleet.create("desktop"), Status.RUNNING)
+def painted(daemon: OwnDocker) -> Iterator[PaintedDesktop]:
+    with PaintedDesktop(enter=daemon.enter()) as desktop:
+        yield desktop
+
+
+@pytest.fixture
+def session(edge: Edge, painted: PaintedDesktop) -> Iterator[Session]:
+    """A sandbox in whose place the painted desktop shows a screen."""
+    made = edge.fleet.wait_for(edge.fleet.create("desktop"), Status.RUNNING)
+    yield edge.fleet.store.fleet.update(made.id, vnc_port=painted.port, vnc_password_sealed=None)
+    edge.fleet.store.fleet.request_termination(made.id)
 
 
 @contextmanager
@@ -88,7 +101,11 @@ def shows_the_screen(page: Page) -> None:
     expect(page.locator(".viewer-cover")).to_be_hidden()
     canvas = page.locator(".viewer-stage canvas").first
     expect(canvas).to_be_visible()
-    assert canvas.evaluate("canvas => canvas.width") > 0
+    for _ in range(100):
+        if canvas.evaluate(COLOURS) > 4:
+            return
+        page.wait_for_timeout(100)
+    raise AssertionError("the screen stays without a picture")
 
 
 def test_a_listed_dashboard_shows_a_desktop_live_and_follows_it(
@@ -140,8 +157,7 @@ def test_a_page_that_is_not_listed_sees_nothing_and_says_why(
         assert page.title() == "Dashboard"
 
 
-def test_a_desktop_that_ends_is_said_to_have_ended(edge: Edge, page: Page) -> None:
-    session = edge.fleet.wait_for(edge.fleet.create("desktop"), Status.RUNNING)
+def test_a_desktop_that_ends_is_said_to_have_ended(edge: Edge, session: Session, page: Page) -> None:
     with dashboard(edge, session.id):
         page.goto(f"{LISTED}/")
         shows_the_screen(page)

@@ -1,0 +1,194 @@
+"""Hostile text in every field that others fill, on every page: it is shown as text, and breaks nothing.
+
+One tenant whose rows hold all of it, and one load of each page, looked at wide and as on a phone. A page that
+comes later is found by its route.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from flask import Flask
+from playwright.sync_api import Browser, BrowserContext, Page
+
+from tests.browser import PHONE, WIDE, Complaints, new_context, screenshot, scrolls_sideways, sign_in
+from tests.hostile_strings import MARK, STRINGS, WORST
+from tests.pages.site import PagesSite
+from viewer.documents import NewDocument
+from viewer.model import DocumentType, LeaseKind, Principal, Role, Session, Status
+from viewer.pages import pages as pages_of_the_viewer
+from viewer.people import NewPerson
+from viewer.work import NewAgent, NewTask
+
+pytestmark = [pytest.mark.browser, pytest.mark.real, pytest.mark.timeout(240)]
+
+# Leads on to another origin, or away: they show nothing that others have written.
+NOT_PAGES = {"/", "/open/<session_id>", "/services/<name>", "/signin", "/set-password"}
+LISTS = {"/sandboxes", "/sandboxes/<session_id>"}
+CANARY = "window.canary = () => { window.canaryRan = true; };"
+FOUND = f"""() => ({{
+    ran: window.canaryRan === true,
+    made: [...document.querySelectorAll(".{MARK}, script:not([src]), [onerror], [onload], [onmouseover]")]
+        .map(one => one.outerHTML.slice(0, 120)),
+    links: [...document.querySelectorAll("a[href], form[action], base[href]")]
+        .map(one => one.href ?? one.action)
+        .filter(address => !address.startsWith(location.origin) && !address.startsWith("blob:")),
+}})"""
+
+
+@dataclass(frozen=True)
+class Ground:
+    site: PagesSite
+    key: str
+    """Of whoever looks; its label, which is his name, is as bad as all the rest."""
+    session: Session
+    document: str
+
+    def path(self, rule: str) -> str:
+        """That page's address, about the worst of what there is."""
+        path = rule.replace("<session_id>", self.session.id).replace("<document_id>", self.document)
+        return re.sub(r"<[^>]*task_id>", str(self.session.task_id), path)
+
+
+def rules() -> list[str]:
+    app = Flask("rules")
+    app.register_blueprint(pages_of_the_viewer)
+    found = {rule.rule for rule in app.url_map.iter_rules() if "GET" in (rule.methods or set())}
+    return sorted(found - NOT_PAGES - {"/static/<path:filename>"})
+
+
+@pytest.fixture(scope="module")
+def ground(module_site: PagesSite) -> Ground:
+    site = module_site
+    site.begin_test()
+    person = site.store.people(site.tenant).add(
+        NewPerson(login="mara", name=WORST, role=Role.ADMIN), by="tests"
+    )
+    who = Principal(id=person.principal_id, tenant=site.tenant, role=Role.ADMIN, via="cookie")
+    site.store.accounts.sign_in_person(person.id, address=None, user_agent=WORST)
+    key = site.store.accounts.add_key(site.tenant, Role.ADMIN, WORST)
+    # Less than a page of the list, with one of each for every other string.
+    for number, text in enumerate(STRINGS):
+        _fill(site, who, text, fails=number % 2 == 1)
+    session = _fill(site, who, WORST, fails=False)
+    site.edge.streams_told = [
+        {
+            "id": "s",
+            "name": WORST,
+            "role": "watch",
+            "kind": "stream",
+            "opened_at": session.created_at.isoformat(),
+        }
+    ]
+    return Ground(site, key.text, session, _documents(site, session))
+
+
+def _fill(site: PagesSite, who: Principal, text: str, *, fails: bool) -> Session:
+    """A session whose every field says that: one that runs and calls for help, or one that failed."""
+    site.store.work(site.tenant).put_task(NewTask(id=text, title=text, external_run_id=text))
+    site.store.work(site.tenant).put_agent(NewAgent(id=text, name=text))
+    session = site.running(task=text, agent=text)
+    if fails:
+        return site.store.fleet.transition(session.id, Status.ERROR, reason=text, error_message=text)
+    agent = Principal(id="key:agent", tenant=site.tenant, role=Role.OPERATOR, via="key")
+    site.store.help(site.tenant).ask(session.id, text, agent)
+    site.store.leases.take(session, who, name=text, kind=LeaseKind.PERSON, reason=text, seconds=3600)
+    site.store.shares.create(session, who, label=text, life=timedelta(hours=1), is_single_use=False)
+    return session
+
+
+def _documents(site: PagesSite, session: Session) -> str:
+    """Of each type one that says it in each field; the markdown one's id, which is made into markup."""
+    ids = {}
+    content = "\n\n".join(STRINGS).encode()
+    for kind in (DocumentType.TEXT, DocumentType.CODE, DocumentType.MARKDOWN, DocumentType.FILE):
+        new = NewDocument(
+            title=WORST, type=kind, content=content, media_type="text/plain", task_id=session.task_id,
+            agent_id=WORST, session_id=session.id, path=f"{kind}/{WORST}", created_by="key:agent",
+        )  # fmt: skip
+        ids[kind] = site.store.documents(site.tenant).put(new).document.id
+    return ids[DocumentType.MARKDOWN]
+
+
+@pytest.fixture(scope="module")
+def context(browser: Browser, ground: Ground) -> Iterator[BrowserContext]:
+    context = new_context(browser)
+    context.add_init_script(CANARY)
+    sign_in(context.new_page(), ground.site.origin, ground.key)
+    yield context
+    context.close()
+
+
+@pytest.fixture
+def page(context: BrowserContext) -> Iterator[Page]:
+    page = context.new_page()
+    yield page
+    page.close()
+
+
+def shown(page: Page) -> int:
+    """How many of the strings stand on the page as they are."""
+    text = page.evaluate("() => document.body.textContent")
+    return sum(one in text for one in STRINGS)
+
+
+def check(page: Page, complaints: Complaints, what: str) -> None:
+    for size in (WIDE, PHONE):
+        page.set_viewport_size({"width": size[0], "height": size[1]})
+        page.wait_for_function("() => new Promise(done => requestAnimationFrame(() => done(true)))")
+        assert not scrolls_sideways(page), f"{what} scrolls sideways at {size[0]}"
+    found = page.evaluate(FOUND)
+    assert found == {"ran": False, "made": [], "links": []}, what
+    assert [line for line in complaints.heard if "Content Security Policy" in line] == [], what
+    assert [line for line in complaints.heard if line.startswith("exception")] == [], what
+
+
+@pytest.mark.parametrize("rule", rules())
+def test_page_shows_hostile_text_as_text(rule: str, page: Page, ground: Ground) -> None:
+    complaints = Complaints(page)
+    answer = page.goto(ground.site.origin + ground.path(rule))
+    assert answer is not None
+    assert answer.status == 200, f"{rule} is not shown: does `Ground.path` fill in its address?"
+    page.wait_for_load_state("load")
+    with suppress(Exception):  # the stream of events may keep it busy
+        page.wait_for_load_state("networkidle", timeout=2000)
+    check(page, complaints, rule)
+    if rule in LISTS:
+        assert shown(page) > len(STRINGS) / 2, "the page does not show what it is tested with"
+    shots = os.environ.get("DESKFLEET_SHOTS")
+    if shots:
+        name = re.sub(r"\W+", "-", rule).strip("-")
+        for size in (WIDE, PHONE):
+            page.set_viewport_size({"width": size[0], "height": size[1]})
+            screenshot(page, Path(shots), f"{name}-{size[0]}")
+
+
+def test_what_opens_by_a_click_shows_it_as_text(page: Page, ground: Ground) -> None:
+    complaints = Complaints(page)
+    page.goto(ground.site.origin + ground.path("/sandboxes/<session_id>"))
+    page.locator(".viewer-help").wait_for()
+    for name in ("share", "more"):
+        page.locator(f"[data-control={name}]:visible").first.click()
+        page.wait_for_timeout(300)
+        found = page.evaluate(FOUND)
+        assert found == {"ran": False, "made": [], "links": []}, name
+        assert not scrolls_sideways(page), name
+        page.keyboard.press("Escape")
+    check(page, complaints, "after clicks")
+
+
+def test_the_check_finds_what_it_looks_for(page: Page, ground: Ground) -> None:
+    page.goto(f"{ground.site.origin}/account")
+    page.evaluate(
+        f"document.body.insertAdjacentHTML('beforeend', '<img class={MARK} src=x onerror=canary()>')"
+    )
+    complaints = Complaints(page)
+    with pytest.raises(AssertionError, match="made"):
+        check(page, complaints, "one that is broken")
