@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import uuid
-from collections.abc import Sequence
 
 from pydantic import Field
 from sqlalchemy import delete, func, select
@@ -111,16 +110,6 @@ class DocumentStore:
         query = one_page(query, DocumentRow.created_at, DocumentRow.id, cursor, limit)
         with self._database.reading() as orm:
             return page_of([_document_of(row) for row in orm.scalars(query)], limit)
-
-    def counts(self, task_ids: Sequence[str]) -> dict[str, int]:
-        """How many each of these tasks has; a task without any is not in it."""
-        query = (
-            select(DocumentRow.task_id, func.count())
-            .where(DocumentRow.tenant_id == self._tenant_id, DocumentRow.task_id.in_(task_ids))
-            .group_by(DocumentRow.task_id)
-        )
-        with self._database.reading() as orm:
-            return {task_id: found for task_id, found in orm.execute(query) if task_id is not None}
 
     def delete(self, document_id: str) -> None:
         """Raises UnknownDocument."""

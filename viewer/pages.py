@@ -26,7 +26,7 @@ from viewer.access import (
 )
 from viewer.accounts import Login
 from viewer.audit import ACTIONS
-from viewer.model import Frozen, Principal, Role, Scope
+from viewer.model import DocumentType, Frozen, Principal, Role, Scope
 from viewer.places import (
     PlaceKind,
     content_source,
@@ -39,12 +39,15 @@ from viewer.problems import Problem, not_found, respond, role_too_small
 from viewer.services import services
 from viewer.settings import Settings
 from viewer.settings_sections import Section, section_named, sections_for
+from viewer.work import Task
 
 pages = Blueprint("pages", __name__)
 
 RESOLUTIONS = ("1280x800", "1440x900", "1600x900", "1920x1080", "2560x1440")
 _LOCAL = re.compile(
-    r"/(?:sandboxes|view|open|services|hosts|account|settings|diagnosis)(?:/[0-9A-Za-z_-]+)?", re.ASCII
+    r"/(?:sandboxes|view|open|services|hosts|account|settings|diagnosis|tasks|documents)(?:/[0-9A-Za-z_-]+)?"
+    r"|/tasks/[0-9A-Za-z_-]+/panel",
+    re.ASCII,
 )
 _SEARCH = re.compile(r"[A-Za-z0-9%&=._~+*-]+", re.ASCII)
 """The query of such a page: names and values, escaped, in which no other address can stand."""
@@ -151,6 +154,39 @@ def sandbox_page(session_id: str) -> Response:
     return _sandboxes()
 
 
+@pages.get("/tasks")
+@needs(Role.WATCHER)
+def tasks_page() -> Response:
+    return _page("tasks.html", principal())
+
+
+@pages.get("/tasks/<task_id>")
+@needs(Role.WATCHER)
+def task_page(task_id: str) -> Response:
+    return _page("task.html", principal(), task=_own_task(task_id))
+
+
+@pages.get("/tasks/<task_id>/panel")
+@needs(Role.WATCHER)
+def task_panel_page(task_id: str) -> Response:
+    """The same without anything around it, to be shown by the pages that the tenant lists."""
+    return _shown_by_others(_page("task_panel.html", principal(), task=_own_task(task_id)))
+
+
+@pages.get("/documents")
+@needs(Role.WATCHER)
+def documents_page() -> Response:
+    return _documents_page()
+
+
+@pages.get("/documents/<document_id>")
+@needs(Role.WATCHER)
+def document_page(document_id: str) -> Response:
+    """The list with this one open: which, the page's module reads from the address."""
+    services().store.documents(principal().tenant).get(document_id)
+    return _documents_page()
+
+
 @pages.get("/hosts")
 @needs(Role.WATCHER)
 def hosts_page() -> Response:
@@ -206,13 +242,9 @@ def service_page(name: str) -> Response:
 @pages.get("/view/<session_id>")
 @needs(Role.WATCHER, scope=Scope.STREAMS)
 def view_page(session_id: str) -> Response:
-    """The one page that is made to be shown by others: by those that the tenant lists."""
+    """Made to be shown by others: by those that the tenant lists."""
     _own(session_id)
-    settings, who = services().settings, principal()
-    response = _page("view.html", who, session_id=session_id)
-    policy = content_policy(public_origin(), settings, shown_by=settings.tenant(who.tenant).embed_origins)
-    response.headers["Content-Security-Policy"] = policy
-    return response
+    return _shown_by_others(_page("view.html", principal(), session_id=session_id))
 
 
 def is_page(path: str) -> bool:
@@ -303,6 +335,23 @@ def _settings(section: Section | None) -> Response:
 
 def _page(template: str, who: Principal | None, **context: object) -> Response:
     return make_response(render_template(template, signed_in=SignedIn.of(who) if who else None, **context))
+
+
+def _shown_by_others(response: Response) -> Response:
+    settings = services().settings
+    shown_by = settings.tenant(principal().tenant).embed_origins
+    policy = content_policy(public_origin(), settings, shown_by=shown_by)
+    response.headers["Content-Security-Policy"] = policy
+    return response
+
+
+def _documents_page() -> Response:
+    return _page("documents.html", principal(), types=[kind.value for kind in DocumentType])
+
+
+def _own_task(task_id: str) -> Task:
+    """Raises UnknownWork, which becomes the 404 page, for any task that is not this tenant's."""
+    return services().store.work(principal().tenant).task(task_id)
 
 
 def _own(session_id: str) -> None:

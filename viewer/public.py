@@ -117,6 +117,10 @@ class PublicTask(Frozen):
     external_run_id: str | None
     created_at: datetime
     updated_at: datetime
+    desktops: int = Field(description="Its sessions, those that have ended included.")
+    running: int = Field(description="Those of them that run.")
+    documents: int
+    active_at: datetime = Field(description="When anything of it was last different.")
 
 
 class PublicEntry(Frozen):

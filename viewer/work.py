@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
 
-from sqlalchemy import Select, select
+from sqlalchemy import Select, func, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session as OrmSession
 
 from viewer.database import Database
 from viewer.listing import Page, one_page, page_of
-from viewer.model import Frozen, utcnow
+from viewer.model import Frozen, Status, utcnow
 from viewer.rows import new_id
-from viewer.tables import AgentRow, TaskRow
+from viewer.tables import AgentRow, DocumentRow, SessionRow, TaskRow
 
 
 class Task(Frozen):
@@ -25,6 +26,15 @@ class Task(Frozen):
     external_run_id: str | None
     created_at: datetime
     updated_at: datetime
+
+
+class Standing(Frozen):
+    """How a task stands. running: of its desktops. active_at: when anything of it was last different."""
+
+    desktops: int = 0
+    running: int = 0
+    documents: int = 0
+    active_at: datetime
 
 
 class Agent(Frozen):
@@ -139,6 +149,36 @@ class WorkStore:
         with self._database.reading() as orm:
             found = [Agent.model_validate(row, from_attributes=True) for row in orm.scalars(query)]
         return page_of(found, limit)
+
+    def standings(self, tasks: Sequence[Task]) -> dict[str, Standing]:
+        """Of each of these tasks, by its id."""
+        ids = [task.id for task in tasks]
+        sessions = (
+            select(
+                SessionRow.task_id,
+                func.count(),
+                func.count().filter(SessionRow.status == Status.RUNNING.value),
+                func.max(SessionRow.updated_at),
+            )
+            .where(SessionRow.tenant_id == self._tenant_id, SessionRow.task_id.in_(ids))
+            .group_by(SessionRow.task_id)
+        )
+        documents = (
+            select(DocumentRow.task_id, func.count(), func.max(DocumentRow.updated_at))
+            .where(DocumentRow.tenant_id == self._tenant_id, DocumentRow.task_id.in_(ids))
+            .group_by(DocumentRow.task_id)
+        )
+        found = {task.id: Standing(active_at=task.updated_at) for task in tasks}
+        with self._database.reading() as orm:
+            for name, desktops, running, at in orm.execute(sessions):
+                task_id = str(name)
+                at = max(at, found[task_id].active_at)
+                found[task_id] = Standing(desktops=desktops, running=running, active_at=at)
+            for name, number, at in orm.execute(documents):
+                task_id = str(name)
+                at = max(at, found[task_id].active_at)
+                found[task_id] = found[task_id].model_copy(update={"documents": number, "active_at": at})
+        return found
 
     def _task_row(self, orm: OrmSession, new: NewTask) -> TaskRow | None:
         if new.id is not None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from flask import Blueprint, Response
 
 from viewer.access import needs, principal
@@ -42,7 +44,7 @@ def put_task() -> Response:
             f"The external run {asked.external_run_id!r} belongs to another task of yours; read it by"
             " `GET /api/v1/tasks?external_run_id=…`.",
         ) from error
-    return json_answer(_public_task(task), 201 if is_new else 200)
+    return json_answer(_public_tasks([task])[0], 201 if is_new else 200)
 
 
 @work_api.get("/tasks")
@@ -58,16 +60,14 @@ def put_task() -> Response:
 def list_tasks() -> Response:
     asked = query(TaskQuery)
     page = _work().tasks(asked.cursor, asked.limit, asked.external_run_id)
-    return json_answer(
-        TaskList(items=tuple(_public_task(task) for task in page.items), next_cursor=page.next_cursor)
-    )
+    return json_answer(TaskList(items=_public_tasks(page.items), next_cursor=page.next_cursor))
 
 
 @work_api.get("/tasks/<task_id>")
 @needs(Role.WATCHER)
 @describes(Operation(summary="One task", answers={200: Answer("The task.", PublicTask)}, problems=(404,)))
 def get_task(task_id: str) -> Response:
-    return json_answer(_public_task(_work().task(task_id)))
+    return json_answer(_public_tasks([_work().task(task_id)])[0])
 
 
 @work_api.post("/agents")
@@ -115,8 +115,12 @@ def _work() -> WorkStore:
     return services().store.work(principal().tenant)
 
 
-def _public_task(task: Task) -> PublicTask:
-    return PublicTask.model_validate(task.model_dump(exclude={"tenant_id"}))
+def _public_tasks(tasks: Sequence[Task]) -> tuple[PublicTask, ...]:
+    standings = _work().standings(tasks)
+    return tuple(
+        PublicTask(**task.model_dump(exclude={"tenant_id"}), **standings[task.id].model_dump())
+        for task in tasks
+    )
 
 
 def _public_agent(agent: Agent) -> PublicAgent:

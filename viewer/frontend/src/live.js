@@ -12,7 +12,7 @@ const LIST_WITHOUT_STREAM_MS = 800;
 
 /**
  * Fires `change` (detail: the session, or null for "all of them"), `state`, `lease` (detail: who has keyboard and mouse of
- * some session since, or null: changes were missed), `watchers` (detail: {session_id, watching}), and without a list `stale`: ask again.
+ * some session since, or null: changes were missed), `watchers` (detail: {session_id, watching}), `document` (detail: {change, document}), and without a list `stale`: ask again.
  */
 export class Live extends EventTarget {
   /** @type {Map<string, Session>} */
@@ -108,6 +108,7 @@ export class Live extends EventTarget {
     source.addEventListener("session", (event) => this.accept(JSON.parse(event.data)));
     source.addEventListener("lease", (event) => this.#tell("lease", JSON.parse(event.data)));
     source.addEventListener("watchers", (event) => this.#tell("watchers", JSON.parse(event.data)));
+    source.addEventListener("document", (event) => this.#tell("document", JSON.parse(event.data)));
     source.addEventListener("reset", () => this.#missed());
     source.addEventListener("error", () => source === this.#source && this.#broke());
     // Read the list when the stream is open, so that no change falls between the two; but don't wait for ever.
