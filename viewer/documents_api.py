@@ -150,7 +150,7 @@ def view_document(document_id: str) -> Response:
     # The last character may have been cut in two.
     text = data.decode(errors="ignore")
     if document.type is DocumentType.MARKDOWN:
-        html: str | None = markdown_html(text)
+        html = markdown_html(text)
     elif document.type is DocumentType.CODE:
         html = code_html(text, language=document.language, path=document.path)
     else:

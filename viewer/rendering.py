@@ -7,6 +7,7 @@ before it; a page may put it in as it is. It holds no style, no picture and no s
 
 from __future__ import annotations
 
+import re
 from collections.abc import MutableMapping, Sequence
 from typing import Any
 from urllib.parse import urlsplit
@@ -25,6 +26,7 @@ from pygments.util import ClassNotFound
 
 MOST_RENDERED_BYTES = 256 * 1024
 """Of one document: more is cut off before it is looked at, so that nobody keeps a thread busy with it."""
+_TAG = re.compile(r"<[^>]*>")
 _SCHEMES = frozenset({"http", "https", "mailto"})
 _TAGS = frozenset({
     "a", "blockquote", "br", "code", "del", "div", "em", "h1", "h2", "h3", "h4", "h5", "h6", "hr", "li", "ol",
@@ -37,8 +39,10 @@ _ATTRIBUTES = {
 }
 
 
-def markdown_html(text: str) -> str:
-    return _clean(_markdown().render(text))
+def markdown_html(text: str) -> str | None:
+    """None where nothing would be seen of it, such as of what is nested too deep: its text says more."""
+    html = _clean(_markdown().render(text))
+    return html if _TAG.sub("", html).strip() else None
 
 
 def code_html(text: str, *, language: str | None, path: str | None) -> str | None:

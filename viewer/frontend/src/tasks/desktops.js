@@ -4,7 +4,8 @@
 
 import { attentionOf } from "../attention.js";
 import { call, goToSignIn, serverNow } from "../api.js";
-import { badge, element, setText } from "../dom.js";
+import { badge, element, icon, setText } from "../dom.js";
+import * as icons from "../icons.js";
 import { ago, badgeOf, exactly, isOver, nameOf } from "../session.js";
 
 const LIVE_BY_THEMSELVES = 2;
@@ -133,15 +134,16 @@ export class TaskDesktops extends EventTarget {
   }
 
   #tile(session) {
-    const tile = element("sandbox-tile", { session: session.id });
-    tile.live = this.#live;
-    tile.addEventListener("open", (event) => {
-      event.preventDefault();
-      this.#opened.add(session.id);
-      this.#render();
-      this.#shown.get(session.id)?.item.querySelector("sandbox-viewer")?.querySelector("button, a")?.focus();
-    });
+    const tile = element("button", { type: "button", class: "task-tile" }, icon(icons.screen), element("span", {}, `Show desktop ${nameOf(session)} live`));
+    tile.addEventListener("click", () => this.#open(session));
     return tile;
+  }
+
+  /** A tile goes live, and keeps the focus that was on it. */
+  #open(session) {
+    this.#opened.add(session.id);
+    this.#render();
+    this.#shown.get(session.id)?.item.querySelector("a, button:not(:disabled)")?.focus();
   }
 
   /** @param {HTMLElement} list @param {Session[]} over */

@@ -38,7 +38,7 @@ export class LeaseBar extends EventTarget {
     this.news = element("p", { class: "lease-news", role: "status" });
     this.error = element("p", { class: "lease-error", role: "alert" });
     this.buttons = element("div", { class: "lease-buttons" });
-    this.node = element("section", { class: "lease", "aria-label": "Control", hidden: true }, this.state, this.reason, this.news, this.error, this.buttons);
+    this.node = element("div", { class: "lease", role: "group", "aria-label": "Control", hidden: true }, this.state, this.reason, this.news, this.error, this.buttons);
   }
 
   /** Show that session's; null: none. */
