@@ -426,6 +426,27 @@ def test_tasks_and_agents_are_written_down_and_found(shell: Shell, people: Peopl
     assert shell.document(people.bob, "tasks list")["items"] == []
 
 
+def test_documents_are_put_down_read_and_deleted(shell: Shell, people: People, tmp_path: Path) -> None:
+    file, copy = tmp_path / "report.md", tmp_path / "copy.md"
+    file.write_text("# größe\n")
+    made = shell.document(people.alice, f"documents put {file} --task t1 --path out/report.md")
+    assert (made["title"], made["type"], made["size"]) == ("report.md", "markdown", 10)
+    file.write_text("# Two\n")
+    again = shell.document(people.alice, f"documents put {file} --task t1 --path out/report.md")
+    assert again["id"] == made["id"]
+    assert shell.document(people.alice, f"documents show {made['id']}") == again
+    assert [one["id"] for one in shell.document(people.alice, "documents list --task t1")["items"]] == [
+        made["id"]
+    ]
+    assert shell.document(people.alice, "documents list --type code")["items"] == []
+    assert shell(people.alice, f"documents get {made['id']} --to {copy}") == 0
+    assert copy.read_text() == "# Two\n"
+    assert shell(people.alice, f"documents get {made['id']} --to {copy}") == 2
+    assert shell(people.bob, f"documents show {made['id']}") == 1
+    assert shell(people.alice, f"documents delete {made['id']}") == 0
+    assert shell(people.alice, f"documents show {made['id']}") == 1
+
+
 def test_hosts_are_listed_and_drained_by_admins(shell: Shell, store: Store, people: People) -> None:
     store.fleet.record_host_status("here", HostStatus.OK)
     assert shell(people.alice, "hosts list") == 0

@@ -13,7 +13,8 @@ from PIL import Image
 
 import viewer.documents
 from tests.viewer_fixtures import UNKNOWN_ID, People, Person, ViewerClient, running_session
-from viewer.document_requests import LONGEST_SIDE, MOST_FILE_BYTES, MOST_TEXT_BYTES
+from viewer.document_content import LONGEST_SIDE
+from viewer.document_requests import MOST_FILE_BYTES, MOST_TEXT_BYTES
 from viewer.documents import DocumentFilter, NewDocument
 from viewer.model import DocumentType, Status, utcnow
 from viewer.store import Store

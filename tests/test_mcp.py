@@ -169,7 +169,7 @@ def test_client_lists_every_tool_with_schemas_of_both_sides() -> None:
         assert [tool.name for tool in listed] == [
             "create_desktop", "get_preview_url", "list_sandboxes", "terminate_sandbox", "send_input",
             "ask_for_person", "wait_for_person",
-            "execute_shell", "execute_code", "upload_file", "download_file",
+            "execute_shell", "execute_code", "put_document", "upload_file", "download_file",
         ]  # fmt: skip
         for tool in listed:
             assert tool.description

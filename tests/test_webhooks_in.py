@@ -374,6 +374,58 @@ def test_bodies_of_runs_are_accepted(
     assert task.id == answer.json["task_id"]
 
 
+def document_event(**fields: Any) -> dict[str, Any]:
+    document = {"title": "Report", "content": "# It went well", "type": "markdown", **fields}
+    return {"runId": "r1", "action": "document", "agentId": "main", "document": document}
+
+
+def test_document_of_a_run_is_put_down_for_its_task(
+    client: ViewerClient, store: Store, people: People
+) -> None:
+    first = keyed(client, people.alice, document_event(path="/tmp/r.md"), **{"webhook-id": "1"}).json
+    assert first["did"] == ["agent-created", "task-created", "run-linked", "document-created"]
+    document, content = store.documents("acme").content(first["document_id"])
+    assert (document.task_id, document.agent_id, document.title) == (first["task_id"], "main", "Report")
+    assert (document.type.value, document.path, content) == ("markdown", "/tmp/r.md", b"# It went well")
+    again = keyed(client, people.alice, document_event(path="/tmp/r.md"), **{"webhook-id": "2"}).json
+    assert (again["did"], again["document_id"]) == (["nothing"], document.id)
+    changed = keyed(
+        client, people.alice, document_event(path="/tmp/r.md", content="# Two"), **{"webhook-id": "3"}
+    ).json
+    assert (changed["did"], changed["document_id"]) == (["document-changed"], document.id)
+
+
+@pytest.mark.parametrize(
+    ("fields", "kind"),
+    [
+        ({"type": "html", "content": "<b>a</b>"}, "text"),
+        ({"type": "image", "content": "https://foreign.example/a.png"}, "text"),
+        ({"type": "MD"}, "markdown"),
+        ({"type": "code", "title": "a\n\x01b" * 100}, "code"),
+        ({"type": "file", "content": "YQ=="}, "file"),
+    ],
+)
+def test_what_another_system_calls_a_document_becomes_one_of_ours(
+    client: ViewerClient, store: Store, people: People, fields: dict[str, str], kind: str
+) -> None:
+    taken = keyed(client, people.alice, document_event(**fields)).json
+    assert store.documents("acme").get(taken["document_id"]).type.value == kind
+
+
+def test_document_shows_no_session_of_another_tenant(
+    client: ViewerClient, store: Store, people: People
+) -> None:
+    theirs = running_session(store, people.bob, sandbox_id="b")
+    ours = running_session(store, people.alice, sandbox_id="a")
+    for name in ("b", theirs.id, UNKNOWN_ID):
+        event = document_event(type="sandbox", content=json.dumps({"sandbox_id": name}))
+        assert keyed(client, people.alice, event).status_code == 404
+    assert store.work("acme").task_of_run("r1") is None
+    event = document_event(type="sandbox", content=json.dumps({"event": "created", "sandbox_id": "a"}))
+    taken = keyed(client, people.alice, event).json
+    assert store.documents("acme").get(taken["document_id"]).session_id == ours.id
+
+
 @pytest.mark.parametrize("event", ["created", "running", "terminated", "error"])
 def test_bodies_of_sandboxes_are_accepted(
     client: ViewerClient, store: Store, people: People, event: str

@@ -10,13 +10,8 @@ from flask import Blueprint, Response, request
 from viewer.access import needs, principal, public_origin
 from viewer.answers import json_answer, public
 from viewer.creating import key_reused, once_of
-from viewer.document_requests import (
-    DocumentQuery,
-    PutDocument,
-    UnusableContent,
-    content_of,
-    session_of,
-)
+from viewer.document_content import UnusableContent, content_of, session_of
+from viewer.document_requests import DocumentQuery, PutDocument
 from viewer.documents import (
     DocumentFilter,
     DocumentsFull,
@@ -29,7 +24,7 @@ from viewer.incoming import MOST_DOCUMENT_BODY_BYTES, json_body, query
 from viewer.model import Document, DocumentType, Role, Session
 from viewer.once import KeyReused
 from viewer.openapi import Answer, Operation, describes
-from viewer.problems import FieldError, Problem, wrong_fields
+from viewer.problems import FieldError, documents_full, wrong_fields
 from viewer.public_documents import DocumentList, DocumentView, PublicDocument, public_document
 from viewer.rendering import MOST_RENDERED_BYTES, code_html, markdown_html
 from viewer.rows import SessionNotFound
@@ -196,7 +191,7 @@ def _put(new: NewDocument) -> Put:
         mend = "give the id of a session of yours, or leave it out"
         raise wrong_fields([FieldError(field="session_id", message="is not known", mend=mend)]) from error
     except DocumentsFull as error:
-        raise Problem(409, "documents-full", "Your tenant keeps as much as it may", str(error)) from error
+        raise documents_full(error) from error
     except KeyReused as error:
         raise key_reused() from error
 

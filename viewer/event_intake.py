@@ -16,12 +16,13 @@ from viewer import audit
 from viewer.attempts import AttemptStore, Bucket
 from viewer.credentials import hash_of
 from viewer.database import Database
+from viewer.documents import NewDocument, UnknownSession, put_document
 from viewer.model import Frozen, Kind, Status, utcnow
 from viewer.new_sessions import NewSession, add_session
 from viewer.public import Did, EventTaken
 from viewer.resources import Quota
 from viewer.rows import SessionNotFound, ask_for_the_end, change, new_id
-from viewer.run_news import RunNews, SandboxNews, What
+from viewer.run_news import BroughtDocument, RunNews, SandboxNews, What
 from viewer.tables import AgentRow, ReceiptRow, SessionRow, TaskRow
 
 BODY_LIFE = timedelta(days=1)
@@ -92,8 +93,8 @@ class EventIntake:
         """Do what follows from it, once. adoption: None where no host's list gives the tenant anything.
 
         Raises SessionNotFound for a sandbox that is none of the tenant's, MessageReused, and TooManySought,
-        TooManyCreating or QuotaExceeded; nothing is written then, no receipt either, so that the same can be
-        sent again.
+        TooManyCreating, QuotaExceeded or DocumentsFull; nothing is written then, no receipt either, so that
+        the same can be sent again.
         """
         with self._database.writing() as orm:
             earlier = self._receipt(orm, message)
@@ -121,6 +122,7 @@ class EventIntake:
             return
         about = f"task:{effect.task_id}" if effect.session_id is None else f"session:{effect.session_id}"
         said = "run" if news.sandbox is None else news.sandbox.event.value
+        said = said if news.document is None else "document"
         detail = {"said": said, "run": news.run_id, "did": list(effect.did)}
         audit.note(orm, self._tenant_id, "event.accepted", about, detail=detail)
 
@@ -149,9 +151,32 @@ class EventIntake:
         elif news.sandbox is not None and adoption is not None:
             session_id = self._claim(orm, news.sandbox, adoption, task.id, agent)
             did.append("session-claimed")
+        document_id = None if news.document is None else self._put(orm, news.document, task, agent, by, did)
         return EventTaken(
-            did=tuple(did) or ("nothing",), task_id=task.id, agent_id=agent, session_id=session_id
+            did=tuple(did) or ("nothing",),
+            task_id=task.id,
+            agent_id=agent,
+            session_id=session_id,
+            document_id=document_id,
         )
+
+    def _put(
+        self,
+        orm: OrmSession,
+        brought: BroughtDocument,
+        task: TaskRow,
+        agent: str | None,
+        by: str,
+        did: list[Did],
+    ) -> str:
+        new = NewDocument(**brought.model_dump(), task_id=task.id, agent_id=agent, created_by=by)
+        try:
+            put = put_document(orm, self._tenant_id, new)
+        except UnknownSession as error:
+            raise SessionNotFound from error
+        if not put.is_replay:
+            did.append("document-created" if put.is_new else "document-changed")
+        return put.document.id
 
     # --- the session ---------------------------------------------------------------------------------
 

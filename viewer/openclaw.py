@@ -19,11 +19,17 @@ from pydantic import (
 )
 from pydantic_core import from_json
 
+from viewer.document_content import UnusableContent, content_of, session_of
+from viewer.document_requests import PutDocument
 from viewer.incoming import Label, normal_resolution
-from viewer.run_news import What
+from viewer.model import DocumentType
+from viewer.run_news import BroughtDocument, What, one_line
 
 SANDBOX = "sandbox"
 """The action, and the document's type, of an event about a sandbox."""
+
+DOCUMENT = "document"
+"""The action of an event that brings one."""
 
 LATEST_TIME = 1e15
 """Milliseconds since 1970 fit in, for some thirty thousand years."""
@@ -142,6 +148,37 @@ def sandbox_content(event: OpenClawEvent) -> SandboxContent | None:
         return SandboxContent.model_validate(value)
     except ValidationError as error:
         raise NewsRefused(error) from error
+
+
+def document_of(event: OpenClawEvent) -> BroughtDocument | None:
+    """The document that it brings; None for any other event. Raises UnusableContent."""
+    told = event.document
+    if event.action != DOCUMENT or told is None:
+        return None
+    title, path = one_line(told.title, _LONGEST_TITLE) or "Untitled", one_line(told.path, _LONGEST_PATH)
+    kind = _TYPES.get(told.type.lower(), DocumentType.TEXT)
+    wanted = PutDocument(title=title, type=kind, content=told.content, path=path)
+    try:
+        content, media_type = content_of(wanted)
+    except UnusableContent:
+        if kind.is_text:
+            raise
+        # An address, or whatever else its agent calls a picture or a file: its text says more than nothing.
+        wanted = wanted.model_copy(update={"type": DocumentType.TEXT})
+        content, media_type = content_of(wanted)
+    return BroughtDocument(
+        title=title,
+        type=wanted.type,
+        content=content,
+        media_type=media_type,
+        path=path,
+        session_id=session_of(wanted),
+    )
+
+
+_LONGEST_TITLE, _LONGEST_PATH = 200, 1000
+_TYPES = {**{kind.value: kind for kind in DocumentType}, "md": DocumentType.MARKDOWN}
+"""What OpenClaw calls them; any other word is text."""
 
 
 def mission_of(session_key: str | None) -> str | None:

@@ -124,6 +124,10 @@ def not_now(error: IllegalTransition) -> Problem:
     return Problem(409, "wrong-status", "Not in this status", detail)
 
 
+def documents_full(error: Exception) -> Problem:
+    return Problem(409, "documents-full", "Your tenant keeps as much as it may", str(error))
+
+
 def role_too_small(needed: Role, have: Role) -> Problem:
     return Problem(
         403,

@@ -257,6 +257,8 @@ Did = Literal[
     "session-linked",
     "session-claimed",
     "end-requested",
+    "document-created",
+    "document-changed",
     "nothing",
 ]
 
@@ -272,6 +274,7 @@ class EventTaken(Frozen):
     task_id: str = Field(description="The task of the event's run.")
     agent_id: str | None
     session_id: str | None = Field(description="The session that the event is about.")
+    document_id: str | None = Field(None, description="The document that it brought.")
 
 
 class PublicWebhookSecret(Frozen):

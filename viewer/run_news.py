@@ -5,7 +5,9 @@ from __future__ import annotations
 import re
 from enum import StrEnum
 
-from viewer.model import Frozen
+from pydantic import Field
+
+from viewer.model import DocumentType, Frozen
 
 LONGEST_TITLE = 120
 LONGEST_ERROR = 500
@@ -34,6 +36,17 @@ class SandboxNews(Frozen):
     error: str | None = None
 
 
+class BroughtDocument(Frozen):
+    """What a run has brought forth. session_id: of a document that shows a sandbox, what it goes by."""
+
+    title: str
+    type: DocumentType
+    content: bytes = Field(repr=False)
+    media_type: str
+    path: str | None = None
+    session_id: str | None = None
+
+
 class RunNews(Frozen):
     """One event. mission: the task that its session key names; title: for a task that has none."""
 
@@ -42,6 +55,7 @@ class RunNews(Frozen):
     agent: str | None = None
     title: str | None = None
     sandbox: SandboxNews | None = None
+    document: BroughtDocument | None = None
 
 
 def one_line(text: str | None, longest: int) -> str | None:

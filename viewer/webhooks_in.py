@@ -16,6 +16,8 @@ from viewer.accounts import Credential
 from viewer.attempts import of_signatures
 from viewer.creating import limits, quota_exceeded, too_many_creating
 from viewer.credentials import SealBroken, open_secret
+from viewer.document_content import UnusableContent
+from viewer.documents import DocumentsFull
 from viewer.event_intake import Adoption, Message, MessageReused
 from viewer.incoming import SourceQuery, json_body, query, read_body
 from viewer.model import Display, Principal, Role, Scope, Via, utcnow
@@ -32,12 +34,14 @@ from viewer.openclaw import (
     NotNews,
     OpenClawEvent,
     SandboxContent,
+    document_of,
     mission_of,
     sandbox_content,
 )
 from viewer.problems import (
     FieldError,
     Problem,
+    documents_full,
     from_validation,
     not_found,
     role_too_small,
@@ -45,7 +49,14 @@ from viewer.problems import (
 )
 from viewer.public import EventTaken
 from viewer.rows import SessionNotFound
-from viewer.run_news import LONGEST_ERROR, LONGEST_TITLE, RunNews, SandboxNews, one_line
+from viewer.run_news import (
+    LONGEST_ERROR,
+    LONGEST_TITLE,
+    BroughtDocument,
+    RunNews,
+    SandboxNews,
+    one_line,
+)
 from viewer.services import services
 from viewer.signatures import (
     SignedMessage,
@@ -125,8 +136,8 @@ def _taken() -> Response:
 def _effect_of_event(who: Principal) -> Response:
     query(SourceQuery)
     event = json_body(OpenClawEvent)
-    content = _content_of(event)
-    news, message, adoption = _news(event, content), _message(), _adoption(content, who)
+    content, brought = _content_of(event), _document_of(event)
+    news, message, adoption = _news(event, content, brought), _message(), _adoption(content, who)
     try:
         taken = services().store.intake(who.tenant).take(news, message, by=who.id, adoption=adoption)
     except MessageReused as error:
@@ -148,11 +159,13 @@ def _effect_of_event(who: Principal) -> Response:
         raise too_many_creating() from error
     except QuotaExceeded as error:
         raise quota_exceeded(error) from error
+    except DocumentsFull as error:
+        raise documents_full(error) from error
     headers = {"Idempotent-Replayed": "true"} if taken.is_replay else {}
     return Response(taken.answer, headers=headers, content_type="application/json")
 
 
-def _news(event: OpenClawEvent, content: SandboxContent | None) -> RunNews:
+def _news(event: OpenClawEvent, content: SandboxContent | None, brought: BroughtDocument | None) -> RunNews:
     sandbox = None
     if content is not None:
         error = one_line(content.error, LONGEST_ERROR)
@@ -163,6 +176,7 @@ def _news(event: OpenClawEvent, content: SandboxContent | None) -> RunNews:
         agent=event.agent_id,
         title=one_line(event.prompt, LONGEST_TITLE),
         sandbox=sandbox,
+        document=brought,
     )
 
 
@@ -176,6 +190,14 @@ def _content_of(event: OpenClawEvent) -> SandboxContent | None:
         raise wrong_fields(
             [one.model_copy(update={"field": f"document.content.{one.field}"}) for one in found]
         ) from error
+
+
+def _document_of(event: OpenClawEvent) -> BroughtDocument | None:
+    try:
+        return document_of(event)
+    except UnusableContent as error:
+        wrong = FieldError(field=f"document.{error.field}", message=str(error), mend=error.mend)
+        raise wrong_fields([wrong]) from error
 
 
 def _mission_of(event: OpenClawEvent) -> str | None:

@@ -25,6 +25,7 @@ from viewer.deliveries.public import (
     WebhookWithSecret,
 )
 from viewer.diagnosis_answers import Diagnosis
+from viewer.document_requests import DocumentQuery, PutDocument
 from viewer.incoming import (
     AskForHelp,
     AuditQuery,
@@ -65,6 +66,7 @@ from viewer.public import (
     Terminated,
     WebhookSecretList,
 )
+from viewer.public_documents import DocumentList, PublicDocument
 from viewer.public_leases import LeaseAnswer
 from viewer.public_streams import OpenStreams, PublicTicket
 from viewer.share_answers import NewPublicShare, ShareList
@@ -229,6 +231,23 @@ class Api:
 
     def agent(self, agent_id: str) -> PublicAgent:
         return self._ask("GET", _path("agents", agent_id), PublicAgent)
+
+    # --- documents -----------------------------------------------------------------------------------
+
+    def put_document(self, wanted: PutDocument) -> PublicDocument:
+        return self._ask("POST", "/documents", PublicDocument, body=wanted)
+
+    def documents(self, asked: DocumentQuery) -> DocumentList:
+        return self._ask("GET", "/documents", DocumentList, query=asked)
+
+    def document(self, document_id: str) -> PublicDocument:
+        return self._ask("GET", _path("documents", document_id), PublicDocument)
+
+    def document_content(self, document_id: str) -> bytes:
+        return self._send("GET", _path("documents", document_id, "content")).content
+
+    def delete_document(self, document_id: str) -> None:
+        self._send("DELETE", _path("documents", document_id))
 
     # --- webhooks ------------------------------------------------------------------------------------
 

@@ -17,6 +17,7 @@ from viewer import __version__
 from viewer.cli import (
     audit,
     diagnose,
+    documents,
     events,
     fleet,
     input,
@@ -83,6 +84,7 @@ def parser_of_all() -> argparse.ArgumentParser:
         shares,
         streams,
         work,
+        documents,
         fleet,
         events,
         audit,

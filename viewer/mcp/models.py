@@ -8,9 +8,10 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, StringConstraints, ValidationInfo, field_validator
 
+from viewer.document_requests import Path
 from viewer.incoming import SHORTEST_TTL_SECONDS, HelpReason, Label, normal_resolution
 from viewer.input_actions import MOST_ACTIONS, AnyAction
-from viewer.model import Frozen, Status
+from viewer.model import DocumentType, Frozen, Status
 
 MOST_FILE_BYTES = 1024 * 1024
 """Of one file, either way: it passes through the agent's context."""
@@ -178,6 +179,27 @@ class ExecuteCode(Frozen):
 
 class ExecutedCode(Executed):
     result: str | None = Field(description="The value of the last expression, where the language has that.")
+
+
+class PutADocument(Frozen):
+    title: Label = Field(description="1 to 200 printable characters")
+    type: DocumentType = Field(
+        description="what it is shown as: markdown, text, code, image, file, or sandbox for a live desktop"
+    )
+    content: str = Field(
+        "", description="text; of an image or a file base64; of a sandbox nothing, but give sandbox_id"
+    )
+    task_id: Label | None = Field(None, description="the task that it belongs to")
+    sandbox_id: Label | None = Field(None, description="the sandbox that it comes from, or shows")
+    path: Path | None = Field(
+        None, description="where you have it: the same path of the same task takes its old content's place"
+    )
+    language: Label | None = Field(None, description="of code, such as python")
+
+
+class DocumentPut(Frozen):
+    document_id: str
+    page_url: str = Field(description="Where people read it.")
 
 
 class UploadFile(Frozen):

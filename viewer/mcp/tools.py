@@ -19,6 +19,7 @@ from viewer.cli.api import Api, NoAnswer, TryAgain
 from viewer.cli.output import reason_of
 from viewer.cli.paging import collect
 from viewer.cli.problems import Refused
+from viewer.document_requests import PutDocument
 from viewer.incoming import AskForHelp, CreateSession, ListQuery
 from viewer.input_actions import Gesture, InputDone
 from viewer.mcp.execd import Execd
@@ -26,6 +27,7 @@ from viewer.mcp.models import (
     AskForPerson,
     CreateDesktop,
     Desktop,
+    DocumentPut,
     Downloaded,
     DownloadFile,
     ExecuteCode,
@@ -37,6 +39,7 @@ from viewer.mcp.models import (
     ListSandboxes,
     PersonsWord,
     Preview,
+    PutADocument,
     SandboxList,
     SendInput,
     TerminatedSandbox,
@@ -148,6 +151,14 @@ class Desk:
         return await self._execd.run_code(
             await self._where(asked.sandbox_id), asked.language, asked.code, seconds=asked.timeout_seconds
         )
+
+    async def put_document(self, asked: PutADocument, _say: Say) -> DocumentPut:
+        given = asked.model_dump(exclude_none=True)
+        if asked.sandbox_id is not None:
+            given["session_id"] = given.pop("sandbox_id")
+        wanted = PutDocument(**given)
+        document = await _in_thread(self._api.put_document, wanted)
+        return DocumentPut(document_id=document.id, page_url=document.page_url)
 
     async def upload_file(self, asked: UploadFile, _say: Say) -> Uploaded:
         return await self._execd.upload(asked.sandbox_id, asked.path, asked.data)
@@ -297,6 +308,14 @@ TOOLS: tuple[AnyTool, ...] = (
         ExecutedCode,
         Desk.execute_code,
         ends=True,
+    ),
+    Tool(
+        "put_document",
+        "Put a result down where people see it, beside the desktops of its task: a report in markdown, a"
+        " patch as code, a picture, a file. They get its page_url.",
+        PutADocument,
+        DocumentPut,
+        Desk.put_document,
     ),
     Tool(
         "upload_file",

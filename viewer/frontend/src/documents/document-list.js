@@ -153,12 +153,13 @@ class DocumentList extends HTMLElement {
   #row(one) {
     const small = this.hasAttribute("small");
     const about = [typeName(one), one.type === "sandbox" ? null : sizeName(one.size)].filter(Boolean).join(" · ");
+    const task = element("span", { class: "document-task", dir: "auto" }, one.task_id ? `Task ${one.task_id}` : "");
     const time = element("time", { datetime: one.updated_at, title: exactly(one.updated_at) }, ago(serverNow() - Date.parse(one.updated_at)));
     return element("li", {},
       element("a", { class: "document-row", href: documentPage(one.id), "data-id": one.id },
         icon(typeIcon(one)),
         element("span", { class: "document-what" }, element("span", { class: "document-title", dir: "auto" }, one.title), one.path && element("span", { class: "document-path", dir: "auto" }, one.path)),
-        element("span", { class: "document-about" }, element("span", {}, about), !small && one.task_id && element("span", { class: "document-task", dir: "auto" }, `Task ${one.task_id}`), time)));
+        element("span", { class: "document-about" }, element("span", {}, about), !small && task, time)));
   }
 
   #tick() {

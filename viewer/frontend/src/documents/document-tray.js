@@ -93,7 +93,7 @@ class DocumentTray extends HTMLElement {
     const parts = {
       list: element("ul", { class: "tray-list" }),
       kind: element("span", { class: "tray-kind" }),
-      title: element("h2", { id: "document-tray-title", dir: "auto" }),
+      title: element("h2", { id: "document-tray-title", dir: "auto", tabindex: "-1", autofocus: true }),
       about: element("p", { class: "tray-about" }),
       download: element("a", { class: "icon-button", title: "Download", "aria-label": "Download", download: "" }, icon(icons.download)),
       page: element("a", { class: "icon-button", title: "Open in a new tab", "aria-label": "Open in a new tab", target: "_blank", rel: "noopener" }, icon(icons.tab)),
@@ -116,7 +116,8 @@ class DocumentTray extends HTMLElement {
     // A click beside the panel is on the dialog itself.
     parts.dialog.addEventListener("click", (event) => event.target === parts.dialog && this.#isBeside(event) && this.close());
     parts.list.addEventListener("click", (event) => this.#chosen(event));
-    parts.nav.addEventListener("keydown", (event) => this.#moveChoice(event));
+    // In the document itself the arrows scroll, or go to the desktop.
+    parts.dialog.addEventListener("keydown", (event) => !parts.body.contains(event.target) && this.#moveChoice(event));
   }
 
   #isBeside(event) {
@@ -153,7 +154,6 @@ class DocumentTray extends HTMLElement {
     if (!next) return;
     event.preventDefault();
     this.#choose(next.id);
-    this.#parts.list.querySelector("[aria-current]")?.focus();
   }
 
   /** @param {import("./document.js").Document} shown */

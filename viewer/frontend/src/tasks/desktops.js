@@ -6,7 +6,7 @@ import { attentionOf } from "../attention.js";
 import { call, goToSignIn, serverNow } from "../api.js";
 import { badge, element, icon, setText } from "../dom.js";
 import * as icons from "../icons.js";
-import { ago, badgeOf, exactly, isOver, nameOf } from "../session.js";
+import { ago, badgeOf, exactly, inWords, isOver, nameOf } from "../session.js";
 
 const LIVE_BY_THEMSELVES = 2;
 
@@ -170,7 +170,7 @@ export class TaskDesktops extends EventTarget {
 /** @param {Session} session */
 function endedItem(session) {
   const at = session.terminated_at ?? session.updated_at;
-  const reason = session.error_message ?? (session.status_reason && session.status_reason !== "terminating" ? `Ended ${session.status_reason}` : "");
+  const reason = session.error_message ?? inWords(session.status_reason);
   return element("li", {},
     element("span", { class: "task-ended-line" },
       element("a", { class: "mono", href: `/sandboxes/${session.id}`, target: document.body.classList.contains("page-task-panel") ? "_blank" : null, rel: "noopener" }, nameOf(session)),
