@@ -6,6 +6,7 @@ from html.parser import HTMLParser
 
 import pytest
 from hypothesis import given
+from hypothesis import settings as examples_of
 from hypothesis import strategies as st
 
 from viewer.rendering import code_html, markdown_html
@@ -70,6 +71,7 @@ PIECES = [
 ]  # fmt: skip
 
 
+@examples_of(deadline=None)
 @given(
     st.lists(st.sampled_from(PIECES), max_size=30).map("".join),
     st.sampled_from([None, "html", "python", "x"]),
