@@ -87,13 +87,20 @@ def test_one_page_may_be_shown_by_those_that_its_tenant_lists(
     services.settings = services.settings.model_copy(
         update={"tenants": (listed, TenantSettings(name="bolt"))}
     )
-    ours, theirs = running_session(store, people.alice), running_session(store, people.bob, sandbox_id="b")
+    ours, theirs = (
+        running_session(store, people.alice, task_id="t-1"),
+        running_session(store, people.bob, sandbox_id="b"),
+    )
     mine, his = sign_in(store, people.alice), sign_in(store, people.bob)
     for path, cookie, shown_by in (
         (f"/view/{ours.id}", mine, EMBEDDER),
         (f"/view/{theirs.id}", his, "'none'"),
         (f"/view/{theirs.id}", mine, "'none'"),
         (f"/sandboxes/{ours.id}", mine, "'none'"),
+        ("/tasks/t-1/panel", mine, EMBEDDER),
+        ("/tasks/t-1/panel", his, "'none'"),
+        ("/tasks/t-1", mine, "'none'"),
+        ("/documents", mine, "'none'"),
         ("/account", mine, "'none'"),
         ("/signin", {}, "'none'"),
         (f"/shared/{ours.id}", {}, "'none'"),

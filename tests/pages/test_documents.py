@@ -70,6 +70,7 @@ def test_tray_opens_from_the_list_and_is_led_by_the_keyboard(
     page.keyboard.press("Enter")
     expect(page.locator("dialog.tray")).to_be_visible()
     expect(page.locator(".tray-names h2")).to_have_text("Findings")
+    expect(page.locator(".tray-names h2")).to_be_focused()
     expect(page).to_have_url(f"{site.origin}/documents/{made[DocumentType.MARKDOWN].id}")
     expect(page).to_have_title(re.compile(r"Findings · Documents"))
     page.locator(".tray-choice[aria-current]").focus()
@@ -199,6 +200,23 @@ def test_desktops_of_a_task_appear_go_live_and_end_by_themselves(
     page.keyboard.press("Escape")
     expect(page).to_have_url(f"{site.origin}/tasks/t-1")
     assert complaints.heard == []
+
+
+def test_page_of_a_task_says_which_desktop_needs_a_person(page: Page, site: PagesSite) -> None:
+    session = site.running(task="t-1")
+    page.goto(f"{site.origin}/tasks/t-1")
+    expect(page.locator(".task-live > li")).to_have_count(1)
+    page.evaluate(
+        """id => fetch(`/api/v1/sessions/${id}/help`, {
+            method: "PUT",
+            headers: {"Content-Type": "application/json"},
+            body: JSON.stringify({reason: "a captcha"}),
+        })""",
+        session.id,
+    )
+    expect(page.locator("#task-attention")).to_contain_text("Needs a person")
+    expect(page.locator("#task-attention")).to_contain_text("a captcha")
+    expect(page).to_have_title(re.compile(r"Needs a person · t-1 · Deskfleet"))
 
 
 def test_list_of_tasks_says_how_each_stands(page: Page, site: PagesSite) -> None:
