@@ -362,6 +362,7 @@ def test_what_rfb_does_not_allow_is_an_error_of_ours(wire: bytes, sentence: str)
         b"\x11" + bytes(60),
         b"\x81" + bytes(60),
         b"\x80" + bgr(RED) + b"\xff" * 40 + b"\x00",
+        b"\x80" + bgr(RED) + b"\x50",
         b"\x82" + bgr(RED) + bgr(BLUE) + b"\x05",
         b"\x01" + bgr(RED) + b"more",
     ],
