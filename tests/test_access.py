@@ -68,6 +68,7 @@ TABLE = {
     "GET /tasks/<task_id>/panel": "PAGE 403 200 200 200 200 404 200 200 200 200",
     "GET /documents": "PAGE 403 200 200 200 200 200 200 200 200 200",
     "GET /documents/<document_id>": "PAGE 403 200 200 200 200 404 200 200 200 200",
+    "GET /wall": "PAGE 403 200 200 200 200 200 200 200 200 200",
     "GET /hosts": "PAGE 403 200 200 200 200 200 200 200 200 200",
     "GET /diagnosis/<session_id>": "PAGE 403 200 200 200 200 404 200 200 200 200",
     "GET /settings": "PAGE 200 200 200 200 200 200 200 200 200 200",

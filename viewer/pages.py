@@ -45,11 +45,11 @@ pages = Blueprint("pages", __name__)
 
 RESOLUTIONS = ("1280x800", "1440x900", "1600x900", "1920x1080", "2560x1440")
 _LOCAL = re.compile(
-    r"/(?:sandboxes|view|open|services|hosts|account|settings|diagnosis|tasks|documents)(?:/[0-9A-Za-z_-]+)?"
+    r"/(?:sandboxes|view|open|services|wall|hosts|account|settings|diagnosis|tasks|documents)(?:/[0-9A-Za-z_-]+)?"
     r"|/tasks/[0-9A-Za-z_-]+/panel",
     re.ASCII,
 )
-_SEARCH = re.compile(r"[A-Za-z0-9%&=._~+*-]+", re.ASCII)
+_SEARCH = re.compile(r"[A-Za-z0-9%&=.,_~+*-]+", re.ASCII)
 """The query of such a page: names and values, escaped, in which no other address can stand."""
 
 # The page beside the viewer brings both along: it has no files of its own there.
@@ -152,6 +152,12 @@ def sandboxes_page() -> Response:
 def sandbox_page(session_id: str) -> Response:
     _own(session_id)
     return _sandboxes()
+
+
+@pages.get("/wall")
+@needs(Role.WATCHER)
+def wall_page() -> Response:
+    return _page("wall.html", principal())
 
 
 @pages.get("/tasks")

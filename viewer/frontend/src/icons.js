@@ -29,6 +29,7 @@ export { default as ok } from "lucide/dist/esm/icons/circle-check.mjs";
 export { default as people } from "lucide/dist/esm/icons/users.mjs";
 export { default as person } from "lucide/dist/esm/icons/user.mjs";
 export { default as picture } from "lucide/dist/esm/icons/camera.mjs";
+export { default as pin } from "lucide/dist/esm/icons/pin.mjs";
 export { default as plug } from "lucide/dist/esm/icons/unplug.mjs";
 export { default as plus } from "lucide/dist/esm/icons/plus.mjs";
 export { default as refresh } from "lucide/dist/esm/icons/refresh-cw.mjs";
