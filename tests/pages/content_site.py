@@ -130,6 +130,8 @@ class ContentSite:
         self._service_port = free_port()
         self.more: dict[str, Any] = {}
         """Further settings of the viewer."""
+        self.processes: list[subprocess.Popen[bytes]] = []
+        """The viewer, then Caddy."""
         self._stack = ExitStack()
         self._loop = asyncio.new_event_loop()
 
@@ -275,6 +277,7 @@ class ContentSite:
         log = self._stack.enter_context((self.folder / f"log-{port}").open("wb"))
         environment = os.environ | {"HOME": str(self.folder)} | more
         process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
+        self.processes.append(process)
         self._stack.callback(process.wait)
         self._stack.callback(process.terminate)
         try:
