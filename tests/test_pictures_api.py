@@ -8,13 +8,16 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from flask import Flask
 
 import viewer.pictures
 from tests.viewer_fixtures import (
+    ORIGIN,
     UNKNOWN_ID,
     People,
     ViewerClient,
@@ -23,6 +26,7 @@ from tests.viewer_fixtures import (
     running_session,
 )
 from viewer.audit_store import AuditFilter
+from viewer.cli.main import run
 from viewer.credentials import seal_secret
 from viewer.grants import DesktopSocket, Grant, PublishedPort, open_grant
 from viewer.model import Session, Status, utcnow
@@ -201,6 +205,29 @@ def test_screenshot_is_in_the_audit_log_once_in_a_while(shot: Shot, session: Ses
         shot(session)
     (entry,) = store.audit.entries("acme", AuditFilter(action="session.screenshot"))
     assert (entry.target, entry.outcome) == (f"session:{session.id}", "done")
+
+
+def test_command_writes_it_into_a_new_file(
+    app: Flask,
+    session: Session,
+    people: People,
+    camera: Camera,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("DESKFLEET_URL", ORIGIN)
+    monkeypatch.setenv("DESKFLEET_KEY", people.wanda.key)
+    file = tmp_path / "screen.jpg"
+    command = ["sessions", "screenshot", session.id, "-o", str(file), "--width", "320"]
+    assert run(command, httpx.WSGITransport(app)) == 0
+    assert file.read_bytes() == SOME_BYTES
+    assert file.stat().st_mode & 0o777 == 0o600
+    assert camera.asked[0][1:] == (320, "jpeg")
+    # What is there is not written over.
+    assert run(command, httpx.WSGITransport(app)) != 0
+    assert "give a new name" in capsys.readouterr().err
 
 
 # --- many

@@ -197,12 +197,12 @@ def test_wall_of_twelve_desktops_and_a_hundred_rows_stays_as_it_is(
         complaints = Complaints(page)
         sign_in(page, site.origin, site.key(Role.WATCHER))
         page.goto(f"{site.origin}/wall?size=s")
-        expect(page.locator(TILE)).to_have_count(112)
+        expect(page.locator(TILE)).to_have_count(112, timeout=30_000)
         for session in shown:
-            expect(page.locator(f"{TILE}[session='{session.id}'] img")).to_be_visible()
+            expect(page.locator(f"{TILE}[session='{session.id}'] img")).to_be_visible(timeout=30_000)
         at_work = page.locator(f"{TILE}[session='{shown[0].id}'] img")
         before = at_work.get_attribute("src") or ""
-        expect(at_work).not_to_have_attribute("src", before)
+        expect(at_work).not_to_have_attribute("src", before, timeout=30_000)
         idle = page.locator(f"{TILE}[session='{shown[-1].id}'] img")
         at_rest = idle.get_attribute("src")
         cdp = context.new_cdp_session(page)

@@ -41,6 +41,7 @@ from viewer.incoming import (
     PutTask,
     RenewSession,
     RotateWebhookSecret,
+    ScreenshotQuery,
     SetLabels,
     TaskQuery,
     TerminateSessions,
@@ -153,6 +154,10 @@ class Api:
 
     def input(self, session_id: str, gesture: Gesture) -> InputDone:
         return self._ask("POST", _path("sessions", session_id, "input"), InputDone, body=gesture)
+
+    def screenshot(self, session_id: str, wanted: ScreenshotQuery) -> bytes:
+        """What it shows, as a PNG or JPEG file."""
+        return self._send("GET", _path("sessions", session_id, "screenshot"), query=wanted).content
 
     def renew(self, session_id: str, wanted: RenewSession) -> PublicSession:
         return self._ask("POST", _path("sessions", session_id, "renew"), PublicSession, body=wanted)

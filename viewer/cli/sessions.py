@@ -8,6 +8,7 @@ import sys
 import time
 import uuid
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from viewer.cli.api import Api
 from viewer.cli.arguments import Nouns, given, leaf, noun, pair, pairs, seconds, whole_number
@@ -20,6 +21,7 @@ from viewer.incoming import (
     ListQuery,
     RenewSession,
     ResourceLimits,
+    ScreenshotQuery,
     SetLabels,
     TerminateSessions,
 )
@@ -52,6 +54,7 @@ def add_to(nouns: Nouns) -> None:
     _add_help(verbs)
     _add_terminate(verbs)
     leaf(verbs, "history", _history, "show what happened to a session").add_argument("session")
+    _add_screenshot(verbs)
     labels = leaf(verbs, "label", _label, "set labels (NAME=VALUE) and take them away (NAME-)")
     labels.add_argument("session")
     labels.add_argument("changes", nargs="+", metavar="NAME=VALUE|NAME-")
@@ -165,6 +168,34 @@ def _history(asked: argparse.Namespace, api: Api, out: Output) -> int:
         (moment(step.at), step.status, step.reason, step.host, step.by, step.detail) for step in found.items
     ]
     out.show(found, table(("AT", "STATUS", "REASON", "HOST", "BY", "DETAIL"), rows))
+    return 0
+
+
+def _add_screenshot(verbs: Nouns) -> None:
+    parser = leaf(verbs, "screenshot", _screenshot, "write what a desktop shows now into a file")
+    parser.add_argument("session")
+    parser.add_argument(
+        "-o", "--output", type=Path, metavar="FILE", required=True, help="a new .png or .jpg; - for a pipe"
+    )
+    parser.add_argument("--width", type=whole_number, metavar="PIXELS", help="as the screen is if not given")
+    parser.add_argument("--format", choices=("png", "jpeg"), help="by the file's name if not given")
+
+
+def _screenshot(asked: argparse.Namespace, api: Api, out: Output) -> int:
+    named = "jpeg" if asked.output.suffix.lower() in (".jpg", ".jpeg") else "png"
+    wanted = given(ScreenshotQuery, format=asked.format or named, width=asked.width)
+    picture = api.screenshot(asked.session, wanted)
+    if str(asked.output) == "-":
+        sys.stdout.buffer.write(picture)
+        return 0
+    try:
+        # What a screen shows is nobody else's business.
+        file = os.open(asked.output, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
+    except OSError as error:
+        raise Misused(f"{asked.output} cannot be written: {error.strerror}; give a new name") from error
+    with os.fdopen(file, "wb") as target:
+        target.write(picture)
+    out.note(f"written to {asked.output}")
     return 0
 
 
