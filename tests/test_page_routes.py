@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import pytest
 
@@ -130,6 +131,28 @@ def test_built_files_are_cached_for_good_and_others_not_found(
     answer.close()
     for path in ("manifest.json", "../app-x.py", "%2e%2e/viewer-x.key", "missing-1.js"):
         assert client.get(f"/static/build/{path}").status_code == 404
+
+
+def test_built_files_travel_as_small_as_the_browser_takes_them(
+    client: ViewerClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, text in (("app-AB12.css", "a {}"), ("app-AB12.css.br", "small"), ("app-AB12.css.gz", "less")):
+        (tmp_path / name).write_text(text)
+    (tmp_path / "tiny-AB12.js").write_text("0")
+    monkeypatch.setattr(viewer.assets, "BUILD", tmp_path)
+    for accepted, coding, body in (
+        ("gzip, deflate, br, zstd", "br", b"small"),
+        ("gzip", "gzip", b"less"),
+        ("br;q=0, gzip", "gzip", b"less"),
+        ("", None, b"a {}"),
+    ):
+        with client.get("/static/build/app-AB12.css", headers={"Accept-Encoding": accepted}) as answer:
+            assert (answer.headers.get("Content-Encoding"), answer.get_data()) == (coding, body)
+            assert answer.mimetype == "text/css"
+            assert "Accept-Encoding" in answer.headers["Vary"]
+            assert "immutable" in answer.headers["Cache-Control"]
+    with client.get("/static/build/tiny-AB12.js", headers={"Accept-Encoding": "br"}) as answer:
+        assert "Content-Encoding" not in answer.headers
 
 
 def test_failed_page_is_a_page_and_failed_api_a_problem(client: ViewerClient, people: People) -> None:

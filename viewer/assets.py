@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import mimetypes
 from pathlib import Path
 
-from flask import Blueprint, Response, send_from_directory
+from flask import Blueprint, Response, request, send_from_directory
 from pydantic import BaseModel
+from werkzeug.utils import safe_join
 
 from viewer.access import anyone
 from viewer.problems import not_found
 
 BUILD = Path(__file__).parent / "static" / "build"
+CODINGS = {"br": "br", "gzip": "gz"}
+"""What the build has compressed, the smallest first: the word of HTTP, and the ending of the file."""
 
 assets = Blueprint("assets", __name__)
 
@@ -35,7 +39,7 @@ def embedded_viewer() -> Response:
     A script is nobody's secret, so any page may load it. What it shows is asked for with a ticket, which
     counts on the pages alone that the ticket's tenant lists.
     """
-    response = send_from_directory(BUILD, read_manifest().files.get("embed.js", "-"))
+    response = _smallest(read_manifest().files.get("embed.js", "-"))
     response.cache_control.no_cache = True
     return _for_any_page(response)
 
@@ -53,10 +57,41 @@ def built_file(name: str) -> Response:
     if "-" not in name:
         # Without a hash in its name a file could change under a cache that keeps it for a year.
         raise not_found()
-    response = send_from_directory(BUILD, name, max_age=31_536_000)
+    response = _smallest(name, max_age=31_536_000)
     response.cache_control.public = True
     response.cache_control.immutable = True
     return response
+
+
+def _smallest(name: str, *, max_age: int | None = None) -> Response:
+    """The file as the build compressed it, where the browser takes that: smaller than an edge makes it in
+    passing, and nobody's work. 404 where there is no such file."""
+    coding = next(
+        (
+            one
+            for one in CODINGS
+            if request.accept_encodings.quality(one) > 0 and _is_there(f"{name}.{CODINGS[one]}")
+        ),
+        None,
+    )
+    if coding is None:
+        response = send_from_directory(BUILD, name, max_age=max_age)
+    else:
+        response = send_from_directory(
+            BUILD, f"{name}.{CODINGS[coding]}", mimetype=_kind(name), max_age=max_age
+        )
+        response.headers["Content-Encoding"] = coding
+    response.vary.add("Accept-Encoding")
+    return response
+
+
+def _is_there(name: str) -> bool:
+    path = safe_join(str(BUILD), name)
+    return path is not None and Path(path).is_file()
+
+
+def _kind(name: str) -> str:
+    return mimetypes.guess_type(name)[0] or "application/octet-stream"
 
 
 def _for_any_page(response: Response) -> Response:

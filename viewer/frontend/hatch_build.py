@@ -30,6 +30,8 @@ EMBED = Path("src/embed")
 EMBED_SCRIPT, EMBED_STYLES = "sandbox-viewer.js", "embed.css"
 COPIED = ("favicon.svg",)
 LICENCES = "licences.txt"
+SMALLEST_COMPRESSED = 512
+"""Bytes; below that headers are more than what is saved."""
 Say = Callable[[str], None]
 
 
@@ -63,6 +65,7 @@ def build_pages(*, frontend: Path = FRONTEND, build: Path = BUILD, say: Say = pr
             files |= _bundle(frontend, entry_point.name, fresh)
         files["embed.js"] = _bundle_embed(frontend, fresh)
         files |= _copy(frontend, fresh)
+        _compress(fresh)
         manifest = {"files": dict(sorted(files.items())), "stamp": stamp}
         (fresh / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n")
         shutil.rmtree(build, ignore_errors=True)
@@ -161,6 +164,23 @@ def _esbuild(frontend: Path, entry_point: Path, out: Path, *more: str) -> dict[s
         for name, output in outputs.items()
         if "entryPoint" in output
     }
+
+
+def _compress(out: Path) -> None:
+    """Beside each file the same as small as it gets (`name.br`, `name.gz`): done once, not per request."""
+    paths = [str(path) for path in sorted(out.iterdir()) if path.stat().st_size > SMALLEST_COMPRESSED]
+    _run(node, ["--eval", _COMPRESS, *paths], out, "the pages' files could not be compressed")
+
+
+_COMPRESS = """
+const fs = require("node:fs"), zlib = require("node:zlib");
+for (const path of process.argv.slice(1)) {
+    const text = fs.readFileSync(path);
+    const size = zlib.constants.BROTLI_PARAM_SIZE_HINT;
+    fs.writeFileSync(path + ".br", zlib.brotliCompressSync(text, { params: { [size]: text.length } }));
+    fs.writeFileSync(path + ".gz", zlib.gzipSync(text, { level: 9 }));
+}
+"""
 
 
 def _copy(frontend: Path, out: Path) -> dict[str, str]:

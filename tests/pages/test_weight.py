@@ -1,0 +1,106 @@
+"""What a page weighs over the wire until its first picture, through the real edge."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from playwright.sync_api import Browser, Page
+
+from tests.browser import new_context, sign_in, wait_for_picture
+from tests.pages.content_site import BELOW, ContentSite
+from tests.relay_process import Xvnc, running_relay, running_xvnc
+from viewer.model import Role, Session, Status
+from viewer.store import NewSession
+
+pytestmark = [pytest.mark.browser, pytest.mark.real, pytest.mark.timeout(90)]
+
+KB = 1000
+
+
+@pytest.fixture(scope="module")
+def xvnc(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Xvnc]:
+    with running_xvnc(tmp_path_factory.mktemp("xvnc"), pattern=True) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory, built_pages: None) -> Iterator[ContentSite]:
+    with (
+        running_relay(tmp_path_factory.mktemp("relay")) as relay,
+        ContentSite(tmp_path_factory.mktemp("site"), BELOW, relay=relay) as running,
+    ):
+        yield running
+
+
+@pytest.fixture(scope="module")
+def session(site: ContentSite, xvnc: Xvnc) -> Session:
+    wanted = NewSession(image="desktop", resolution="640x480", ttl_seconds=3600, created_by="tests")
+    made = site.store.tenant("acme").create(wanted).session
+    return site.store.fleet.transition(
+        made.id, Status.RUNNING, host="here", sandbox_id="box-1", vnc_port=xvnc.port
+    )
+
+
+@pytest.fixture
+def page(browser: Browser, site: ContentSite) -> Iterator[Page]:
+    """Signed in, with nothing in its cache."""
+    context = new_context(browser)
+    page = context.new_page()
+    sign_in(page, site.origin, site.key(Role.OPERATOR))
+    yield page
+    context.close()
+
+
+class Weight:
+    """Files and answers of the API that a page has loaded since this was made, without the cache's help."""
+
+    def __init__(self, page: Page) -> None:
+        self._addresses: dict[str, str] = {}
+        self.bytes: dict[str, int] = {}
+        """By address; an answer that never ends is not among them."""
+        cdp = page.context.new_cdp_session(page)
+        cdp.send("Network.enable")
+        cdp.send("Network.setCacheDisabled", {"cacheDisabled": True})
+        cdp.on("Network.requestWillBeSent", self._asked)
+        cdp.on("Network.loadingFinished", self._came)
+
+    def _asked(self, event: dict[str, Any]) -> None:
+        self._addresses[event["requestId"]] = event["request"]["url"]
+
+    def _came(self, event: dict[str, Any]) -> None:
+        address = self._addresses.get(event["requestId"], "")
+        self.bytes[address] = self.bytes.get(address, 0) + event["encodedDataLength"]
+
+    @property
+    def files(self) -> list[str]:
+        return [address for address in self.bytes if "/api/" not in address]
+
+    @property
+    def total(self) -> int:
+        return sum(self.bytes.values())
+
+
+def test_a_desktop_shows_after_six_files_and_85_kilobytes(
+    page: Page, site: ContentSite, session: Session
+) -> None:
+    weight = Weight(page)
+    page.goto(f"{site.origin}/view/{session.id}")
+    wait_for_picture(page, colours=2)
+    assert any("/stream-" in address for address in weight.files)
+    assert len(weight.files) <= 6, weight.files
+    assert weight.total <= 85 * KB, weight.bytes
+
+
+def test_what_is_needed_after_a_click_comes_after_the_picture(
+    page: Page, site: ContentSite, session: Session
+) -> None:
+    weight = Weight(page)
+    page.goto(f"{site.origin}/view/{session.id}")
+    wait_for_picture(page, colours=2)
+    assert not [address for address in weight.files if "/extras-" in address]
+    page.locator("[data-control=more]").click()
+    page.locator("[data-item=figures]").wait_for()
+    [extras] = [address for address in weight.files if "/extras-" in address]
+    assert weight.bytes[extras] <= 15 * KB
