@@ -7,7 +7,7 @@ from pathlib import Path
 
 from flask import Blueprint, Response, request, send_from_directory
 from pydantic import BaseModel
-from werkzeug.utils import safe_join
+from werkzeug.security import safe_join
 
 from viewer.access import anyone
 from viewer.problems import not_found

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import json
 from collections.abc import Iterator
 
 import pytest
+from PIL import Image
 from playwright.sync_api import Browser, BrowserContext, Frame, Page, expect
 
-from tests.browser import Complaints, new_context, sign_in
+from tests.browser import Complaints, canvas_colours, new_context, sign_in
 from tests.pages.content_site import APART, BELOW, ContentSite
 from viewer.access import ENTRY_COOKIE
 from viewer.model import Role, Session, Status
@@ -140,6 +143,56 @@ def test_cut_connection_is_said_and_mended_with_another_ticket(tab: Page, conten
     tab.get_by_role("button", name="Reconnect").click()
     expect(tab.locator(COVER)).to_be_visible()
     expect(tab.locator(COVER)).to_be_hidden()
+
+
+def test_what_cannot_be_done_from_here_is_said(tab: Page, content_site: ContentSite) -> None:
+    shown(tab, content_site, content_site.desktop("studio"))
+    expect(tab.locator(COVER)).to_be_hidden()
+    if tab.get_by_role("button", name="Take control").is_visible():
+        tab.get_by_role("button", name="Take control").click()
+    expect(tab.locator(".lease-state")).to_have_text("You have control")
+    tab.locator("[data-control=clipboard]").click()
+    expect(tab.get_by_role("region", name="Clipboard")).to_contain_text("alike by itself")
+    tab.keyboard.press("Escape")
+    tab.locator("[data-control=keys]").click()
+    expect(tab.get_by_role("toolbar", name="Keys")).to_contain_text("cannot be sent to it from here")
+    choose(tab, "figures")
+    expect(tab.get_by_role("region", name="Connection")).to_contain_text("keeps its frames and round trips")
+
+
+def choose(tab: Page, item: str) -> None:
+    tab.locator("[data-control=more]").click()
+    tab.locator(f"[data-item={item}]").click()
+
+
+def test_how_its_picture_is_shown_is_asked_of_its_own_client(tab: Page, content_site: ContentSite) -> None:
+    assert "resize=scale" in shown(tab, content_site, content_site.desktop("studio")).url
+    expect(tab.locator(COVER)).to_be_hidden()
+    choose(tab, "actual")
+    tab.wait_for_function(
+        "() => [...document.querySelectorAll('.viewer-stage iframe')].length === 1"
+        " && document.querySelector('sandbox-viewer').dataset.link === 'connected'"
+    )
+    assert any("resize=off" in frame.url for frame in tab.frames)
+
+
+def test_last_picture_of_the_capture_stays_grey_while_it_is_cut(tab: Page, content_site: ContentSite) -> None:
+    """Stand-in: the test answers for the capture; a StubRelay has none."""
+    picture = io.BytesIO()
+    Image.linear_gradient("L").resize((64, 40)).convert("RGB").save(picture, "JPEG")
+    item = {"result": "new", "data": base64.b64encode(picture.getvalue()).decode()}
+    tab.route("**/api/v1/thumbnails", lambda route: route.fulfill(json={"items": [item]}))
+    with tab.expect_response("**/api/v1/thumbnails"):
+        shown(tab, content_site, content_site.desktop("studio"))
+    expect(tab.locator(COVER)).to_be_hidden()
+    tab.route("**/entries", lambda route: route.abort())
+    content_site.cut()
+    expect(tab.locator(COVER)).to_contain_text("closed the connection")
+    expect(tab.locator(".viewer-last-frame")).to_be_visible()
+    assert canvas_colours(tab, ".viewer-last-frame") > 8
+    tab.unroute("**/entries")
+    expect(tab.locator(COVER)).to_be_hidden(timeout=15_000)
+    expect(tab.locator(".viewer-last-frame")).to_be_hidden()
 
 
 def test_ended_desktop_closes_its_page(tab: Page, content_site: ContentSite) -> None:

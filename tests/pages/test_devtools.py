@@ -124,7 +124,9 @@ def opened(tab: Page, site: ContentSite, session: Session) -> Frame:
 
 def evaluated(devtools: Frame | Page, expression: str) -> None:
     """Typed into the console of the front-end."""
-    devtools.get_by_role("tab", name="Console").first.click()
+    # Where it lays itself out narrowly, the tab of the console is folded away.
+    devtools.get_by_role("tab", name="Elements").first.wait_for()
+    devtools.locator("body").press("Control+Backquote")
     prompt = devtools.get_by_role("textbox", name=re.compile("Console prompt")).first
     prompt.click()
     page = devtools.page if isinstance(devtools, Frame) else devtools
