@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import tempfile
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 from typing import Literal
 
@@ -133,6 +134,7 @@ def take_all(
     shoot("list")
     take_dialogs(page, site, sessions["running"], shoot)
     take_trouble(page, site, sessions["running"], shoot)
+    take_settings(page, site, sessions["running"], shoot)
     page.goto(f"{site.origin}/nowhere")
     shoot("error-page")
     context.close()
@@ -246,6 +248,33 @@ def take_control(page: Page, site: PagesSite, session: Session, shoot: Shoot) ->
     expect(page.get_by_role("button", name="Give to Mara")).to_be_visible()
     shoot("control-mine")
     leases.withdraw(session, mara)
+
+
+def take_settings(page: Page, site: PagesSite, session: Session, shoot: Shoot) -> None:
+    site.store.accounts.add_key(
+        site.tenant, Role.OPERATOR, "night shift", life=timedelta(days=30), by="tests"
+    )
+    maker = Principal(id=f"key:{site.key.split('_')[1]}", tenant=site.tenant, role=Role.ADMIN, via="key")
+    hour = timedelta(hours=1)
+    site.store.shares.create(session, maker, label="for Bo", life=hour, is_single_use=False)
+    page.goto(f"{site.origin}/settings")
+    shoot("settings")
+    for name in ("keys", "people", "shares", "audit", "appearance"):
+        page.goto(f"{site.origin}/settings/{name}")
+        expect(page.locator(".settings .skeleton")).to_have_count(0)
+        shoot(f"settings-{name}")
+    page.goto(f"{site.origin}/settings/keys")
+    page.get_by_role("button", name="New key").click()
+    shoot("settings-new-key")
+    page.keyboard.press("Enter")
+    page.get_by_label("The key", exact=True).wait_for()
+    shoot("settings-key-once")
+    page.goto(f"{site.origin}/settings/people")
+    page.get_by_role("button", name="Manage").first.click()
+    shoot("settings-person")
+    page.goto(f"{site.origin}/settings")
+    page.locator("#account-menu summary").click()
+    shoot("account-menu")
 
 
 def take_trouble(page: Page, site: PagesSite, session: Session, shoot: Shoot) -> None:

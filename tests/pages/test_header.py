@@ -87,6 +87,20 @@ def test_theme_is_chosen_by_keyboard_and_holds_for_all_pages(page: Page, site: P
     assert background(page) == light
 
 
+def test_nothing_moves_for_those_who_asked_for_that(browser: Browser, site: PagesSite) -> None:
+    seconds = {}
+    for still in (False, True):
+        context = new_context(browser, still=still)
+        page = context.new_page()
+        sign_in(page, site.origin, site.key)
+        page.goto(f"{site.origin}/hosts")
+        page.locator("#account-menu summary").click()
+        script = "one => getComputedStyle(one).animationDuration"
+        seconds[still] = page.locator("#account-menu .menu-panel").evaluate(script)
+        context.close()
+    assert seconds == {False: "0.12s", True: "0.01s"}
+
+
 def test_skip_link_is_the_first_stop_and_leads_past_the_navigation(page: Page, site: PagesSite) -> None:
     page.goto(f"{site.origin}/account")
     page.keyboard.press("Tab")

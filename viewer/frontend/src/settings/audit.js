@@ -121,6 +121,7 @@ function readable(value) {
   if (value === "") return "none";
   if (typeof value === "object") return Object.entries(value).map(([name, one]) => `${name} ${readable(one)}`).join(", ");
   if (/^(person|key|link|share):/.test(value)) return nameOfPrincipal(value);
+  if (/^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$/.test(value)) return shortId(value);
   return /^\d{4}-\d\d-\d\dT/.test(String(value)) ? exactly(value) : String(value);
 }
 
