@@ -86,7 +86,7 @@ class CannedRelay(RelayClient):
         self.probes.append(seconds)
         return answered(self.seen)
 
-    def status(self) -> RelayStatus:
+    def status(self, *, seconds: float = 0) -> RelayStatus:
         return answered(self.said)
 
     def clock(self) -> Any:

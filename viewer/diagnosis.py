@@ -33,6 +33,7 @@ from viewer.host_events import last_lines
 from viewer.hosts import NOBODY_LOOKED, for_eyes_of, sees_the_fleet
 from viewer.hostwatch.answers import ContainerState
 from viewer.hostwatch_client import HostwatchClient, HostwatchUnreachable
+from viewer.lifecycle import BLANK
 from viewer.model import (
     Display,
     Frozen,
@@ -47,7 +48,7 @@ from viewer.model import (
     utcnow,
 )
 from viewer.nodes import outside_trust, why
-from viewer.relay.answers import CloseCode, ProbeOutcome
+from viewer.relay.answers import CloseCode, ProbeOutcome, RelayStatus
 from viewer.relay_client import RelayClient, RelayUnreachable
 from viewer.sandbox_hosts import HostRefused, HostUnreachable, SandboxHost, SandboxState
 from viewer.settings import HostSettings, Settings
@@ -60,6 +61,7 @@ WAKING_SECONDS = 2.0
 PICTURE_SECONDS = 4.0
 """How long a screen of one colour is watched for a change."""
 UPGRADE_SECONDS = 3.0
+RELAY_SECONDS = 1.5
 SKEW_WARNS = timedelta(seconds=5)
 SKEW_REFUSES = timedelta(seconds=25)
 """A grant is good for 30 s by the clock of the host that it is for."""
@@ -166,6 +168,7 @@ class _Examination:
         self._session = case.session
         self._pool = pool
         self._found: dict[StepName, StepState] = {}
+        self._status: RelayStatus | RelayUnreachable | None = None
         self._began = time.monotonic()
 
     def steps(self) -> Iterator[DiagnosisStep]:
@@ -210,8 +213,10 @@ class _Examination:
         except TookTooLong:
             future.cancel()
             return _failed(
-                f"There was no answer within {seconds:.0f} s.",
-                "Run it again; if it stays so, look at the load of the host.",
+                f"There was no answer within {seconds:.1f} s.",
+                _HOST_MEND
+                if name is StepName.HOST
+                else "Run it again; if it stays so, look at the load of the host.",
             )
         except Exception:
             _log.exception("session %s: step %s of its diagnosis failed", self._session.id, name)
@@ -266,6 +271,8 @@ class _Examination:
             return _warn(
                 f"It is running, and ends in {_duration(ends - utcnow())}.", "Renew it if you need it longer."
             )
+        if session.status_reason == BLANK:
+            return _ok("It is running; its screen was of one colour when it came up.")
         if session.status_reason is not None:
             return _warn(f"It is running, with a remark: {_end_of_sentence(session.status_reason)}")
         return _ok(
@@ -288,8 +295,7 @@ class _Examination:
             )
             return _failed(
                 f"Host {host.name} does not answer: {_end_of_sentence(silence)}{since}",
-                "See whether the machine and its network are up, and on it `systemctl status"
-                " deskfleet-opensandbox docker`; its desktops run on meanwhile.",
+                _HOST_MEND,
             )
         skew = self._skew()
         if skew is not None and abs(skew) > SKEW_REFUSES:
@@ -431,6 +437,8 @@ class _Examination:
                 "Its host belongs to somebody else and has no relay, so nothing of it can be watched.",
                 "Create the desktop on another host.",
             )
+        if isinstance(self._relay_status(relay), RelayUnreachable):
+            return _ok("Its host publishes it; whether it answers there only the relay could tell.")
         try:
             password = self._password()
             seen = relay.probe(session.id, target, password, seconds=WAKING_SECONDS)
@@ -439,8 +447,8 @@ class _Examination:
                 "Its password cannot be opened: the fleet's secret key has changed since it was made.",
                 "End it and create another one.",
             )
-        except RelayUnreachable:
-            return _ok("Its host publishes it; whether it answers there only the relay could tell.")
+        except RelayUnreachable as problem:
+            return _failed(f"The relay cannot tell: {_end_of_sentence(str(problem))}", "Run it again.")
         if seen.result is ProbeOutcome.UNREACHABLE:
             return _failed(
                 f"Nothing that speaks VNC answers there: {_end_of_sentence(seen.detail)}",
@@ -495,11 +503,10 @@ class _Examination:
                 f"Host {host} has no relay: nothing on it can be watched.",
                 "Create the desktop on another host.",
             )
-        try:
-            status = relay.status()
-        except RelayUnreachable as problem:
+        status = self._relay_status(relay)
+        if isinstance(status, RelayUnreachable):
             return _failed(
-                f"It does not answer: {_end_of_sentence(str(problem))}",
+                f"It does not answer: {_end_of_sentence(str(status))}",
                 f"On host {host}: `systemctl restart deskfleet-relay`, and `journalctl -u deskfleet-relay`.",
             )
         if not status.is_supervised:
@@ -514,6 +521,16 @@ class _Examination:
                 "Run the deploy, which brings all hosts to one version.",
             )
         return _ok("The relay of its host answers.")
+
+    def _relay_status(self, relay: RelayClient) -> RelayStatus | RelayUnreachable:
+        """Asked once, and by the step before its own: what only a relay can tell says nothing while it is
+        silent."""
+        if self._status is None:
+            try:
+                self._status = relay.status(seconds=RELAY_SECONDS)
+            except RelayUnreachable as problem:
+                self._status = problem
+        return self._status
 
     # --- authorisation ---------------------------------------------------------------------------
 
@@ -661,6 +678,10 @@ class _Examination:
         return _ADDRESS.sub(lambda found: found[0] if found[0].startswith(origins) else "its address", text)
 
 
+_HOST_MEND = (
+    "See whether the machine and its network are up, and on it `systemctl status deskfleet-opensandbox"
+    " docker`; its desktops run on meanwhile."
+)
 _WORDS = {
     StepName.ROW: "what is known of the session",
     StepName.HOST: "its host",

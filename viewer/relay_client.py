@@ -39,6 +39,7 @@ AnswerT = TypeVar("AnswerT", bound=BaseModel)
 
 CONNECT_SECONDS = 2.0
 READ_SECONDS = 5.0
+CLOCK_SECONDS = 1.0
 PROBE_READ_SECONDS = 30.0
 """The relay gives up a probe after 20 s and then answers."""
 INPUT_READ_SECONDS = 30.0
@@ -99,16 +100,17 @@ class RelayClient:
         answer = self._call("GET", f"/probe/{session_id}", grant, timeout=timeout, params=asked)
         return self._read(ProbeResult, answer)
 
-    def status(self) -> RelayStatus:
+    def status(self, *, seconds: float = READ_SECONDS) -> RelayStatus:
         """Which version it is, and whether it lets people in. Raises RelayUnreachable."""
         grant = Grant(purpose="probe", expires_at=utcnow() + GRANT_LIFETIME)
-        return self._read(RelayStatus, self._call("GET", "/status", grant))
+        timeout = httpx.Timeout(seconds, connect=CONNECT_SECONDS)
+        return self._read(RelayStatus, self._call("GET", "/status", grant, timeout=timeout))
 
     def clock(self) -> datetime | None:
         """What its host's clock says, to the second; None where its answer does not tell. Needs no grant: one
         is good for half a minute by that very clock. Raises RelayUnreachable."""
         try:
-            said = self._http.get("/healthz").headers.get("Date", "")
+            said = self._http.get("/healthz", timeout=CLOCK_SECONDS).headers.get("Date", "")
         except httpx.TransportError as error:
             raise self._silent(error) from error
         try:
