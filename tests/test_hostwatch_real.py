@@ -17,6 +17,7 @@ from cryptography.fernet import Fernet
 from tests.hosts.own_docker import OwnDocker, kill_dockerd, own_dockerd, start_dockerd
 from tests.hostwatch_process import HostwatchProcess, running_hostwatch
 from tests.real_opensandbox import TINY_IMAGE, import_tiny_images
+from viewer import __version__
 from viewer.grants import GRANT_HEADER, Grant, seal_grant
 from viewer.hostwatch.answers import MOST_LOG_BYTES, ContainerEvent, Heartbeat
 from viewer.hostwatch_client import HostwatchClient, HostwatchUnreachable
@@ -196,6 +197,22 @@ def test_host_says_how_it_is_doing(daemon: OwnDocker, client: HostwatchClient) -
     assert 0 < report.disk_free < report.disk_total
     assert report.cpus >= 1
     assert report.load_1m >= 0
+    assert report.hostwatch_version == __version__
+
+
+def test_one_container_is_told_of_and_all_are_counted(daemon: OwnDocker, client: HostwatchClient) -> None:
+    start(daemon, "box-1")
+    start(daemon, "box-2", "exit 3")
+    start(daemon, "box-9", fleet="f-another")
+    wait_until(lambda: (state := client.container("box-2")) is not None and state.exit_code == 3)
+    running = client.container("box-1")
+    assert running is not None
+    assert running.state == "running"
+    assert client.container("box-9") is None
+    assert client.container("../box-1") is None
+    counts = client.host().containers
+    assert counts is not None
+    assert (counts.running, counts.ended) == (1, 1)
 
 
 def test_docker_killed_and_started_again(

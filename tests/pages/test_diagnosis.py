@@ -16,7 +16,7 @@ from tests.browser import PHONE, Complaints, scrolls_sideways
 from tests.pages.axe import assert_accessible
 from tests.pages.site import PagesSite
 from viewer.diagnosis_answers import Diagnosis, DiagnosisStep, StepName, StepState
-from viewer.model import utcnow
+from viewer.model import Status, utcnow
 
 pytestmark = [pytest.mark.browser, pytest.mark.real]
 
@@ -121,3 +121,15 @@ def test_refusal_and_a_broken_answer_are_said(page: Page, site: PagesSite) -> No
     page.route(api, lambda route: route.abort())
     page.get_by_role("button", name="Run again").click()
     expect(page.locator("#diagnosis-verdict")).to_contain_text("cannot be reached")
+
+
+def test_viewer_leads_there_from_its_menu_and_where_no_picture_comes(page: Page, site: PagesSite) -> None:
+    session = site.running()
+    page.goto(f"{site.origin}/sandboxes/{session.id}")
+    page.get_by_role("button", name="More").click()
+    link = page.get_by_role("menuitem", name="Why is this black?")
+    expect(link).to_have_attribute("href", f"/diagnosis/{session.id}")
+    site.store.fleet.transition(session.id, Status.ERROR, error_message="it is on fire")
+    expect(page.locator(".viewer-cover")).to_contain_text("it is on fire")
+    page.get_by_role("link", name="Find out why").click()
+    expect(page.locator("#diagnosis-verdict")).to_contain_text("It has failed: it is on fire.")

@@ -23,6 +23,7 @@ from tests.real_opensandbox import CANNED_BLANK, CANNED_DESKTOP, RealOpenSandbox
 from tests.relay_process import RelayProcess, free_port
 from tests.worker.edge import KEY, OTHER_KEY, Edge, running_edge
 from tests.worker.fleet import _image
+from viewer import __version__
 from viewer.cli.main import run
 from viewer.diagnosis_answers import Diagnosis, DiagnosisStep, StepName, StepState
 from viewer.model import HostStatus, Role, Scope, Session, Status
@@ -135,6 +136,16 @@ def test_command_line_says_the_same(
     monkeypatch.setenv("DESKFLEET_KEY", OTHER_KEY.text)
     assert run(["diagnose", desktop.id]) == 1
     assert "nothing here" in capsys.readouterr().err
+
+
+def test_host_tells_the_versions_of_its_programs_and_its_containers(edge: Edge, desktop: Session) -> None:
+    deadline = time.monotonic() + 30
+    while (report := edge.fleet.store.fleet.hosts()[0].report) is None:
+        assert time.monotonic() < deadline, edge.fleet.last_log()
+        time.sleep(0.2)
+    assert (report.relay_version, report.hostwatch_version) == (__version__, __version__)
+    assert re.fullmatch(r"\d+\.\d+.*", report.opensandbox_version or "")
+    assert report.containers is not None
 
 
 def test_blank_screen_fails_at_the_picture(edge: Edge) -> None:

@@ -27,13 +27,14 @@ export class Cover {
     this.clock = element("p", { class: "cover-clock", "aria-live": "off" });
     this.action = element("button", { type: "button", class: "button", hidden: true });
     this.tab = element("a", { class: "button", target: "_blank", rel: "noopener", hidden: true }, "Open in a tab");
+    this.why = element("a", { class: "button plain", hidden: true }, "Find out why");
     this.action.addEventListener("click", tryAgain);
     this.node = element("div", { class: "viewer-cover", role: "status" },
-      this.icon, this.heading, this.text, this.clock, element("div", { class: "cover-actions" }, this.action, this.tab));
+      this.icon, this.heading, this.text, this.clock, element("div", { class: "cover-actions" }, this.action, this.tab, this.why));
   }
 
-  /** @param {Shown} shown @param {{over: boolean, tabAddress: string}} place over: the last frame is below it. @returns {boolean} is anything covered? */
-  show(shown, { over, tabAddress }) {
+  /** @param {Shown} shown @param {{over: boolean, tabAddress: string, whyAddress: string}} place over: the last frame is below it; whyAddress: of the diagnosis, "" for none. @returns {boolean} is anything covered? */
+  show(shown, { over, tabAddress, whyAddress }) {
     const words = wordsFor(shown);
     this.node.hidden = !words;
     this.#clock = words?.clock ?? null;
@@ -51,6 +52,8 @@ export class Cover {
     setText(this.action, words.action ?? "");
     this.tab.hidden = !words.tab;
     this.tab.href = tabAddress;
+    this.why.hidden = !whyAddress || words.busy || (words.tone !== "bad" && shown.link.state !== "waiting");
+    this.why.href = whyAddress;
     return true;
   }
 

@@ -297,7 +297,7 @@ class SandboxViewer extends HTMLElement {
     this.#parts.catcher.hidden = !(this.#lease.isTakenByActing && this.#link.shownAs === "kasmvnc" && connected);
     this.#renderBar(session, connected);
     this.#notices.show(session, { connected, onlyWatches: this.#onlyWatches });
-    const over = { over: this.#lastFrame.isKept, tabAddress: `${this.#connection.base}/open/${session?.id}` };
+    const over = { over: this.#lastFrame.isKept, tabAddress: `${this.#connection.base}/open/${session?.id}`, whyAddress: this.#diagnosisAddress() };
     this.#parts.stage.inert = this.#cover.show({ id: this.getAttribute("session") ?? "", session, problem: this.#problem, link: this.#link }, over);
     this.#facts.show(this.hasAttribute("bare") || this.hasAttribute("compact") ? null : session);
     this.#tabs.show(session, !this.#onlyWatches);
@@ -471,8 +471,16 @@ class SandboxViewer extends HTMLElement {
     const items = [];
     if (running) items.push({ name: "screenshot", label: "Save a screenshot", icon: icons.picture, run: () => this.#saveScreenshot() });
     if (running) items.push({ name: "figures", label: "Connection figures", icon: icons.speed, run: () => this.#toggleFigures() });
+    const diagnosis = this.#diagnosisAddress();
+    if (diagnosis) items.push({ name: "diagnosis", label: "Why is this black?", icon: icons.warning, href: diagnosis });
     if (session.kind === "sandbox" && !this.#onlyWatches && !isOver(session)) items.push({ name: "renew", label: "Renew…", icon: icons.renew, run: () => this.#renew() });
     return items;
+  }
+
+  /** The page that says why nothing is to be seen; "" for whoever has no sign-in for it. */
+  #diagnosisAddress() {
+    const id = this.#session?.id;
+    return id && !this.#isShared && !this.#connection.isForeign ? `/diagnosis/${id}` : "";
   }
 
   #setMode(mode) {
