@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
 from typing import Any, TypeVar
 
@@ -48,11 +48,20 @@ from viewer.model import (
     Status,
     utcnow,
 )
-from viewer.relay.answers import CloseCode, ProbeOutcome, ProbeResult, RelayStatus
+from viewer.relay.answers import (
+    CloseCode,
+    Picture,
+    PictureFormat,
+    PictureResult,
+    ProbeOutcome,
+    ProbeResult,
+    RelayStatus,
+    WantedPicture,
+)
 from viewer.relay_client import RelayClient, RelayUnreachable
 from viewer.rows import QUEUED
 from viewer.sandbox_hosts import HostUnreachable, Sandbox, SandboxHost
-from viewer.services import DIAGNOSES_PER_PRINCIPAL
+from viewer.services import DIAGNOSES_PER_PRINCIPAL, RequestLimit
 from viewer.settings import Settings
 from viewer.store import Store
 from viewer.upgrades import Upgraded, greeting_in
@@ -78,6 +87,7 @@ class CannedRelay(RelayClient):
         )
         self.skew = timedelta()
         self.stream = GREETS
+        self.changed_at = utcnow()
         self.probes: list[float | None] = []
 
     def probe(
@@ -92,6 +102,11 @@ class CannedRelay(RelayClient):
     def clock(self) -> Any:
         answered(self.said)
         return utcnow() + self.skew
+
+    def pictures(
+        self, wanted: Sequence[WantedPicture], *, width: int | None, format: PictureFormat
+    ) -> tuple[Picture, ...]:
+        return (Picture(session_id="s", result=PictureResult.SAME, changed_at=self.changed_at),)
 
     def try_stream(self, grant: Grant, *, seconds: float) -> Upgraded:
         assert not grant.may_control
@@ -375,6 +390,14 @@ def test_what_is_worth_knowing_is_no_failure(case: Case, name: str) -> None:
         made.hostwatch.close()
 
 
+def test_black_screen_says_how_long_it_is_so_where_somebody_watched(case: Case) -> None:
+    relay = relay_of(case)
+    relay.seen = BLACK
+    assert "not change for 4 s" in steps_of(case)[StepName.FIRST_FRAME].what
+    relay.changed_at = utcnow() - timedelta(minutes=12)
+    assert "not change for 12 min" in steps_of(case)[StepName.FIRST_FRAME].what
+
+
 def test_step_that_hangs_ends_at_its_time_and_the_whole_too(
     case: Case, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -478,6 +501,18 @@ def test_one_principal_asks_for_few_at_a_time_and_gets_his_places_back(
         pass
     refused = asked(people.alice)
     assert (refused.status_code, refused.headers["Retry-After"]) == (429, "5")
+    assert asked(people.wanda).status_code == 200
+
+
+def test_one_principal_asks_so_often_in_a_minute(
+    asked: Callable[..., Any], app: Flask, people: People
+) -> None:
+    assert asked(people.alice).status_code == 200
+    app.extensions["deskfleet"].diagnosis_limit = RequestLimit(1)
+    assert asked(people.alice).status_code == 200
+    refused = asked(people.alice)
+    assert (refused.status_code, refused.json["type"]) == (429, "urn:deskfleet:problem:too-many-diagnoses")
+    assert int(refused.headers["Retry-After"]) > 30
     assert asked(people.wanda).status_code == 200
 
 

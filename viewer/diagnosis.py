@@ -28,7 +28,7 @@ from viewer import __version__
 from viewer.credentials import SealBroken, open_secret
 from viewer.diagnosis_answers import Diagnosis, DiagnosisStep, StepName, StepState
 from viewer.fleet_store import HostRecord
-from viewer.grants import DesktopSocket, Grant, PublishedPort, Target
+from viewer.grants import DesktopSocket, Grant, PublishedPort, Target, seal_grant
 from viewer.host_events import last_lines
 from viewer.hosts import NOBODY_LOOKED, for_eyes_of, sees_the_fleet
 from viewer.hostwatch.answers import ContainerState
@@ -48,7 +48,7 @@ from viewer.model import (
     utcnow,
 )
 from viewer.nodes import outside_trust, why
-from viewer.relay.answers import CloseCode, ProbeOutcome, RelayStatus
+from viewer.relay.answers import CloseCode, ProbeOutcome, RelayStatus, WantedPicture
 from viewer.relay_client import RelayClient, RelayUnreachable
 from viewer.sandbox_hosts import HostRefused, HostUnreachable, SandboxHost, SandboxState
 from viewer.settings import HostSettings, Settings
@@ -60,6 +60,7 @@ WAKING_SECONDS = 2.0
 """How long the desktop may take to greet; one that works takes milliseconds."""
 PICTURE_SECONDS = 4.0
 """How long a screen of one colour is watched for a change."""
+SMALLEST_WIDTH = 16
 UPGRADE_SECONDS = 3.0
 RELAY_SECONDS = 1.5
 SKEW_WARNS = timedelta(seconds=5)
@@ -157,7 +158,7 @@ _SECONDS: dict[StepName, float] = {
     StepName.RELAY: 2.5,
     StepName.AUTHORISATION: 1.0,
     StepName.WEBSOCKET: 2 * UPGRADE_SECONDS,
-    StepName.FIRST_FRAME: PICTURE_SECONDS + 1.0,
+    StepName.FIRST_FRAME: PICTURE_SECONDS + 3.5,
 }
 """How long each step may take at most."""
 
@@ -655,8 +656,8 @@ class _Examination:
         if seen.result is ProbeOutcome.BLANK and seen.colours:
             return _failed(
                 f"The screen of {seen.width}x{seen.height} pixels is of one colour"
-                f"{_named(seen.colour)}, and did not change for {PICTURE_SECONDS:.0f} s: everything works,"
-                " and there is nothing on it.",
+                f"{_named(seen.colour)}, and did not change for {self._unchanged_for(relay, target)}:"
+                " everything works, and there is nothing on it.",
                 "Take control and press a key: a screen saver or lock goes away. If it stays so, the program"
                 " in it has ended or was never started: start it again, or create another desktop.",
             )
@@ -665,6 +666,28 @@ class _Examination:
             "Its VNC server hangs, or its host is overloaded: look at the load of the host, else end it and"
             " create another one.",
         )
+
+    def _unchanged_for(self, relay: RelayClient, target: Target) -> str:
+        """As long as the relay's own picture tells, which it keeps while a wall wants it; else as long as we
+        have watched."""
+        changed_at: datetime | None = None
+        host = self._case.host
+        if host is not None:
+            grant = Grant(
+                purpose="picture",
+                session_id=self._session.id,
+                tenant_id=self._session.tenant_id,
+                target=target,
+                vnc_password=self._password(),
+                expires_at=utcnow() + timedelta(seconds=30),
+            )
+            wanted = WantedPicture(grant=seal_grant(grant, host.relay_key()))
+            with suppress(RelayUnreachable):
+                (picture,) = relay.pictures([wanted], width=SMALLEST_WIDTH, format="jpeg")
+                changed_at = picture.changed_at
+        watched = timedelta(seconds=PICTURE_SECONDS)
+        unchanged = watched if changed_at is None else utcnow() - changed_at
+        return _duration(max(watched, unchanged))
 
     # --- words -----------------------------------------------------------------------------------
 
