@@ -35,7 +35,8 @@ export class RowList extends EventTarget {
     this.#mayChoose = mayChoose;
     this.#search = search;
     scroller.addEventListener("scroll", () => this.#place(), { passive: true });
-    new ResizeObserver(() => this.#measure() && this.#layOut()).observe(scroller);
+    // A taller window has room for more of them.
+    new ResizeObserver(() => (this.#measure() ? this.#layOut() : this.#place())).observe(scroller);
   }
 
   /** @param {import("../session.js").Session[]} sessions in order @param {number} now */
