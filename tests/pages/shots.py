@@ -216,7 +216,7 @@ def take_dialogs(page: Page, site: PagesSite, session: Session, shoot: Shoot) ->
     shoot("new-desktop")
     page.locator("[name=image] option").first.evaluate("option => option.value = 'dekstop'")
     page.get_by_role("button", name="Create desktop").click()
-    page.locator("#new-desktop .form-error").wait_for()
+    page.locator("#new-desktop [data-field=image]").wait_for()
     shoot("new-desktop-refused")
     page.goto(f"{site.origin}/sandboxes/{session.id}")
     wait_for_picture(page)

@@ -6,11 +6,13 @@ import json
 import re
 from collections.abc import Iterator
 from datetime import timedelta
+from typing import Literal
 
 import pytest
 from playwright.sync_api import Browser, Locator, Page, expect
 
 from tests.browser import PHONE, Complaints, new_context, scrolls_sideways, sign_in, wait_for_picture
+from tests.pages.axe import assert_accessible
 from tests.pages.site import PagesSite
 from viewer.model import HostStatus, Principal, Role, Session, Status, utcnow
 
@@ -428,6 +430,39 @@ def test_names_from_agents_stay_text(page: Page, site: PagesSite, complaints: Co
     expect(page.locator(".row-work")).to_have_text(f"Task {hostile} · Agent {hostile}")
     expect(page.locator("[data-fact=task] dd")).to_have_text(hostile)
     assert complaints.heard == []
+
+
+@pytest.mark.parametrize(
+    ("size", "colours"), [((1440, 900), "light"), (PHONE, "dark")], ids=["wide", "phone"]
+)
+def test_every_state_of_the_list_can_be_read_by_everybody(
+    browser: Browser, site: PagesSite, size: tuple[int, int], colours: Literal["light", "dark"]
+) -> None:
+    failed, calling = site.running(task="a"), site.running(task="b" * 200, agent="c" * 200)
+    site.store.fleet.transition(failed.id, Status.ERROR, error_message="x" * 500)
+    who = Principal(id="key:agent", tenant=site.tenant, role=Role.OPERATOR, via="key")
+    site.store.help(site.tenant).ask(calling.id, "y" * 200, who)
+    context = new_context(browser, size=size, colours=colours)
+    page = context.new_page()
+    sign_in(page, site.origin, site.key)
+    page.goto(f"{site.origin}/sandboxes?status=running&status=error&host=here")
+    expect_order(page, calling, failed)
+    assert_accessible(page)
+    assert not scrolls_sideways(page)
+    page.locator("#filter-menu summary").click()
+    expect(page.locator(".filter-panel").get_by_label("Agent")).to_be_visible()
+    assert_accessible(page)
+    page.keyboard.press("Escape")
+    page.get_by_role("button", name="Choose several").click()
+    page.get_by_role("button", name="All", exact=True).click()
+    page.locator("[data-act=terminate]").click()
+    expect(page.get_by_role("dialog")).to_contain_text("Terminate 1 desktop?")
+    assert_accessible(page)
+    page.keyboard.press("Escape")
+    page.goto(f"{site.origin}/sandboxes?q=nowhere")
+    expect(page.locator("[data-for=filtered]")).to_be_visible()
+    assert_accessible(page)
+    context.close()
 
 
 def test_a_watcher_is_offered_nothing_that_would_be_refused(browser: Browser, site: PagesSite) -> None:

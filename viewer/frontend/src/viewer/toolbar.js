@@ -40,7 +40,7 @@ export class Toolbar {
   constructor(acts) {
     for (const { name, icon: shapes, label } of CONTROLS) {
       this.buttons[name] = name === "tab"
-        ? element("a", { class: "icon-button", target: "_blank", rel: "noopener", title: label, "aria-label": label, "data-control": name }, icon(shapes))
+        ? element("a", { class: "icon-button", role: "link", target: "_blank", rel: "noopener", title: label, "aria-label": label, "data-control": name }, icon(shapes))
         : iconButton(shapes, label, () => acts[name](), { "data-control": name });
     }
     for (const name of ["clipboard", "keys"]) this.buttons[name].setAttribute("aria-expanded", "false");
