@@ -351,6 +351,7 @@ def test_compact_has_all_of_it_in_its_menu_and_fills_the_screen_from_there(page:
     visible = [one for one in page.locator(".viewer-controls > *").all() if one.is_visible()]
     assert [one.get_attribute("data-control") for one in visible] == ["fullscreen", "more"]
     page.locator("[data-control=more]").click()
+    page.locator("[data-item=fit]").wait_for()
     items = [one.get_attribute("data-item") for one in page.locator(".viewer-menu [data-item]").all()]
     assert items == [
         "fit", "actual", "match", "screenshot", "figures", "renew",
