@@ -37,8 +37,8 @@ from viewer.store import Store
 FIELDS = [
     "id", "tenant_id", "kind", "display", "backend", "status", "status_reason", "sandbox_id", "host",
     "host_status", "image", "resolution", "task_id", "agent_id", "labels", "cpu", "memory", "queue_position",
-    "wanted_status", "is_warm", "via", "created_by", "page_url", "novnc_url", "vnc_endpoint", "devtools_url",
-    "error_message", "created_at", "updated_at", "last_used_at", "idle_ends_at", "expires_at",
+    "help", "wanted_status", "is_warm", "via", "created_by", "page_url", "novnc_url", "vnc_endpoint",
+    "devtools_url", "error_message", "created_at", "updated_at", "last_used_at", "idle_ends_at", "expires_at",
     "lifetime_ends_at", "terminated_at",
 ]  # fmt: skip
 

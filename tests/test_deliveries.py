@@ -180,7 +180,7 @@ def test_restored_database_gives_other_ids_to_other_events(store: Store, people:
     (one,) = store.deliveries.behind()
     (event,) = one.events
     later = event.session.model_copy(update={"updated_at": event.session.updated_at + timedelta(seconds=1)})
-    again = event.model_copy(update={"session": later})
+    again = event.model_copy(update={"about": later})
     assert message_id_of(one.endpoint.id, event) != message_id_of(one.endpoint.id, again)
     assert message_id_of(one.endpoint.id, event) == message_id_of(one.endpoint.id, event)
 
