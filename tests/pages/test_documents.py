@@ -186,7 +186,7 @@ def test_desktops_of_a_task_appear_go_live_and_end_by_themselves(
     expect(viewers).to_have_count(2)
     tile = page.locator(f'.task-live > [data-session="{third.id}"]')
     expect(tile).to_have_attribute("data-live", "false")
-    tile.click()
+    tile.locator("button").first.click()
     expect(viewers).to_have_count(3)
     site.store.fleet.transition(first.id, Status.TERMINATED, reason="idle")
     expect(page.locator(".task-live > li")).to_have_count(2)

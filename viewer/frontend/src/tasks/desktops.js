@@ -2,11 +2,11 @@
 //
 // The first two are live; a tile goes live on a click. A desktop that is started appears by itself, one that ends goes to the list.
 
-import { attentionOf } from "../attention.js";
 import { call, goToSignIn, serverNow } from "../api.js";
-import { badge, element, icon, setText } from "../dom.js";
-import * as icons from "../icons.js";
+import { attentionOf } from "../attention.js";
+import { badge, element, setText } from "../dom.js";
 import { ago, badgeOf, exactly, inWords, isOver, nameOf } from "../session.js";
+import "../tile/sandbox-tile.js";
 
 const LIVE_BY_THEMSELVES = 2;
 
@@ -134,8 +134,9 @@ export class TaskDesktops extends EventTarget {
   }
 
   #tile(session) {
-    const tile = element("button", { type: "button", class: "task-tile" }, icon(icons.screen), element("span", {}, `Show desktop ${nameOf(session)} live`));
-    tile.addEventListener("click", () => this.#open(session));
+    const tile = element("sandbox-tile", { session: session.id });
+    tile.live = this.#live;
+    tile.addEventListener("open", () => this.#open(session));
     return tile;
   }
 
