@@ -61,5 +61,6 @@ LONG = (
 )
 STRINGS = (*MARKUP, *TEMPLATES, *ENCODED, *ODD, *LONG)
 
-WORST = f'"><img class={MARK} src=x onerror={CANARY}></title><script>{CANARY}</script>\u202e' + "W" * 110
-"""As much of it as there is room for, where a page shows one name alone."""
+WORST = f'"><img class={MARK} src=x onerror={CANARY}><script>{CANARY}\u202e' + "W" * 110
+"""As much of it as there is room for, where a page shows one name alone. Without a slash: some addresses have
+it in them."""

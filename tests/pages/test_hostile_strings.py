@@ -13,6 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 from flask import Flask
@@ -61,7 +62,7 @@ class Ground:
     def path(self, rule: str) -> str:
         """That page's address, about the worst of what there is."""
         path = rule.replace("<session_id>", self.session.id).replace("<document_id>", self.document)
-        return re.sub(r"<[^>]*task_id>", str(self.session.task_id), path)
+        return path.replace("<task_id>", quote(str(self.session.task_id), safe=""))
 
 
 def rules() -> list[str]:
