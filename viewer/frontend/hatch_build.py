@@ -123,11 +123,9 @@ def _bundle_embed(frontend: Path, out: Path) -> str:
     """The file name of the embedded element's script. It adopts its styles, a text, in its shadow root."""
     scratch = out.parent / "embed"
     styled = _esbuild(frontend, EMBED / EMBED_STYLES, scratch)[EMBED_STYLES]
-    styles = scratch / styled
-    styles.write_text(in_shadow_root(styles.read_text()))
-    bundled = _esbuild(
-        frontend, EMBED / EMBED_SCRIPT, out, f"--alias:embed-styles={styles}", "--loader:.css=text"
-    )
+    styles = in_shadow_root((scratch / styled).read_text())
+    # By value: the path of a file would be part of the hash, and it is another one each time.
+    bundled = _esbuild(frontend, EMBED / EMBED_SCRIPT, out, f"--define:EMBED_STYLES={json.dumps(styles)}")
     return bundled[EMBED_SCRIPT]
 
 

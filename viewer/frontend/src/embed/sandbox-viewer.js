@@ -5,7 +5,6 @@
 import "./inside.js";
 import "../viewer/sandbox-viewer.js";
 import { names } from "../viewer/names.js";
-import styles from "embed-styles";
 import { foreignConnection } from "./connection.js";
 import { TicketLive } from "./ticket-live.js";
 import { Tickets } from "./tickets.js";
@@ -15,7 +14,8 @@ const BASE = new URL(import.meta.url).origin;
 const PASSED_ON = ["compact", "fill", "note"];
 // Constructed, so that the page's policy needs no `style-src` for us.
 const sheet = new CSSStyleSheet();
-sheet.replaceSync(styles);
+// A text that the build puts here.
+sheet.replaceSync(EMBED_STYLES);
 
 /** Attributes: `session`, `ticket`, `compact`, `fill`, `note`, `data-theme`. Fires `sessionchange` (detail: the session). */
 class EmbeddedViewer extends HTMLElement {
