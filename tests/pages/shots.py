@@ -23,6 +23,7 @@ from tests.browser import (
 )
 from tests.oidc.provider_process import ProviderProcess
 from tests.pages.content_site import BELOW, ContentSite
+from tests.pages.shots_work import take_work, use
 from tests.pages.site import PagesSite
 from tests.painted_desktop import PaintedDesktop
 from viewer.fleet_store import DeclaredDesktop
@@ -52,6 +53,8 @@ def main() -> None:
             for size, name in SIZES:
                 site.begin_test()
                 take_all(browser, site, folder, size, f"{name}-{colours}", colours)
+                site.begin_test()
+                take_more(browser, site, folder, size, f"{name}-{colours}", colours)
 
 
 def take_frames(browser: Browser, scratch: Path, folder: Path) -> None:
@@ -140,6 +143,16 @@ def take_all(
     context.close()
 
 
+def take_more(
+    browser: Browser, site: PagesSite, folder: Path, size: tuple[int, int], suffix: str, colours: Colours
+) -> None:
+    context = new_context(browser, size=size, colours=colours)
+    page = context.new_page()
+    sign_in(page, site.origin, site.key)
+    take_work(page, site, lambda of, name: shooter(of, folder, suffix)(name))
+    context.close()
+
+
 def shooter(page: Page, folder: Path, suffix: str) -> Shoot:
     def shoot(name: str) -> None:
         page.wait_for_timeout(300)
@@ -221,10 +234,10 @@ def take_dialogs(page: Page, site: PagesSite, session: Session, shoot: Shoot) ->
     page.goto(f"{site.origin}/sandboxes/{session.id}")
     wait_for_picture(page)
     take_control(page, site, session, shoot)
-    page.locator("[data-control=clipboard]").click()
+    use(page, "clipboard")
     shoot("clipboard")
     page.keyboard.press("Escape")
-    page.locator("[data-control=terminate]").click()
+    use(page, "terminate")
     shoot("terminate")
     page.keyboard.press("Escape")
 
