@@ -186,6 +186,7 @@ def test_desktops_of_a_task_appear_go_live_and_end_by_themselves(
     expect(viewers).to_have_count(2)
     tile = page.locator(f'.task-live > [data-session="{third.id}"]')
     expect(tile).to_have_attribute("data-live", "false")
+    expect(tile.locator("sandbox-tile .tile-name")).to_have_text(third.id[:8])
     tile.locator("button").first.click()
     expect(viewers).to_have_count(3)
     site.store.fleet.transition(first.id, Status.TERMINATED, reason="idle")

@@ -45,7 +45,7 @@ function desktopNode({ document, session }, live) {
   // Only those who look at a desktop load what shows one.
   import("../viewer/sandbox-viewer.js").then(
     () => {
-      const viewer = element("sandbox-viewer", { session: document.session_id, compact: true });
+      const viewer = element("sandbox-viewer", { session: document.session_id, fill: true });
       viewer.live = live;
       holder.append(viewer);
     },

@@ -136,6 +136,7 @@ export class TaskDesktops extends EventTarget {
   #tile(session) {
     const tile = element("sandbox-tile", { session: session.id });
     tile.live = this.#live;
+    tile.button.title = "Show it live";
     tile.addEventListener("open", () => this.#open(session));
     return tile;
   }
