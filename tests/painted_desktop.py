@@ -60,6 +60,7 @@ class PaintedDesktop:
         display = self._server.stdout.readline().strip().decode()
         if not display:
             raise RuntimeError(f"Xtigervnc did not start: {Path(self._log.name).read_text()[-400:]}")
+        self.display = display
         self._x = _connect(display)
         self._root, self._gc = _set_up(self._x)
         self.repaint()
