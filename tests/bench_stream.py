@@ -256,6 +256,15 @@ def _seed_if_possible(stack: ExitStack, directory: Path) -> tuple[SeedRoute | No
 def _seed(stack: ExitStack, server: RealOpenSandbox) -> SeedRoute:
     """websockify and pump run as they would in the seed's sandbox: in its network namespace, on its address.
     Their files are ours, so that no image has to be built for them."""
+    sandbox, inside = a_sandbox(server)
+    start(stack, *inside, sys.executable, "-m", "tests.rfb_pump", "127.0.0.1", "5901")
+    websockify = start(stack, *inside, str(PROGRAMS / "websockify"), "0.0.0.0:6080", "127.0.0.1:5901")
+    path = f"/v1/sandboxes/{sandbox}/proxy/6080/websockify"
+    return SeedRoute(server.port, path, [server.pid, websockify])
+
+
+def a_sandbox(server: RealOpenSandbox) -> tuple[str, list[str]]:
+    """Make one that only sleeps; return its id, and the command that leads into its network namespace."""
     answer = httpx.post(
         f"{server.url}/v1/sandboxes",
         headers={"OPEN-SANDBOX-API-KEY": server.key},
@@ -269,11 +278,7 @@ def _seed(stack: ExitStack, server: RealOpenSandbox) -> SeedRoute:
     sandbox = _Created.model_validate_json(answer.text).id
     container = server.container_of(sandbox)
     inspected = server.daemon.docker("inspect", "--format", "{{.State.Pid}}", container)
-    inside = ["nsenter", f"--net=/proc/{inspected.stdout.strip()}/ns/net", "--"]
-    start(stack, *inside, sys.executable, "-m", "tests.rfb_pump", "127.0.0.1", "5901")
-    websockify = start(stack, *inside, str(PROGRAMS / "websockify"), "0.0.0.0:6080", "127.0.0.1:5901")
-    path = f"/v1/sandboxes/{sandbox}/proxy/6080/websockify"
-    return SeedRoute(server.port, path, [server.pid, websockify])
+    return sandbox, ["nsenter", f"--net=/proc/{inspected.stdout.strip()}/ns/net", "--"]
 
 
 # --- measuring

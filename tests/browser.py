@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal, cast
 
-from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, StorageState, sync_playwright
 
 CHROMIUM = "/usr/bin/chromium"
 FLAGS = [
@@ -41,15 +41,17 @@ def new_context(
     size: tuple[int, int] = WIDE,
     colours: Literal["light", "dark"] = "light",
     still: bool = False,
+    state: StorageState | None = None,
 ) -> BrowserContext:
     """A browser of its own (cookies, storage). `size` in CSS pixels; `still` asks for reduced motion; it
-    takes any certificate when it is `trusting`."""
+    takes any certificate when it is `trusting`. `state`: the cookies that another one had."""
     context = browser.new_context(
         viewport={"width": size[0], "height": size[1]},
         color_scheme=colours,
         reduced_motion="reduce" if still else "no-preference",
         has_touch=size[0] < 600,
         ignore_https_errors=trusting,
+        storage_state=state,
     )
     context.set_default_timeout(10_000)
     return context

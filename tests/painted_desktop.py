@@ -77,9 +77,13 @@ class PaintedDesktop:
         self._log.close()
         self._scratch.cleanup()
 
+    @property
+    def first_picture(self) -> Image.Image:
+        return _picture(*self.size)
+
     def repaint(self) -> None:
         """Put the first picture back."""
-        self.paint(_picture(*self.size))
+        self.paint(self.first_picture)
 
     def clipboard_is_owned(self) -> bool:
         """Whether somebody offers text on the clipboard: only a viewer can, as no X client runs."""

@@ -10,14 +10,16 @@ from pathlib import Path
 from typing import cast
 
 import pytest
+from PIL import Image
 
-from tests import bench, bench_host, bench_list, bench_rollout, bench_spread
+from tests import bench, bench_host, bench_list, bench_pages, bench_rollout, bench_spread
 from tests.bench_figures import percentile
 from tests.bench_row import BenchRow
 from tests.fleet.roll_out import Operation, Report, Results, RollOut, RollOutFailed, Totals
 from tests.hosts import bare_host
 from tests.hosts.own_docker import OwnDocker
 from tests.online.spread import SpreadFleet
+from tests.painted_desktop import PaintedDesktop
 
 
 def rows_of(name: str) -> list[BenchRow]:
@@ -143,3 +145,32 @@ def test_ways_to_a_page_in_the_middle_that_are_compared_lead_to_the_same_one(tmp
 def test_percentile_is_a_value_that_was_measured(part: int, wanted: float) -> None:
     assert percentile(list(range(100, 0, -1)), part) == wanted
     assert percentile([7], part) == 7
+
+
+def test_picture_is_known_by_points_amid_one_colour_and_by_many_colours() -> None:
+    points = bench_pages.points_of(PaintedDesktop().first_picture)
+    assert len(points) > 20
+    assert len({point[2:] for point in points}) > 4
+    plain = bench_pages.points_of(Image.new("RGB", (1280, 800), "#123456"))
+    assert {point[2:] for point in plain} == {(0x12, 0x34, 0x56)}
+
+
+def test_first_frame_that_has_nothing_to_be_compared_with_says_why() -> None:
+    seen = {name: bench_pages.Seen([200.0], [100.0], [150.0]) for name in ("sandboxes", "view")}
+    carried = {name: bench_pages.Carried(20.0, 5) for name in ("sandboxes", "view", "list")}
+    rows = bench_pages._rows(seen, carried, "no network")
+    first = next(row for row in rows if row.name == "first frame of /view/<id>, cold")
+    assert (first.value, first.ratio, first.met) == (200, None, None)
+    assert first.goal == "<= 0.50 (not measured: no network)"
+
+
+def test_first_frame_is_told_against_both_ways_of_the_whole_app() -> None:
+    seen = {name: bench_pages.Seen([200.0], [100.0], [150.0]) for name in ("sandboxes", "view")}
+    seen |= {"seed": bench_pages.Seen([500.0], [150.0]), "direct": bench_pages.Seen([300.0], [90.0])}
+    carried = {name: bench_pages.Carried(40.0, 5) for name in ("sandboxes", "view", "list", "seed")}
+    rows = {(row.name, row.against.partition(" ")[0]): row for row in bench_pages._rows(seen, carried, "")}
+    cold = rows["first frame of /view/<id>, cold", "seed:"]
+    warm = rows["first frame of /view/<id>, warm", "seed:"]
+    assert (cold.ratio, cold.met, warm.met) == (0.4, True, False)
+    assert rows["list page, bytes", "seed:"].met is False
+    assert rows["viewer (/view), bytes", "seed:"].met is True

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 import pytest
 from playwright.sync_api import Browser, Page
 
 from tests.browser import new_context, sign_in, wait_for_picture
+from tests.page_weight import KB, Weight
 from tests.pages.content_site import BELOW, ContentSite
 from tests.relay_process import Xvnc, running_relay, running_xvnc
 from viewer.model import Role, Session, Status
 from viewer.store import NewSession
 
 pytestmark = [pytest.mark.browser, pytest.mark.real, pytest.mark.timeout(90)]
-
-KB = 1000
 
 
 @pytest.fixture(scope="module")
@@ -51,35 +49,6 @@ def page(browser: Browser, site: ContentSite) -> Iterator[Page]:
     sign_in(page, site.origin, site.key(Role.OPERATOR))
     yield page
     context.close()
-
-
-class Weight:
-    """Files and answers of the API that a page has loaded since this was made, without the cache's help."""
-
-    def __init__(self, page: Page) -> None:
-        self._addresses: dict[str, str] = {}
-        self.bytes: dict[str, int] = {}
-        """By address; an answer that never ends is not among them."""
-        cdp = page.context.new_cdp_session(page)
-        cdp.send("Network.enable")
-        cdp.send("Network.setCacheDisabled", {"cacheDisabled": True})
-        cdp.on("Network.requestWillBeSent", self._asked)
-        cdp.on("Network.loadingFinished", self._came)
-
-    def _asked(self, event: dict[str, Any]) -> None:
-        self._addresses[event["requestId"]] = event["request"]["url"]
-
-    def _came(self, event: dict[str, Any]) -> None:
-        address = self._addresses.get(event["requestId"], "")
-        self.bytes[address] = self.bytes.get(address, 0) + event["encodedDataLength"]
-
-    @property
-    def files(self) -> list[str]:
-        return [address for address in self.bytes if "/api/" not in address]
-
-    @property
-    def total(self) -> int:
-        return sum(self.bytes.values())
 
 
 def test_a_desktop_shows_after_six_files_and_85_kilobytes(
