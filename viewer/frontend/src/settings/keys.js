@@ -78,7 +78,7 @@ function openNew(list) {
     action: "Make key",
     parts: [
       field("Name", element("input", { name: "label", maxlength: "200", autocomplete: "off", placeholder: "Who or what uses it", autofocus: true })),
-      element("div", { class: "form-row" }, field("Role", role), field("Good for", select("days", LIVES, ""))),
+      field("Role", role), field("Good for", select("days", LIVES, "")),
       element("fieldset", { class: "settings-scopes" }, element("legend", {}, "It may use, within its role"), ...boxes),
     ],
     send: async (data) => {

@@ -94,7 +94,7 @@ function manage(person, list) {
   const role = select("role", ROLES, person.role);
   role.disabled = own;
   const save = element("button", { type: "submit", class: "button primary settings-save" }, "Save");
-  const form = element("form", { class: "form", novalidate: true }, element("div", { class: "form-row" }, field("Name", name), field("Role", role, own ? "Your own role is changed by another admin." : "")), save);
+  const form = element("form", { class: "form", novalidate: true }, field("Name", name), field("Role", role, own ? "Your own role is changed by another admin." : ""), save);
   const signIns = element("ul", { class: "settings-sign-ins", "aria-label": "Signed in" });
   const link = button("New one-time link", () => pending(link, error, async () => {
     const made = await call("POST", `${at(person)}/links`);
