@@ -10,7 +10,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -84,6 +84,18 @@ class RelayProcess:
     desktops_dir: Path
     log: Path
     key: bytes = field(repr=False)
+    run: Callable[[], subprocess.Popen[bytes]] = field(repr=False)
+    """Starts one more process of the same settings."""
+
+    def kill(self) -> None:
+        """Nothing is said to anybody."""
+        self.process.kill()
+        self.process.wait()
+
+    def start_again(self) -> None:
+        """After `kill`, at the same address."""
+        self.process = self.run()
+        wait_until_answers(f"{self.url}/healthz", self.process)
 
     @property
     def url(self) -> str:
@@ -163,22 +175,26 @@ def running_relay(
     log = directory / "relay.log"
     limit = ["prlimit", f"--nofile={soft_open_files}:"] if soft_open_files else []
     command = [*limit, sys.executable, "-W", "error", "-m", program]
-    with log.open("wb") as output:
-        process = subprocess.Popen(
-            inside.enter(*command) if inside else command,
-            env={**os.environ, "DESKFLEET_RELAY_SETTINGS": str(path)},
-            stderr=output,
-        )
+    log.write_bytes(b"")
+
+    def run() -> subprocess.Popen[bytes]:
+        with log.open("ab") as output:
+            return subprocess.Popen(
+                inside.enter(*command) if inside else command,
+                env={**os.environ, "DESKFLEET_RELAY_SETTINGS": str(path)},
+                stderr=output,
+            )
+
+    running = RelayProcess(run(), address, directory / "desktops", log, key, run)
     try:
-        wait_until_answers(f"http://{address}/healthz", process)
-        yield RelayProcess(process, address, directory / "desktops", log, key)
+        wait_until_answers(f"http://{address}/healthz", running.process)
+        yield running
     finally:
-        process.send_signal(signal.SIGTERM)
+        running.process.send_signal(signal.SIGTERM)
         try:
-            process.wait(5)
+            running.process.wait(5)
         except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+            running.kill()
 
 
 @dataclass

@@ -31,6 +31,28 @@ EMBEDDER = "https://dashboard.example"
 """Whose pages may show the desktops of `main`."""
 
 
+class ViewerProcess:
+    """A test may kill it and start it again: it keeps its address, its keys and its database."""
+
+    def __init__(self, folder: Path, url: str) -> None:
+        self._folder, self._url = folder, url
+        self._stack = ExitStack()
+
+    def start(self) -> None:
+        self._process = _run(
+            self._stack, self._folder, sys.executable, "-c", "from viewer.serve import main; main()"
+        )
+        _wait_until_healthy(f"{self._url}/healthz", self._folder)
+
+    def kill(self) -> None:
+        """As a machine does that runs out of memory: nothing is said to anybody."""
+        self._process.kill()
+        self._process.wait()
+
+    def stop(self) -> None:
+        self._stack.close()
+
+
 @dataclass(frozen=True)
 class Edge:
     """`url`: of the viewer's last name; `port`: where it answers for all of its names."""
@@ -39,6 +61,7 @@ class Edge:
     url: str
     port: int
     caddy: subprocess.Popen[bytes]
+    viewer: ViewerProcess
 
     def check(self, *arguments: str, key: str = KEY.text) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
@@ -101,10 +124,11 @@ def running_edge(
         caddy = _run(
             stack, folder, program, "run", "--adapter", "caddyfile", "--config", str(folder / "Caddyfile")
         )
-        _run(stack, folder, sys.executable, "-c", "from viewer.serve import main; main()")
-        _wait_until_healthy(f"http://127.0.0.1:{viewer}/healthz", folder)
+        control = ViewerProcess(folder, f"http://127.0.0.1:{viewer}")
+        stack.callback(control.stop)
+        control.start()
         wait_for_listener("127.0.0.1", port)
-        yield Edge(fleet, local.origins[-1], port, caddy)
+        yield Edge(fleet, local.origins[-1], port, caddy, control)
 
 
 def _with_way_to(text: str, name: str, relay: RelayProcess) -> str:
