@@ -24,7 +24,7 @@ import { SettingsList, named, rowButton } from "./list.js";
  * @property {string|null} revoked_at
  */
 
-const ROLES = [["watcher", "Watcher: sees desktops"], ["operator", "Operator: makes and controls desktops"], ["admin", "Admin: also people, keys and settings"]];
+const ROLES = [["watcher", "Watcher: sees desktops"], ["operator", "Operator: controls desktops too"], ["admin", "Admin: people and keys too"]];
 const SCOPES = {
   sessions: "Sessions: see, make, change and end them",
   streams: "Streams: open desktops, their ports and services",

@@ -25,7 +25,7 @@ import { isMe, learnNames } from "./principals.js";
  * @property {string|null} last_sign_in_at
  */
 
-const ROLES = [["watcher", "Watcher: sees desktops"], ["operator", "Operator: makes and controls desktops"], ["admin", "Admin: also people, keys and settings"]];
+const ROLES = [["watcher", "Watcher: sees desktops"], ["operator", "Operator: controls desktops too"], ["admin", "Admin: people and keys too"]];
 const at = (person) => `/api/v1/people/${encodeURIComponent(person.id)}`;
 const nameOf = (person) => person.name || person.login;
 
