@@ -159,7 +159,7 @@ def _run(stack: ExitStack, folder: Path, *command: str) -> subprocess.Popen[byte
 
 
 def _wait_until_healthy(url: str, folder: Path) -> None:
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 90
     while time.monotonic() < deadline:
         try:
             if httpx.get(url, timeout=2, trust_env=False).is_success:

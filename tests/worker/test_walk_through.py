@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from playwright.sync_api import Browser
+from playwright.sync_api import Browser, expect
 
 from tests.browser import PHONE, WIDE, Complaints, chromium, new_context, scrolls_sideways
 from tests.built import built_pages
@@ -18,7 +18,7 @@ from tests.relay_process import RelayProcess
 from tests.worker.fleet_of_twenty import Twenty, twenty_at_work
 from tests.worker.walk import DOC, SENTENCES_OF, Step, Walker, bold_names, steps, walk
 
-TAKES_CONTROL, GIVES_BACK = 3, 4
+SIGNS_IN, TAKES_CONTROL, GIVES_BACK = 1, 3, 4
 CODE = "481516"
 FIRST_KEY = 10
 """The keycode of 1 on an X server's keyboard; 2 to 9 follow."""
@@ -57,7 +57,10 @@ def test_whoever_follows_the_page_helps_the_one_agent_that_needs_it(twenty: Twen
     began = time.monotonic()
 
     def behind(section: int) -> None:
-        if section == TAKES_CONTROL:
+        if section == SIGNS_IN:
+            first = walker.page.locator("#session-list li").first
+            expect(first).to_have_attribute("data-session", twenty.calling.id, timeout=15_000)
+        elif section == TAKES_CONTROL:
             assert time.monotonic() - began < 60
             assert walker.clicks.index("Take control") - walker.clicks.index("Sign in") <= 3
             assert twenty.holder() == "Mara"
