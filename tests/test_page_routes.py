@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import html
+import json
 import re
 from pathlib import Path
 
@@ -9,7 +11,7 @@ import viewer.assets
 from tests.viewer_fixtures import ORIGIN, UNKNOWN_ID, People, ViewerClient, running_session, sign_in
 from viewer.access import COOKIE
 from viewer.appearance import LOOK_COOKIE
-from viewer.model import Role
+from viewer.model import Role, Scope
 from viewer.pages import own_page
 from viewer.settings import Settings
 from viewer.store import Store
@@ -179,3 +181,38 @@ def test_look_comes_from_its_cookie_with_the_page(
     assert tag is not None
     wanted = "" if theme is None else f' data-theme="{theme}"'
     assert tag[0] == f'<html lang="en"{wanted} data-density="{density}">'
+
+
+@pytest.mark.parametrize("page", ["sandboxes", "view"])
+def test_page_of_a_desktop_brings_what_the_api_says_of_it(
+    client: ViewerClient, store: Store, people: People, page: str
+) -> None:
+    """So that its stream need not wait for that answer."""
+    session = running_session(store, people.alice)
+    text = client.get(f"/{page}/{session.id}", headers=people.alice.headers).get_data(as_text=True)
+    known = json.loads(html.unescape(_known_in(text)))
+    assert known == client.get(f"/api/v1/sessions/{session.id}", headers=people.alice.headers).get_json()
+
+
+def test_page_brings_nothing_to_whoever_may_not_ask_for_it(
+    client: ViewerClient, store: Store, people: People
+) -> None:
+    session = running_session(store, people.alice)
+    key = store.accounts.add_key("acme", Role.OPERATOR, scopes=[Scope.STREAMS]).text
+    headers = {"Authorization": f"Bearer {key}"}
+    assert client.get(f"/api/v1/sessions/{session.id}", headers=headers).status_code == 403
+    answer = client.get(f"/view/{session.id}", headers=headers)
+    assert answer.status_code == 200
+    assert _known_in(answer.get_data(as_text=True)) == ""
+
+
+def test_list_without_a_desktop_does_not_load_the_stream(client: ViewerClient, people: People) -> None:
+    text = client.get("/sandboxes", headers=people.alice.headers).get_data(as_text=True)
+    assert "modulepreload" not in text
+    assert _known_in(text) == ""
+
+
+def _known_in(page: str) -> str:
+    found = re.search(r'data-known="([^"]*)"', page)
+    assert found
+    return found[1]

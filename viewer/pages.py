@@ -25,6 +25,7 @@ from viewer.access import (
     wants_page,
 )
 from viewer.accounts import Login
+from viewer.answers import public
 from viewer.audit import ACTIONS
 from viewer.model import DocumentType, Frozen, Principal, Role, Scope
 from viewer.places import (
@@ -144,14 +145,13 @@ def account_page() -> Response:
 @pages.get("/sandboxes")
 @needs(Role.WATCHER)
 def sandboxes_page() -> Response:
-    return _sandboxes()
+    return _sandboxes("")
 
 
 @pages.get("/sandboxes/<session_id>")
 @needs(Role.WATCHER)
 def sandbox_page(session_id: str) -> Response:
-    _own(session_id)
-    return _sandboxes()
+    return _sandboxes(_known(session_id))
 
 
 @pages.get("/wall")
@@ -249,8 +249,8 @@ def service_page(name: str) -> Response:
 @needs(Role.WATCHER, scope=Scope.STREAMS)
 def view_page(session_id: str) -> Response:
     """Made to be shown by others: by those that the tenant lists."""
-    _own(session_id)
-    return _shown_by_others(_page("view.html", principal(), session_id=session_id))
+    known = _known(session_id)
+    return _shown_by_others(_page("view.html", principal(), session_id=session_id, known=known))
 
 
 def is_page(path: str) -> bool:
@@ -311,11 +311,12 @@ def _source(text: str) -> str:
     return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
 
 
-def _sandboxes() -> Response:
+def _sandboxes(known: str) -> Response:
     settings = services().settings
     return _page(
         "sandboxes.html",
         principal(),
+        known=known,
         images=[image.name for image in settings.images],
         resolutions=sorted({*RESOLUTIONS, settings.default_resolution}, key=_pixels),
         default_image=settings.default_image,
@@ -358,6 +359,13 @@ def _documents_page() -> Response:
 def _own_task(task_id: str) -> Task:
     """Raises UnknownWork, which becomes the 404 page, for any task that is not this tenant's."""
     return services().store.work(principal().tenant).task(task_id)
+
+
+def _known(session_id: str) -> str:
+    """That session as the API has it, so that its page need not ask before it connects; "" for whoever may
+    not ask. Raises SessionNotFound like `_own`."""
+    session = services().store.tenant(principal().tenant).get(session_id)
+    return public(session).model_dump_json() if principal().may(Scope.SESSIONS) else ""
 
 
 def _own(session_id: str) -> None:

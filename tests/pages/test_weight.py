@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 from playwright.sync_api import Browser, Page
 
-from tests.browser import new_context, sign_in, wait_for_picture
+from tests.browser import PHONE, new_context, sign_in, wait_for_picture
 from tests.page_weight import KB, Weight
 from tests.pages.content_site import BELOW, ContentSite
 from tests.relay_process import Xvnc, running_relay, running_xvnc
@@ -73,3 +73,20 @@ def test_what_is_needed_after_a_click_comes_after_the_picture(
     page.locator("[data-item=figures]").wait_for()
     [extras] = [address for address in weight.files if "/extras-" in address]
     assert weight.bytes[extras] <= 15 * KB
+
+
+def test_list_on_a_phone_loads_no_stream(browser: Browser, site: ContentSite, session: Session) -> None:
+    context = new_context(browser, size=PHONE)
+    page = context.new_page()
+    sign_in(page, site.origin, site.key(Role.OPERATOR))
+    weight = Weight(page)
+    page.goto(f"{site.origin}/sandboxes")
+    page.locator("#session-list a.row").first.wait_for()
+    assert not [address for address in weight.files if "/stream-" in address]
+    assert len(weight.files) <= 6, weight.files
+    assert weight.total <= 45 * KB, weight.bytes
+    # It comes with the first desktop that somebody opens.
+    page.locator("#session-list a.row").first.click()
+    wait_for_picture(page, colours=2)
+    assert [address for address in weight.files if "/stream-" in address]
+    context.close()

@@ -329,6 +329,10 @@ setInterval(refresh, ORDER_EVERY_MS);
 
 feed.filter = filterFrom(location.search);
 bar.show(feed.filter);
+// A wide window shows a desktop beside the list, whatever its address names.
+if (wide.matches) import("../viewer/stream.js").catch(() => {});
+// The page brings the session that its address names: the stream waits for no question.
+if (viewer.dataset.known) live.accept(JSON.parse(viewer.dataset.known));
 viewer.live = live;
 refresh();
 live.start();

@@ -13,5 +13,7 @@ viewer.addEventListener("sessionchange", ({ detail: session }) => {
   showTabState({ needing: session.help ? 1 : 0 });
 });
 live.addEventListener("state", () => showTabState({ connection: live.state }));
+// The page brings what its session is: the stream waits for no question.
+if (viewer.dataset.known) live.accept(JSON.parse(viewer.dataset.known));
 viewer.live = live;
 live.start();

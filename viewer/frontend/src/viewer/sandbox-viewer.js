@@ -27,9 +27,9 @@ const NOT_LOADED = "Part of this page could not be loaded. Reload it to try agai
 const NEEDS_CONTROL = "Take control first.";
 /** @type {["fit"|"actual"|"match", string][]} */
 const MODES = [["fit", "Fit into the viewer"], ["actual", "Actual size"], ["match", "Resize the desktop to the viewer"]];
-// Begun with the page, so that the code is there when the session is known.
-const streamModule = import("./stream.js");
-streamModule.catch(() => {});
+/** @type {Promise<typeof import("./stream.js")>|null} */
+let streamModule = null;
+const loadStream = () => (streamModule ??= import("./stream.js"));
 /** @type {() => Promise<typeof import("./extras.js")>} */
 const loadExtras = () => import("./extras.js");
 
@@ -152,6 +152,8 @@ class SandboxViewer extends HTMLElement {
     const id = this.getAttribute("session");
     this.#problem = null;
     this.#render();
+    // So that the code is there when the session is known.
+    if (id) loadStream().catch(() => {});
     if (!id || !this.#live) return;
     try {
       const session = await (again ? this.#live.ask(id) : this.#live.get(id));
@@ -195,7 +197,7 @@ class SandboxViewer extends HTMLElement {
   // ---- the stream ----------------------------------------------------------------------------------------------
 
   async #open(session, isWanted) {
-    const { Stream } = await streamModule;
+    const { Stream } = await loadStream();
     if (!isWanted() || this.#session?.id !== session.id) return null;
     const stage = this.#parts.stage;
     const how = { connection: this.#connection, shared: this.#isShared };
