@@ -148,6 +148,8 @@ def test_cut_connection_is_said_and_mended_with_another_ticket(tab: Page, conten
 def test_what_cannot_be_done_from_here_is_said(tab: Page, content_site: ContentSite) -> None:
     shown(tab, content_site, content_site.desktop("studio"))
     expect(tab.locator(COVER)).to_be_hidden()
+    # Who has control is known a moment later, and only then is there a button.
+    expect(tab.locator(".lease-state")).to_be_visible()
     if tab.get_by_role("button", name="Take control").is_visible():
         tab.get_by_role("button", name="Take control").click()
     expect(tab.locator(".lease-state")).to_have_text("You have control")
