@@ -78,7 +78,7 @@ def test_the_list_follows_what_another_browser_does(page: Page, second: Page, si
     expect(second.locator(ROW)).to_have_count(1, timeout=1000)
     expect(second.locator(f"{ROW} .badge")).to_have_text("Running")
     page.locator("[data-control=terminate]").click()
-    page.get_by_role("button", name="Terminate", exact=True).last.click()
+    page.get_by_role("dialog").get_by_role("button", name="Terminate").click()
     expect(page.locator(f"{ROW} .badge")).to_have_text("Terminated")
     expect(second.locator(f"{ROW} .badge")).to_have_text("Terminated", timeout=1000)
     expect(second.locator(".viewer-cover")).to_contain_text("The desktop has ended")

@@ -354,7 +354,7 @@ def test_compact_has_all_of_it_in_its_menu_and_fills_the_screen_from_there(page:
     page.locator("[data-item=fit]").wait_for()
     items = [one.get_attribute("data-item") for one in page.locator(".viewer-menu [data-item]").all()]
     assert items == [
-        "fit", "actual", "match", "screenshot", "figures", "renew",
+        "fit", "actual", "match", "screenshot", "figures", "diagnosis", "renew",
         "clipboard", "keys", "refresh", "tab", "share", "terminate",
     ]  # fmt: skip
     assert_accessible(page)
