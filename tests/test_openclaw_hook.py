@@ -101,7 +101,8 @@ def test_hook_tells_of_a_run_and_its_sandbox(
     assert answer_of(told)["task_id"] == "t1"
     created = hook(env, "sandbox", "created", "box-1", "--run", "r1", "--agent", "main")
     assert answer_of(created) == {
-        "ok": True, "did": ["session-linked"], "task_id": "t1", "agent_id": "main", "session_id": session.id
+        "ok": True, "did": ["session-linked"], "task_id": "t1", "agent_id": "main", "session_id": session.id,
+        "document_id": None,
     }  # fmt: skip
     assert answer_of(hook(env, "sandbox", "error", "box-1", "--run", "r1", "--error", "no memory"))
     row = store.fleet.get(session.id)

@@ -187,7 +187,7 @@ def test_client_lists_and_calls_every_tool(edge: Edge, home: Path) -> None:
         assert edge.fleet.containers() == []
         gone = await refusal(client, "execute_shell", sandbox_id=name, command="true")
         assert gone == "No such sandbox runs; check its id."
-        assert len(listed) == 9
+        assert len(listed) == 12
 
     assert converse(edge, home, use) == ""
 
