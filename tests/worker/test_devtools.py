@@ -38,11 +38,14 @@ def pass_on(source, sink):
 listener = socket.create_server(("0.0.0.0", %d))
 while True:
     client, _ = listener.accept()
-    inner = socket.create_connection(("127.0.0.1", %d))
+    try: inner = socket.create_connection(("127.0.0.1", %d))
+    except OSError:
+        client.close()
+        continue
     for pair in ((client, inner), (inner, client)):
         threading.Thread(target=pass_on, args=pair, daemon=True).start()
 """
-"""As socat in the image does."""
+"""As socat in the image does, which outlives a browser that does not listen yet."""
 
 
 @pytest.fixture(scope="module")
