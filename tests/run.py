@@ -92,6 +92,8 @@ class Outcome:
     counts: str
     longest: str
     """Where most of its time went."""
+    failed: tuple[str, ...] = ()
+    """The tests, each with the first of what was wrong."""
 
 
 def main() -> int:
@@ -188,7 +190,9 @@ def run_part(part: Part, more: Sequence[str], label: str) -> Outcome:
         command = [sys.executable, "-m", "pytest", "-m", part.markers, f"--junitxml={report}", "-rs",
                    "--durations=5", *manner, *more]  # fmt: skip
         code = run_shown(command, test_environment(part), label)
-        return Outcome(part, code, time.monotonic() - started, counts_of(report), longest_of(report))
+        return Outcome(
+            part, code, time.monotonic() - started, counts_of(report), longest_of(report), failed_in(report)
+        )
 
 
 def run_shown(command: Sequence[str], env: dict[str, str], label: str) -> int:
@@ -239,6 +243,18 @@ def longest_of(report: Path, most: int = 6) -> str:
     return ", ".join(f"{scope} {took:.0f} s" for scope, took in longest)
 
 
+def failed_in(report: Path) -> tuple[str, ...]:
+    """`tests/test_store.py::test_x: assert 1 == 2`, each test once, with what pytest says first."""
+    cases = ElementTree.parse(report).iter("testcase") if report.exists() else ()
+    said: dict[str, str] = {}
+    for case in cases:
+        for trouble in (*case.iterfind("failure"), *case.iterfind("error")):
+            name = f"{case.get('classname', '').replace('.', '/')}.py::{case.get('name')}"
+            first_line = trouble.get("message", "").partition("\n")[0]
+            said.setdefault(name, f"{name}: {first_line[:200]}")
+    return tuple(said.values())
+
+
 def print_summary(outcomes: Sequence[Outcome], seconds: float) -> None:
     print("\n=== summary", flush=True)
     for outcome in outcomes:
@@ -247,6 +263,8 @@ def print_summary(outcomes: Sequence[Outcome], seconds: float) -> None:
         took = f"{minutes(outcome.seconds)} of {minutes(outcome.part.budget_seconds)}{over}"
         print(f"{verdict}  {outcome.part.name}: {outcome.counts}; {took}")
         print(f"          longest: {outcome.longest}")
+        for name in outcome.failed:
+            print(f"          failed: {name}")
     print(f"all together {minutes(seconds)}", flush=True)
 
 

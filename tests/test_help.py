@@ -78,7 +78,10 @@ def mara(client: ViewerClient, session: Session, store: Store) -> Caller:
 def told(store: Store, session: Session) -> list[tuple[str, str | None]]:
     """Each event of it: its type, and what a person was needed for then."""
     with store._database.reading() as orm:
-        events = [event_of(row) for row in orm.query(EventRow).filter_by(session_id=session.id)]
+        events = [
+            event_of(row)
+            for row in orm.query(EventRow).filter_by(session_id=session.id).order_by(EventRow.id)
+        ]
     return [(event.type, event.session.help_reason) for event in events]
 
 
