@@ -9,13 +9,17 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
 from tests.fake_kasmvnc import picture
-from viewer.grants import DesktopSocket
+from tests.test_captures import looking
+from viewer.grants import DesktopSocket, Grant
+from viewer.model import utcnow
 from viewer.relay.answers import ProbeOutcome
+from viewer.relay.captures import WantedOf
 from viewer.relay.desktop_access import owner_of
 from viewer.relay.desktops import DesktopUnreachable
 from viewer.relay.kasmvnc import OwnerApi
@@ -143,17 +147,61 @@ def test_a_length_that_is_no_number_of_bytes_is_the_desktops_fault(settings: Set
         asyncio.run(body())
 
 
-def test_a_screenshot_that_says_it_is_huge_is_no_frame(settings: Settings) -> None:
+def huge_screenshot() -> bytes:
+    """A JPEG that says it has 65535 pixels a side."""
     small = picture(64, 64, uniform=True)
     huge = small.replace(b"\0\x40\0\x40", b"\xff\xff\xff\xff", 1)
     assert huge != small
+    return huge
 
+
+def test_a_screenshot_that_says_it_is_huge_is_no_frame(settings: Settings) -> None:
     async def body() -> None:
         seen = await probe(DesktopSocket(name="studio"), None, settings)
         assert seen.result is ProbeOutcome.UNREACHABLE
         assert seen.detail == "the screenshot is larger than 4096 pixels a side"
 
-    with hostile(settings, lambda _asked, _body: ok(huge)):
+    with hostile(settings, lambda _asked, _body: ok(huge_screenshot())):
         started = time.process_time()
         asyncio.run(body())
         assert time.process_time() - started < 0.5
+
+
+def wanted_of(desktop: str) -> WantedOf:
+    target = DesktopSocket(name=desktop)
+    grant = Grant(
+        purpose="picture",
+        session_id=desktop,
+        tenant_id="t1",
+        target=target,
+        expires_at=utcnow() + timedelta(seconds=30),
+    )
+    return WantedOf(grant, target, None)
+
+
+def pictures_of(settings: Settings, *desktops: str) -> list[str]:
+    """What a wall is told of each."""
+
+    async def body() -> list[str]:
+        wanted = [wanted_of(desktop) for desktop in desktops]
+        async with looking(settings) as register:
+            return [one.detail for one in await register.pictures(wanted, width=16, format="jpeg")]
+
+    return asyncio.run(body())
+
+
+def test_a_screenshot_that_says_it_is_huge_is_no_picture(settings: Settings) -> None:
+    with hostile(settings, lambda _asked, _body: ok(huge_screenshot())):
+        assert pictures_of(settings, "studio") == ["the screenshot is larger than 4096 pixels a side"]
+
+
+def test_a_picture_that_nobody_foresaw_costs_its_wall_no_other(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def screenshot(_self: OwnerApi) -> bytes:
+        raise RuntimeError("unforeseen")
+
+    monkeypatch.setattr(OwnerApi, "screenshot", screenshot)
+    seen = pictures_of(settings, "studio", "nobodys")
+    assert seen[0] == "its picture cannot be read"
+    assert "knows no tenant" in seen[1]

@@ -373,12 +373,16 @@ def test_a_wrong_zrle_tile_is_an_error_of_ours(tiles: bytes) -> None:
         conversation.feed(update(zrle(tiles, (8, 8), Packer())))
 
 
-def test_a_jpeg_of_another_size_is_refused() -> None:
+@pytest.mark.parametrize(
+    ("claimed", "sentence"), [(900, "another size"), (0xFFFF, "JPEG that cannot be opened")]
+)
+def test_a_jpeg_of_another_size_is_refused(claimed: int, sentence: str) -> None:
     out = BytesIO()
     Image.new("RGB", (900, 900)).save(out, "JPEG")
-    jpeg = b"\x90" + compact(len(out.getvalue())) + out.getvalue()
+    data = out.getvalue().replace(pack(">HH", 900, 900), pack(">HH", claimed, claimed), 1)
+    jpeg = b"\x90" + compact(len(data)) + data
     _server, conversation = looking(8, 8)
-    with pytest.raises(ProtocolError, match="another size"):
+    with pytest.raises(ProtocolError, match=sentence):
         conversation.feed(update(rectangle(encodings.TIGHT, jpeg, size=(8, 8))))
 
 

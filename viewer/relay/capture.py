@@ -31,6 +31,7 @@ FIRST_SECONDS = 1.5
 ENCODINGS_KEPT = 4
 LONGEST_KEPT = 4 << 20
 """Bytes of one encoding; what is longer is made again for each who asks."""
+UNREADABLE = "its picture cannot be read"
 SMALL_WIDTH = 640
 """Up to it a picture is for recognising, above it for reading."""
 SMALL_QUALITIES = (65, 45, 30)

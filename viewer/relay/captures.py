@@ -7,6 +7,7 @@ session from counting as idle. What it holds is in memory alone: the picture, an
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
 from base64 import b64encode
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -17,7 +18,7 @@ from aiohttp import web
 
 from viewer.grants import DesktopSocket, Grant, GrantRefused, Target
 from viewer.relay.answers import MOST_PICTURE_BYTES, Picture, PictureFormat, PictureResult
-from viewer.relay.capture import FIRST_SECONDS, Capture, Encoded, NoPicture
+from viewer.relay.capture import FIRST_SECONDS, UNREADABLE, Capture, Encoded, NoPicture
 from viewer.relay.desktop_access import check_tenant, read_access
 from viewer.relay.desktops import DesktopUnreachable
 from viewer.relay.kasm_capture import KasmCapture
@@ -31,6 +32,8 @@ LET_GO_SECONDS = 20.0
 TOO_MUCH = "that is too much for one answer; ask for fewer or smaller pictures, or for JPEG"
 THREADS = 2
 """They decode, scale and encode, mostly outside of Python's lock."""
+
+log = logging.getLogger(__name__)
 
 
 class WantedOf(NamedTuple):
@@ -117,6 +120,10 @@ class Captures:
         except TimeoutError:
             trouble = capture.trouble if capture is not None else ""
             return _none(session_id, trouble or "the desktop has not shown anything yet")
+        except Exception:
+            # Of what reads pictures of strangers: those of all others are answered.
+            log.exception("a desktop's picture could not be made")
+            return _none(session_id, UNREADABLE)
         return _found(session_id, capture, encoded, etag=wanted.etag)
 
     def _of(self, grant: Grant, target: Target) -> Capture:

@@ -20,7 +20,7 @@ from viewer.relay.kasmvnc import BadRequest, OwnerApi
 from viewer.relay.settings import Settings
 
 PAINTED_NOTHING = "the desktop has painted nothing yet"
-FAILED_PAUSE = 1.0
+TOO_LARGE = f"the screenshot is larger than {LARGEST_SIDE} pixels a side"
 
 
 class KasmCapture(Capture):
@@ -102,8 +102,11 @@ def _open(jpeg: bytes) -> Image.Image:
     try:
         picture = Image.open(BytesIO(jpeg), formats=["JPEG"])
         if max(picture.size) > LARGEST_SIDE:
-            raise NoPicture(f"the screenshot is larger than {LARGEST_SIDE} pixels a side")
+            raise NoPicture(TOO_LARGE)
         picture.load()
+    except Image.DecompressionBombError as error:
+        # Far more pixels still, which Pillow refuses by itself.
+        raise NoPicture(TOO_LARGE) from error
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
         raise NoPicture("the desktop's screenshot is not a whole JPEG") from error
     return picture

@@ -16,7 +16,7 @@ from contextlib import suppress
 from PIL import Image
 
 from viewer.grants import Target
-from viewer.relay.capture import FIRST_SECONDS, PICTURE_INTERVAL, Capture, NoPicture
+from viewer.relay.capture import FIRST_SECONDS, PICTURE_INTERVAL, UNREADABLE, Capture, NoPicture
 from viewer.relay.desktops import READ_BYTES, DesktopUnreachable, connect
 from viewer.relay.settings import Settings
 from viewer.rfb.conversation import Conversation, RfbError
@@ -94,7 +94,7 @@ class RfbCapture(Capture):
             except Exception:
                 # Of what reads pictures of strangers: that of all others go on.
                 log.exception("a desktop's picture could not be kept")
-                self.trouble, pause, self._is_refused = "its picture cannot be read", REFUSED_PAUSE, True
+                self.trouble, pause, self._is_refused = UNREADABLE, REFUSED_PAUSE, True
             finally:
                 self._forget_all()
             await asyncio.sleep(pause)

@@ -16,6 +16,8 @@ from viewer.rfb.unzipping import Unzipped
 MOST_PIXELS = 1 << 22
 """Of a rectangle that is packed. Servers cut at 65,536; filled ones may be larger."""
 _RGB = 3
+_UNREADABLE = (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError, ValueError)
+"""What Pillow raises for bytes that are no JPEG, half of one, or one of far too many pixels."""
 
 
 class TightStreams:
@@ -94,7 +96,7 @@ def _opened(jpeg: bytes, width: int, height: int) -> Image.Image:
         if picture.size != (width, height):
             raise ProtocolError("the desktop sent a JPEG of another size than its rectangle")
         return picture.convert("RGB")
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
+    except _UNREADABLE as error:
         raise ProtocolError("the desktop sent a JPEG that cannot be opened") from error
 
 
