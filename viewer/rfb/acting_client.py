@@ -14,7 +14,13 @@ from struct import Struct
 
 from viewer.rfb.conversation import ProtocolError, Read, Script, Write
 from viewer.rfb.handshake import CLIENT_INIT_SHARED, client_handshake, kasm_handshake
-from viewer.rfb.probe import ENCODING_DESKTOP_SIZE, ENCODING_LAST_RECT, LARGEST_SIDE, skip_text
+from viewer.rfb.probe import (
+    ENCODING_DESKTOP_SIZE,
+    ENCODING_LAST_RECT,
+    check_size,
+    skip_message,
+    skip_text,
+)
 
 _ENCODING_FENCE = -312
 _ENCODING_EXTENDED_CLIPBOARD = -1063131698
@@ -92,15 +98,12 @@ def _one_message(server: Counterpart) -> Script[None]:
     kind = (yield Read(1))[0]
     if kind == 0:
         yield from _update(server)
-    elif kind == 1:
-        header = yield Read(5)
-        yield from skip_text(6 * int.from_bytes(header[3:5], "big"))
     elif kind == 3:
         yield from _cut_text(server)
     elif kind == 248:
         yield from _fence(server)
-    elif kind != 2:
-        raise ProtocolError(f"the desktop sent an unknown message of type {kind}")
+    else:
+        yield from skip_message(kind)
 
 
 def _update(server: Counterpart) -> Script[None]:
@@ -164,6 +167,5 @@ def _extended(flags: int, data: bytes = b"") -> bytes:
 
 
 def _resize(server: Counterpart, width: int, height: int) -> None:
-    if not 0 < width <= LARGEST_SIDE or not 0 < height <= LARGEST_SIDE:
-        raise ProtocolError(f"the desktop claims a screen of {width}x{height} pixels")
+    check_size(width, height)
     server.width, server.height = width, height

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from PIL import Image, ImageChops
 
 from viewer.rfb.conversation import ProtocolError
-from viewer.rfb.probe import LARGEST_SIDE
+from viewer.rfb.probe import check_size
 
 MOST_PIXELS = 1 << 24
 """Of one screen: 64 MB of memory. A screen of 5K has 14.7 million."""
@@ -48,8 +48,7 @@ class Framebuffer:
 
     def resize(self, width: int, height: int) -> None:
         """Keeps what is in both; the rest is black until the server sends it. Raises ProtocolError."""
-        if not 0 < width <= LARGEST_SIDE or not 0 < height <= LARGEST_SIDE:
-            raise ProtocolError(f"the desktop claims a screen of {width}x{height} pixels")
+        check_size(width, height)
         if width * height > MOST_PIXELS:
             raise ProtocolError(f"the desktop's screen of {width}x{height} pixels is too large for pictures")
         if (width, height) == self._image.size:

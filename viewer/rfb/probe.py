@@ -75,14 +75,7 @@ def _next_update(screen: Screen) -> Script[None]:
         if kind == 0:
             yield from _framebuffer_update(screen)
             return
-        if kind == 1:
-            header = yield Read(5)
-            yield from skip_text(6 * int.from_bytes(header[3:5], "big"))
-        elif kind == 3:
-            header = yield Read(7)
-            yield from skip_text(int.from_bytes(header[3:7], "big"))
-        elif kind != 2:
-            raise ProtocolError(f"the desktop sent an unknown message of type {kind}")
+        yield from skip_message(kind)
 
 
 def _framebuffer_update(screen: Screen) -> Script[None]:
@@ -135,9 +128,27 @@ class ColourCount:
 
 
 def _resize(screen: Screen, width: int, height: int) -> None:
+    check_size(width, height)
+    screen.width, screen.height = width, height
+
+
+def check_size(width: int, height: int) -> None:
+    """Raise ProtocolError for a screen that is none."""
     if not 0 < width <= LARGEST_SIDE or not 0 < height <= LARGEST_SIDE:
         raise ProtocolError(f"the desktop claims a screen of {width}x{height} pixels")
-    screen.width, screen.height = width, height
+
+
+def skip_message(kind: int) -> Script[None]:
+    """The rest of a server's message that is no update: colours, a bell, a text for the clipboard. Raises
+    ProtocolError for one that nobody asked for."""
+    if kind == 1:
+        header = yield Read(5)
+        yield from skip_text(6 * int.from_bytes(header[3:5], "big"))
+    elif kind == 3:
+        header = yield Read(7)
+        yield from skip_text(int.from_bytes(header[3:7], "big"))
+    elif kind != 2:
+        raise ProtocolError(f"the desktop sent an unknown message of type {kind}")
 
 
 def skip_text(length: int) -> Script[None]:

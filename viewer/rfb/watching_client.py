@@ -13,7 +13,7 @@ from viewer.rfb import encodings
 from viewer.rfb.conversation import ProtocolError, Read, Script, Write
 from viewer.rfb.framebuffer import Framebuffer
 from viewer.rfb.handshake import CLIENT_INIT_SHARED, client_handshake
-from viewer.rfb.probe import BYTES_PER_PIXEL, SET_PIXEL_FORMAT, skip_text
+from viewer.rfb.probe import BYTES_PER_PIXEL, SET_PIXEL_FORMAT, skip_message, skip_text
 from viewer.rfb.tight import TightStreams, read_tight
 from viewer.rfb.unzipping import Unzipped
 from viewer.rfb.zrle import read_zrle
@@ -119,14 +119,8 @@ def _one_message(server: Watched) -> Script[None]:
             server.updates += 1
             server.shows_all = server.knows_all
         server.answers += 1
-    elif kind == 1:
-        header = yield Read(5)
-        yield from skip_text(6 * int.from_bytes(header[3:5], "big"))
-    elif kind == 3:
-        header = yield Read(7)
-        yield from skip_text(int.from_bytes(header[3:7], "big"))
-    elif kind != 2:
-        raise ProtocolError(f"the desktop sent an unknown message of type {kind}")
+    else:
+        yield from skip_message(kind)
 
 
 def _update(server: Watched) -> Script[bool]:
