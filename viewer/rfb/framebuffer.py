@@ -15,7 +15,6 @@ from viewer.rfb.probe import check_size
 
 MOST_PIXELS = 1 << 24
 """Of one screen: 64 MB of memory. A screen of 5K has 14.7 million."""
-_ONE_COLOUR = 1
 
 
 class Framebuffer:
@@ -40,11 +39,6 @@ class Framebuffer:
     @property
     def height(self) -> int:
         return self._image.height
-
-    @property
-    def is_blank(self) -> bool:
-        """Whether all of it has one colour, as before anything was painted."""
-        return self._image.getcolors(_ONE_COLOUR) is not None
 
     def resize(self, width: int, height: int) -> None:
         """Keeps what is in both; the rest is black until the server sends it. Raises ProtocolError."""
@@ -73,10 +67,6 @@ class Framebuffer:
         if ImageChops.difference(self._image.crop(place), part).getbbox() is not None:
             self._image.paste(part, place)
             self.changes += 1
-
-    def fill(self, x: int, y: int, width: int, height: int, colour: tuple[int, int, int]) -> None:
-        """colour: red, green, blue."""
-        self.put(x, y, Image.new("RGB", (width, height), colour))
 
     def copy(self, source_x: int, source_y: int, x: int, y: int, width: int, height: int) -> None:
         """Both rectangles are on the screen and may overlap."""
