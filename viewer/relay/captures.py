@@ -129,9 +129,8 @@ class Captures:
     def _of(self, grant: Grant, target: Target) -> Capture:
         """The session's capture, made now if there is none. Raises NoPicture."""
         key = self._key(grant, target)
-        kept = self._kept.pop(grant.session_id, None)
+        kept = self._kept.get(grant.session_id)
         if kept is not None and (kept.key != key or kept.task.done()):
-            self._kept[grant.session_id] = kept
             self.end(grant.session_id)
             kept = None
         if kept is None:
@@ -139,6 +138,7 @@ class Captures:
             account = self._memory.account(key.tenant_id)
             capture = self._make(key, account)
             kept = _Kept(key, capture, account, asyncio.create_task(capture.run()))
+        self._kept.pop(grant.session_id, None)
         self._kept[grant.session_id] = kept
         return kept.capture
 
