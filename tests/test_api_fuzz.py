@@ -62,9 +62,7 @@ def described(app: Flask, relay: RelayClient, monkeypatch: pytest.MonkeyPatch) -
     """The document of an app whose streams and waits end at once, as in a server that is told to stop."""
     with app.app_context():
         services().stop()
-        # No links: what the app closes at its end would be the relay's client of all these tests.
         monkeypatch.setattr(services(), "_relays", {"here": relay})
-        monkeypatch.setattr(services(), "_links", {})
     found = schemathesis.openapi.from_dict(document(app, __version__))
     found.app = app
     return found

@@ -45,6 +45,7 @@ def link(relay: RelayProcess) -> Iterator[HostLink]:
     made = HostLink(name="here", sandboxes=silent, relay=relay_client, capacity=Capacity(desktops=8))
     yield made
     made.close()
+    relay_client.close()
 
 
 @pytest.fixture
@@ -169,10 +170,11 @@ def test_look_goes_on_while_the_relay_is_silent(
     settings: Settings, store: Store, people: People, tmp_path: Path
 ) -> None:
     nobody = f"http://127.0.0.1:{free_port()}"
+    relay_client = RelayClient("here", url=nobody, key=b"x" * 43 + b"=")
     link = HostLink(
         name="here",
         sandboxes=SandboxHost("here", url=nobody, key="key", fleet_id="f-test"),
-        relay=RelayClient("here", url=nobody, key=b"x" * 43 + b"="),
+        relay=relay_client,
         capacity=Capacity(desktops=8),
     )
     policy = reconcile.Policy(
@@ -181,3 +183,4 @@ def test_look_goes_on_while_the_relay_is_silent(
     HostWatch(link, store, Lifecycle(store.fleet, settings, {"here": link}), Chores(), policy).look()
     assert [host.status for host in store.fleet.hosts()] == ["unreachable"]
     link.close()
+    relay_client.close()

@@ -75,6 +75,8 @@ def boxes(settings: Settings, store: Store, people: People) -> Iterator[Boxes]:
         links = {name: link_to(name, host.url) for name, host in (("a", a), ("b", b))}
         for link in links.values():
             stack.callback(link.close)
+            if link.relay is not None:
+                stack.callback(link.relay.close)
         yield Boxes(a, b, store, settings, people, links)
 
 

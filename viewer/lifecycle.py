@@ -88,7 +88,8 @@ class EndWanted(Exception):
 
 @dataclass(frozen=True)
 class HostLink:
-    """What reaches one sandbox host: its OpenSandbox server, its relay and, where it has one, hostwatch."""
+    """What reaches one sandbox host: its OpenSandbox server, its relay and, where it has one, hostwatch. The
+    relay's client is whoever's made it (`relay_client.relays_of`): hosts without sandboxes have one, too."""
 
     name: str
     sandboxes: SandboxHost
@@ -99,9 +100,8 @@ class HostLink:
 
     def close(self) -> None:
         self.sandboxes.close()
-        for client in (self.relay, self.hostwatch):
-            if client is not None:
-                client.close()
+        if self.hostwatch is not None:
+            self.hostwatch.close()
 
 
 class Lifecycle:
