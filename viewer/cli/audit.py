@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 from pathlib import Path
 from typing import BinaryIO
 
 from viewer.cli.api import Api
 from viewer.cli.arguments import Nouns, given, leaf, noun, whole_number
+from viewer.cli.files import new_file
 from viewer.cli.output import Output, moment, table
 from viewer.cli.paging import collect
-from viewer.cli.problems import Misused
 from viewer.incoming import AuditQuery, ExportQuery
 from viewer.public import AuditList, PublicEntry
 
@@ -68,12 +67,8 @@ def _export(asked: argparse.Namespace, api: Api, _out: Output) -> int:
     if asked.to is None:
         _copy(api, wanted, sys.stdout.buffer)
         return 0
-    try:
-        # Names and addresses of people are nobody else's business.
-        file = os.open(asked.to, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
-    except OSError as error:
-        raise Misused(f"{asked.to} cannot be written: {error.strerror}; give a new name") from error
-    with os.fdopen(file, "wb") as target:
+    # Names and addresses of people are nobody else's business.
+    with new_file(asked.to, mode=0o600) as target:
         _copy(api, wanted, target)
     return 0
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import argparse
 import base64
-import os
 import sys
 from pathlib import Path
 
 from viewer.cli.api import Api
 from viewer.cli.arguments import Nouns, given, leaf, noun, whole_number
+from viewer.cli.files import new_file
 from viewer.cli.output import Output, age, listing, moment, table
 from viewer.cli.paging import collect
 from viewer.cli.problems import Misused
@@ -106,11 +106,7 @@ def _get(asked: argparse.Namespace, api: Api, _out: Output) -> int:
     if asked.to is None:
         sys.stdout.buffer.write(content)
         return 0
-    try:
-        file = os.open(asked.to, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
-    except OSError as error:
-        raise Misused(f"{asked.to} cannot be written: {error.strerror}; give a new name") from error
-    with os.fdopen(file, "wb") as target:
+    with new_file(asked.to, mode=0o666) as target:
         target.write(content)
     return 0
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from viewer.cli.api import Api
 from viewer.cli.arguments import Nouns, given, leaf, noun, pair, pairs, seconds, whole_number
+from viewer.cli.files import new_file
 from viewer.cli.output import Output, age, duration, moment, plain, reason_of, session_listing, table, until
 from viewer.cli.paging import collect
 from viewer.cli.problems import Misused, Refused
@@ -188,12 +189,8 @@ def _screenshot(asked: argparse.Namespace, api: Api, out: Output) -> int:
     if str(asked.output) == "-":
         sys.stdout.buffer.write(picture)
         return 0
-    try:
-        # What a screen shows is nobody else's business.
-        file = os.open(asked.output, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
-    except OSError as error:
-        raise Misused(f"{asked.output} cannot be written: {error.strerror}; give a new name") from error
-    with os.fdopen(file, "wb") as target:
+    # What a screen shows is nobody else's business.
+    with new_file(asked.output, mode=0o600) as target:
         target.write(picture)
     out.note(f"written to {asked.output}")
     return 0
