@@ -13,10 +13,10 @@ from tests.viewer_fixtures import (
     kasmvnc_desktop,
     new_session,
     running_session,
+    session_with_password,
     sign_in,
 )
 from viewer.app import create_app
-from viewer.credentials import seal_secret
 from viewer.fleet_store import DeclaredDesktop
 from viewer.grants import DesktopSocket, Grant, PublishedPort, SandboxPort, open_grant
 from viewer.model import Status, utcnow
@@ -41,8 +41,7 @@ def grant_in(answer: object, settings: Settings) -> Grant:
 def test_allowed_stream_gets_its_upstream_and_a_grant_for_nothing_else(
     client: ViewerClient, store: Store, people: People, settings: Settings
 ) -> None:
-    sealed = seal_secret("hunter22", settings.secret_key)
-    session = running_session(store, people.alice, vnc_password_sealed=sealed)
+    session = session_with_password(store, people.alice, settings, "hunter22")
     answer = client.get("/authz/stream", headers={**people.alice.headers, **asked(f"/stream/{session.id}")})
     assert answer.status_code == 200
     assert answer.headers["X-Df-Upstream"] == "here"

@@ -23,10 +23,10 @@ from tests.viewer_fixtures import (
     kasmvnc_desktop,
     put_relay,
     running_session,
+    session_with_password,
 )
 from viewer.audit_store import AuditFilter
 from viewer.cli.main import run
-from viewer.credentials import seal_secret
 from viewer.gesture_store import GESTURE_LIFE
 from viewer.grants import DesktopSocket, Grant, PublishedPort
 from viewer.input_actions import AnyAction, Gesture
@@ -83,9 +83,7 @@ def relay(app: Flask) -> HandOfTheRelay:
 
 @pytest.fixture
 def session(store: Store, people: People, settings: Settings) -> Session:
-    return running_session(
-        store, people.alice, vnc_password_sealed=seal_secret("secret12", settings.secret_key)
-    )
+    return session_with_password(store, people.alice, settings, "secret12")
 
 
 Send = Callable[..., Any]

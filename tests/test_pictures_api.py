@@ -24,10 +24,10 @@ from tests.viewer_fixtures import (
     kasmvnc_desktop,
     put_relay,
     running_session,
+    session_with_password,
 )
 from viewer.audit_store import AuditFilter
 from viewer.cli.main import run
-from viewer.credentials import seal_secret
 from viewer.grants import DesktopSocket, Grant, PublishedPort, open_grant
 from viewer.model import Session, Status, utcnow
 from viewer.pictures import Look, PictureDesk, Wish
@@ -85,9 +85,7 @@ def camera(app: Flask, settings: Settings) -> Camera:
 
 @pytest.fixture
 def session(store: Store, people: People, settings: Settings) -> Session:
-    return running_session(
-        store, people.alice, vnc_password_sealed=seal_secret("secret12", settings.secret_key)
-    )
+    return session_with_password(store, people.alice, settings, "secret12")
 
 
 Shot = Callable[..., Any]

@@ -28,7 +28,7 @@ from viewer import audit
 from viewer.access import COOKIE
 from viewer.accounts import DeclaredKey
 from viewer.app import create_app
-from viewer.credentials import hash_of, key_id_of, new_key
+from viewer.credentials import hash_of, key_id_of, new_key, seal_secret
 from viewer.database_address import PostgresAddress
 from viewer.fleet_store import DeclaredDesktop
 from viewer.migrations import upgrade
@@ -381,6 +381,12 @@ def running_session(store: Store, person: Person, *, sandbox_id: str = "box-1", 
         vnc_port=40001,
         expires_at=session.created_at + timedelta(hours=1),
     )
+
+
+def session_with_password(store: Store, person: Person, settings: Settings, password: str) -> Session:
+    """The same, with the password that its VNC server asks for, sealed as the worker seals it."""
+    sealed = seal_secret(password, settings.secret_key)
+    return running_session(store, person, vnc_password_sealed=sealed)
 
 
 def waiting(store: Store) -> list[Session]:
