@@ -112,9 +112,6 @@ def create_app(settings: Settings, store: Store | None = None) -> Flask:
         app.register_blueprint(blueprint)
     files = read_manifest().files
     app.jinja_env.globals["asset"] = lambda name: f"/static/build/{files.get(name, name)}"
-    app.jinja_env.globals["has_page"] = lambda path: any(
-        rule.rule == path for rule in app.url_map.iter_rules()
-    )
     app.context_processor(lambda: {"look": look_of(request.cookies.get(LOOK_COOKIE))})
     observe_on(app)
     app.before_request(_knock_at_opensandbox)
