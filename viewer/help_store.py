@@ -6,14 +6,11 @@ out as one of the session. It ends by whoever made it, by a person, or with its 
 
 from __future__ import annotations
 
-from sqlalchemy.orm import Session as OrmSession
-
 from viewer import audit
 from viewer.database import Database
 from viewer.leases import kind_of
 from viewer.model import HelpCall, LeaseKind, Principal, Role, Session, Status, utcnow
-from viewer.rows import SessionChanges, SessionNotFound, change, end_of_call, session_of
-from viewer.tables import SessionRow
+from viewer.rows import SessionChanges, change, end_of_call, own_row, session_of
 from viewer.transitions import check_transition
 
 
@@ -36,7 +33,7 @@ class HelpStore:
         """A person is needed there, for that reason instead of an earlier one. Whoever calls again has waited
         since his first call. Raises SessionNotFound, and IllegalTransition for one that has ended."""
         with self._database.writing() as orm:
-            row = self._own_row(orm, session_id)
+            row = own_row(orm, self._tenant_id, session_id)
             check_transition(Status(row.status), Status(row.status))
             if (row.help_reason, row.help_asked_by) == (reason, who.id):
                 return session_of(row)
@@ -57,7 +54,7 @@ class HelpStore:
         """Nobody is needed there any more; nothing happens where nobody was. Raises SessionNotFound,
         NotHisCall."""
         with self._database.writing() as orm:
-            row = self._own_row(orm, session_id)
+            row = own_row(orm, self._tenant_id, session_id)
             call = session_of(row).help
             if call is None:
                 return session_of(row)
@@ -75,9 +72,3 @@ class HelpStore:
             return None
         with self._database.reading() as orm:
             return audit.name_of(orm, session.help_ended_by)
-
-    def _own_row(self, orm: OrmSession, session_id: str) -> SessionRow:
-        row = orm.get(SessionRow, session_id)
-        if row is None or row.tenant_id != self._tenant_id:
-            raise SessionNotFound
-        return row

@@ -29,7 +29,7 @@ from viewer.model import (
     Status,
     utcnow,
 )
-from viewer.rows import SessionNotFound, find, tell_of_lease
+from viewer.rows import find, own_row, tell_of_lease
 from viewer.tables import LeaseRequestRow, LeaseRow, SessionRow
 from viewer.transitions import IllegalTransition
 
@@ -297,10 +297,7 @@ OVER = "over"
 
 
 def _own(orm: OrmSession, session: Session) -> SessionRow:
-    row = find(orm, session.id)
-    if row.tenant_id != session.tenant_id:
-        raise SessionNotFound
-    return row
+    return own_row(orm, session.tenant_id, session.id)
 
 
 def _running(orm: OrmSession, session: Session) -> SessionRow:

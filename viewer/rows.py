@@ -203,6 +203,14 @@ def find(orm: OrmSession, session_id: str) -> SessionRow:
     return row
 
 
+def own_row(orm: OrmSession, tenant_id: str, session_id: str) -> SessionRow:
+    """Raises SessionNotFound for an unknown id and for another tenant's alike."""
+    row = find(orm, session_id)
+    if row.tenant_id != tenant_id:
+        raise SessionNotFound
+    return row
+
+
 def live_rows(*conditions: ColumnElement[bool]) -> Select[SessionRow]:
     return select(SessionRow).where(SessionRow.terminated_at.is_(None), *conditions)
 

@@ -62,7 +62,6 @@ from viewer.phases import Phase
 from viewer.resources import Quota
 from viewer.rows import (
     Event,
-    SessionNotFound,
     Step,
     add,
     ask_for_the_end,
@@ -73,6 +72,7 @@ from viewer.rows import (
     newest_event_id,
     note_created,
     note_names,
+    own_row,
     session_of,
     sessions_of,
     step_of,
@@ -392,10 +392,7 @@ class TenantStore:
         return event_id >= (newest if oldest is None else oldest - 1)
 
     def _own_row(self, orm: OrmSession, session_id: str) -> SessionRow:
-        row = orm.get(SessionRow, session_id)
-        if row is None or row.tenant_id != self._tenant_id:
-            raise SessionNotFound
-        return row
+        return own_row(orm, self._tenant_id, session_id)
 
     def _replace_labels(self, orm: OrmSession, row: SessionRow, labels: Mapping[str, str]) -> None:
         orm.execute(delete(SessionLabelRow).where(SessionLabelRow.session_id == row.id))
