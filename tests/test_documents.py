@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 import viewer.documents
-from tests.viewer_fixtures import UNKNOWN_ID, People, Person, ViewerClient, running_session
+from tests.viewer_fixtures import UNKNOWN_ID, People, Person, ViewerClient, new_session, running_session
 from viewer.document_content import LONGEST_SIDE
 from viewer.document_requests import MOST_FILE_BYTES, MOST_TEXT_BYTES
 from viewer.documents import DocumentFilter, NewDocument
@@ -83,6 +83,17 @@ def test_another_tenants_session_cannot_be_named_and_ours_brings_task_and_agent(
         (422, "session_id")
     }
     assert len({answer.get_data() for answer in answers}) == 1
+
+
+def test_a_sandbox_that_several_sessions_had_is_that_of_the_one_that_lives(
+    client: ViewerClient, store: Store, people: People
+) -> None:
+    """As an event that names it has it: tests/test_webhooks_in.py."""
+    lives = running_session(store, people.alice)
+    claimed = store.fleet.update(new_session(store, people.alice).id, sandbox_id="box-2")
+    store.fleet.transition(claimed.id, Status.TERMINATED)
+    store.fleet.update(lives.id, sandbox_id="box-2")
+    assert put(client, people.alice, session_id="box-2").json["session_id"] == lives.id
 
 
 def test_same_task_and_path_is_the_same_document(client: ViewerClient, people: People) -> None:

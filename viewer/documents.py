@@ -18,8 +18,8 @@ from viewer.database import Database
 from viewer.listing import Page, one_page, page_of
 from viewer.model import Document, DocumentNews, DocumentType, Frozen, utcnow
 from viewer.once import KeyReused, Once
-from viewer.rows import new_id, note_work, tell_of_document
-from viewer.tables import DocumentContentRow, DocumentRow, SessionRow
+from viewer.rows import known_as, new_id, note_work, tell_of_document
+from viewer.tables import DocumentContentRow, DocumentRow
 
 MOST_DOCUMENTS = 10_000
 MOST_BYTES = 1024 * 1024 * 1024
@@ -151,12 +151,7 @@ def _bound(orm: OrmSession, tenant_id: str, new: NewDocument) -> NewDocument:
     """With its session's id, task and agent, where it names one. Only its own tenant's are looked at."""
     if new.session_id is None:
         return new
-    row = orm.get(SessionRow, new.session_id)
-    if row is None or row.tenant_id != tenant_id:
-        query = select(SessionRow).where(
-            SessionRow.tenant_id == tenant_id, SessionRow.sandbox_id == new.session_id
-        )
-        row = orm.scalar(query.order_by(SessionRow.created_at.desc(), SessionRow.id).limit(1))
+    row = known_as(orm, tenant_id, new.session_id)
     if row is None:
         raise UnknownSession
     return new.model_copy(

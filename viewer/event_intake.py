@@ -21,7 +21,7 @@ from viewer.model import Frozen, Kind, Status, utcnow
 from viewer.new_sessions import NewSession, add_session
 from viewer.public import Did, EventTaken
 from viewer.resources import Quota
-from viewer.rows import SessionNotFound, ask_for_the_end, change, new_id
+from viewer.rows import SessionNotFound, ask_for_the_end, change, known_as, new_id
 from viewer.run_news import BroughtDocument, RunNews, SandboxNews, What
 from viewer.tables import AgentRow, ReceiptRow, SessionRow, TaskRow
 
@@ -182,25 +182,11 @@ class EventIntake:
 
     def _session(self, orm: OrmSession, news: SandboxNews, adoption: Adoption | None) -> SessionRow | None:
         """The tenant's session that the event is about; None where one is to be made of it."""
-        row = self._session_of(orm, news.sandbox_id)
+        # A sandbox made through our own OpenSandbox API goes by its session's id.
+        row = known_as(orm, self._tenant_id, news.sandbox_id, SessionRow.kind == Kind.SANDBOX)
         if row is None and not (news.event.is_there and adoption is not None):
             raise SessionNotFound
         return row
-
-    def _session_of(self, orm: OrmSession, sandbox_id: str) -> SessionRow | None:
-        """A sandbox made through our own OpenSandbox API goes by its session's id."""
-        named = orm.get(SessionRow, sandbox_id)
-        if named is not None and (named.tenant_id, named.kind) == (self._tenant_id, Kind.SANDBOX.value):
-            return named
-        query = select(SessionRow).where(
-            SessionRow.tenant_id == self._tenant_id,
-            SessionRow.sandbox_id == sandbox_id,
-            SessionRow.kind == Kind.SANDBOX,
-        )
-        # One that is claimed may turn out to be another session's: that one is meant. And two servers could
-        # give out the same id: the one that lives is meant, else the last.
-        found = orm.scalars(query.order_by(SessionRow.created_at.desc(), SessionRow.id)).all()
-        return min(found, key=lambda row: (row.terminated_at is not None, row.host is None), default=None)
 
     def _tell_session(
         self,

@@ -211,6 +211,24 @@ def own_row(orm: OrmSession, tenant_id: str, session_id: str) -> SessionRow:
     return row
 
 
+def known_as(
+    orm: OrmSession, tenant_id: str, name: str, *conditions: ColumnElement[bool]
+) -> SessionRow | None:
+    """The tenant's session of that id, else the one whose sandbox has it."""
+    mine = select(SessionRow).where(SessionRow.tenant_id == tenant_id, *conditions)
+    # Two servers could give out the same id: the one that lives is meant, else the last. And one that is
+    # claimed may turn out to be another session's: that one is meant.
+    best = (
+        SessionRow.terminated_at.is_not(None),
+        SessionRow.host.is_(None),
+        SessionRow.created_at.desc(),
+        SessionRow.id,
+    )
+    return orm.scalar(mine.where(SessionRow.id == name)) or orm.scalar(
+        mine.where(SessionRow.sandbox_id == name).order_by(*best).limit(1)
+    )
+
+
 def live_rows(*conditions: ColumnElement[bool]) -> Select[SessionRow]:
     return select(SessionRow).where(SessionRow.terminated_at.is_(None), *conditions)
 
