@@ -123,6 +123,19 @@ def test_who_gives_keyboard_and_mouse_back_may_say_at_once_that_it_is_done(
     assert robot.see()["ended_by_name"] == "Mara"
 
 
+def test_who_may_not_end_the_call_keeps_keyboard_and_mouse(
+    store: Store, session: Session, robot: Caller, another_robot: Caller
+) -> None:
+    """Nothing is half done: neither is given back without the other."""
+    robot.ask()
+    another_robot.lease("take")
+    assert another_robot.lease("release", done=True) == 403
+    holder = store.leases.of(session.id).holder
+    assert holder is not None
+    assert holder.id == another_robot.principal()
+    assert robot.see()["help"] is not None
+
+
 def test_another_reason_of_the_same_agent_keeps_its_place_in_the_line(robot: Caller) -> None:
     first = robot.ask()[1]["help"]
     again = robot.ask("the second captcha")[1]["help"]

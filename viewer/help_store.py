@@ -22,6 +22,13 @@ class NotHisCall(Exception):
         self.call = call
 
 
+def check_may_end(call: HelpCall, who: Principal) -> None:
+    """Raises NotHisCall."""
+    is_a_persons = kind_of(who) is LeaseKind.PERSON
+    if not (is_a_persons or who.id == call.asked_by or who.role.covers(Role.ADMIN)):
+        raise NotHisCall(call)
+
+
 class HelpStore:
     """One tenant's."""
 
@@ -58,9 +65,7 @@ class HelpStore:
             call = session_of(row).help
             if call is None:
                 return session_of(row)
-            is_a_persons = kind_of(who) is LeaseKind.PERSON
-            if not (is_a_persons or who.id == call.asked_by or who.role.covers(Role.ADMIN)):
-                raise NotHisCall(call)
+            check_may_end(call, who)
             change(orm, row, {**end_of_call(who.id), "last_used_at": utcnow()}, by=who.id)
             detail = {"asked_by": call.asked_by}
             audit.note(orm, self._tenant_id, "help.end", f"session:{row.id}", detail=detail)

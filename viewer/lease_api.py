@@ -6,6 +6,7 @@ from flask import Blueprint, Response
 
 from viewer.access import also_by, needs, principal
 from viewer.answers import json_answer
+from viewer.help_store import check_may_end
 from viewer.incoming import AskForLease, GiveLease, ReleaseLease, RenewLease, TakeLease, json_body
 from viewer.leases import NotAsked, kind_of
 from viewer.leasing import seconds_of, tell_relay
@@ -142,6 +143,9 @@ def release_lease(session_id: str) -> Response:
     session, asked = _session(session_id), json_body(ReleaseLease)
     if asked.force:
         _check_admin()
+    if asked.done and session.help is not None:
+        # Before anything is given back: all that was asked for is done, or nothing.
+        check_may_end(session.help, principal())
     lease = services().store.leases.release(session, principal(), force=asked.force)
     if asked.done:
         services().store.help(session.tenant_id).end(session.id, principal())
