@@ -500,14 +500,17 @@ def test_key_of_another_scope_is_told_which_it_needs(app: Flask, store: Store, p
 
 
 class Interrupted(httpx.WSGITransport):
-    """Lets creates pass, and answers the next looks at the session as a proxy whose viewer is away."""
+    """Lets creates and the first `passes` looks pass, and answers the next looks as a proxy whose viewer is
+    away."""
 
     def __init__(self, app: Flask, looks: int) -> None:
         super().__init__(app)
-        self.looks = looks
+        self.passes, self.looks = 0, looks
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
-        if request.method == "GET" and self.looks:
+        if request.method == "GET" and self.passes:
+            self.passes -= 1
+        elif request.method == "GET" and self.looks:
             self.looks -= 1
             return httpx.Response(503, text="the viewer is away")
         return super().handle_request(request)
@@ -522,6 +525,25 @@ def test_create_outlasts_a_viewer_that_is_away_for_a_moment(
         worker(lambda name: store.fleet.transition(name, Status.RUNNING, host="here", sandbox_id="b"))
         assert (await agent.get("create_desktop"))["status"] == "running"
         assert through.looks == 0
+
+    converse(use, api=through, key=people.alice.key)
+
+
+def test_waiting_for_a_person_outlasts_a_viewer_that_is_away_for_a_moment(
+    app: Flask, store: Store, people: People
+) -> None:
+    session = running_session(store, people.alice)
+    through = Interrupted(app, looks=0)
+    person = Principal(id="person:mara", tenant="acme", role=Role.OPERATOR, via="cookie")
+
+    async def use(agent: Agent) -> None:
+        await agent.get("ask_for_person", sandbox_id=session.id, reason="a captcha", wait_seconds=0)
+        through.passes, through.looks = 1, 3
+        helping = threading.Timer(0.5, lambda: store.help("acme").end(session.id, person))
+        helping.start()
+        word = await agent.get("wait_for_person", sandbox_id=session.id, wait_seconds=30)
+        helping.join()
+        assert (word["is_done"], through.looks) == (True, 0)
 
     converse(use, api=through, key=people.alice.key)
 

@@ -182,42 +182,21 @@ class Desk:
     async def _until_done(self, sandbox_id: str, seconds: int, say: Say) -> PersonsWord:
         """Whether nobody is needed there (any more), after so many seconds at the latest."""
         answer = await _in_thread(self._api.help, sandbox_id)
-        if answer.help is not None and seconds:
-            await say("waits for a person")
+        if seconds:
+            look = partial(self._api.help, sandbox_id, wait_seconds=_WAIT_PIECE_SECONDS)
             with anyio.move_on_after(seconds):
-                while answer.help is not None:
-                    wait = partial(self._api.help, sandbox_id, wait_seconds=_WAIT_PIECE_SECONDS)
-                    # A viewer with too many who wait answers at once.
-                    began = anyio.current_time()
-                    answer = await anyio.to_thread.run_sync(wait, abandon_on_cancel=True)
-                    if answer.help is not None:
-                        await anyio.sleep(max(0.0, _SHORTEST_PIECE_SECONDS - (anyio.current_time() - began)))
+                answer = await _look_until(
+                    lambda now: now.help is None, answer, look, lambda _: "waits for a person", say
+                )
         done_by = answer.ended_by_name if answer.help is None else None
         return PersonsWord(sandbox_id=sandbox_id, is_done=answer.help is None, done_by=done_by)
 
     async def _until(
         self, session: PublicSession, is_reached: Callable[[PublicSession], bool], say: Say
     ) -> PublicSession:
-        """The session then; what it waits for is said whenever that changes. A viewer that is away for less
-        than a minute is waited for."""
-        said, away_since = "", math.inf
-        while not is_reached(session):
-            reason = reason_of(session)
-            if reason and reason != said:
-                await say(reason)
-                said = reason
-            began = anyio.current_time()
-            wait = partial(self._api.session, session.id, wait_seconds=_WAIT_PIECE_SECONDS)
-            try:
-                session = await anyio.to_thread.run_sync(wait, abandon_on_cancel=True)
-                away_since = math.inf
-            except (NoAnswer, TryAgain):
-                away_since = min(away_since, began)
-                if anyio.current_time() - away_since > _PATIENCE_SECONDS:
-                    raise
-            if not is_reached(session):
-                await anyio.sleep(max(0.0, _SHORTEST_PIECE_SECONDS - (anyio.current_time() - began)))
-        return session
+        """The session then; what it waits for is said whenever that changes."""
+        look = partial(self._api.session, session.id, wait_seconds=_WAIT_PIECE_SECONDS)
+        return await _look_until(is_reached, session, look, reason_of, say)
 
 
 @dataclass(frozen=True)
@@ -333,6 +312,34 @@ TOOLS: tuple[AnyTool, ...] = (
 
 async def _in_thread(call: Callable[..., _Answer], *arguments: object) -> _Answer:
     return await anyio.to_thread.run_sync(partial(call, *arguments))
+
+
+async def _look_until(
+    is_reached: Callable[[_Answer], bool],
+    answer: _Answer,
+    look: Callable[[], _Answer],
+    reason: Callable[[_Answer], str],
+    say: Say,
+) -> _Answer:
+    """The answer to the look that sees it; the reason why it is not yet so is said whenever that changes. A
+    viewer that is away for less than a minute is waited for."""
+    said, away_since = "", math.inf
+    while not is_reached(answer):
+        why = reason(answer)
+        if why and why != said:
+            await say(why)
+            said = why
+        began = anyio.current_time()
+        try:
+            answer = await anyio.to_thread.run_sync(look, abandon_on_cancel=True)
+            away_since = math.inf
+        except (NoAnswer, TryAgain):
+            away_since = min(away_since, began)
+            if anyio.current_time() - away_since > _PATIENCE_SECONDS:
+                raise
+        if not is_reached(answer):
+            await anyio.sleep(max(0.0, _SHORTEST_PIECE_SECONDS - (anyio.current_time() - began)))
+    return answer
 
 
 def _desktop(session: PublicSession) -> Desktop:
