@@ -90,7 +90,7 @@ function emptyCell(label, text) {
 
 /** @param {Host} host */
 function nameCell(host) {
-  const groups = element("span", { class: "host-groups" }, ...host.groups.map((group) => element("span", { class: "chip" }, GROUPS[group] ?? group)));
+  const groups = element("span", { class: "host-groups" }, ...host.groups.map((group) => element("span", { class: "host-group" }, GROUPS[group] ?? group)));
   const address = host.address && element("span", { class: "host-address" }, host.address);
   return element("th", { role: "rowheader", scope: "row" }, element("span", { class: "host-name" }, host.name), groups, address);
 }
