@@ -52,5 +52,5 @@ export function setTag(node, text) {
 }
 
 export function badge({ tone, label }) {
-  return element("span", { class: "badge", "data-tone": tone }, element("i", { class: "dot" }), label);
+  return element("span", { class: "badge", "data-tone": tone }, element("i", { class: "dot" }), element("span", {}, label));
 }

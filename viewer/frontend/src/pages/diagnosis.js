@@ -1,10 +1,10 @@
 // Why one desktop shows nothing: each step as soon as it is known, with what mends it.
 
-import { getSession, goToSignIn, Problem } from "../api.js";
-import { element, icon, setText } from "../dom.js";
+import { Problem, bodyOf, getSession, goToSignIn, problemFrom } from "../api.js";
+import { badge, element, icon, setText } from "../dom.js";
 import "../header.js";
 import * as icons from "../icons.js";
-import { badgeOf, nameOf } from "../session.js";
+import { badgeOf, nameOf, shortId } from "../session.js";
 
 /**
  * @typedef {object} Step as in the API
@@ -61,7 +61,7 @@ function say(tone, text) {
 }
 
 function title(state) {
-  document.title = `${state} · Diagnosis of ${id.slice(0, 8)} · Deskfleet`;
+  document.title = `${state} · Diagnosis of ${shortId(id)} · Deskfleet`;
 }
 
 // ---- asking -----------------------------------------------------------------------------------------------------
@@ -74,10 +74,7 @@ async function* lines() {
   } catch {
     throw new Problem(0, "The server cannot be reached right now.");
   }
-  if (!answer.ok) {
-    const problem = await answer.json().catch(() => null);
-    throw new Problem(answer.status, problem?.detail ?? `The server refused (${answer.status}).`);
-  }
+  if (!answer.ok) throw problemFrom(answer, await bodyOf(answer));
   const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();
   let rest = "";
   for (;;) {
@@ -144,9 +141,8 @@ async function copyReport() {
 async function drawName() {
   try {
     const session = await getSession(id);
-    const { tone, label } = badgeOf(session);
     const name = document.querySelector(".diagnosis-session");
-    name.replaceChildren(element("span", { class: "badge", "data-tone": tone }, element("i", { class: "dot" }), label), element("code", { dir: "auto" }, nameOf(session)), element("span", {}, [session.image, session.host].filter(Boolean).join(" · ")));
+    name.replaceChildren(badge(badgeOf(session)), element("code", { dir: "auto" }, nameOf(session)), element("span", {}, [session.image, session.host].filter(Boolean).join(" · ")));
   } catch {
     // The steps tell what is wrong; the id stands there.
   }
