@@ -23,6 +23,7 @@ import { Watchers } from "./watchers.js";
 
 const PLACE_EVERY_MS = 3000;
 const TICK_MS = 250;
+const EXTRAS_AFTER_MS = 1000;
 const NOT_LOADED = "Part of this page could not be loaded. Reload it to try again.";
 const NEEDS_CONTROL = "Take control first.";
 /** @type {["fit"|"actual"|"match", string][]} */
@@ -215,13 +216,13 @@ class SandboxViewer extends HTMLElement {
     this.#watchers.refresh();
     const { id, display } = this.#session;
     if (display === "kasmvnc" && !this.#isShared) this.#lastFrame.follow(() => pictureOf(this.#connection, id));
-    // The first click on a button finds its code here.
-    setTimeout(() => loadExtras().catch(() => {}), 1000);
   }
 
   #painted() {
     this.#lastFrame.forget();
     this.#render();
+    // The first click on a button finds its code here, and no picture has waited for it.
+    setTimeout(() => loadExtras().catch(() => {}), EXTRAS_AFTER_MS);
   }
 
   #watchOn(reason) {
