@@ -7,7 +7,7 @@ import { badge, element } from "../dom.js";
 import * as icons from "../icons.js";
 import { toast } from "../toast.js";
 import { when } from "../times.js";
-import { isMe, learnNames, nameOfPrincipal } from "./principals.js";
+import { ROLES, isMe, learnNames, nameOfPrincipal } from "./principals.js";
 import { SettingsList, named, rowButton } from "./list.js";
 
 /**
@@ -24,7 +24,6 @@ import { SettingsList, named, rowButton } from "./list.js";
  * @property {string|null} revoked_at
  */
 
-const ROLES = [["watcher", "Watcher: sees desktops"], ["operator", "Operator: controls desktops too"], ["admin", "Admin: people and keys too"]];
 const SCOPES = {
   sessions: "Sessions: see, make, change and end them",
   streams: "Streams: open desktops, their ports and services",
@@ -70,7 +69,7 @@ function endOf(key) {
 }
 
 function openNew(list) {
-  const role = select("role", ROLES.filter(([name]) => mayGive(name)), "operator");
+  const role = select("role", rolesToGive(), "operator");
   const boxes = Object.entries(SCOPES).map(([name, words]) => element("label", { class: "check" }, element("input", { type: "checkbox", name: "scopes", value: name, checked: true }), words));
   formDialog({
     title: "New API key",
@@ -89,8 +88,11 @@ function openNew(list) {
   });
 }
 
-const ORDER = ["watcher", "operator", "admin"];
-const mayGive = (role) => ORDER.indexOf(role) <= ORDER.indexOf(document.body.dataset.role);
+/** Those up to one's own. */
+function rolesToGive() {
+  const own = ROLES.findIndex(([role]) => role === document.body.dataset.role);
+  return ROLES.slice(0, own + 1);
+}
 
 function wanted(data) {
   const scopes = data.getAll("scopes");

@@ -105,5 +105,4 @@ export function rowButton(label, of, onClick) {
 }
 
 /** A name with something smaller under it. */
-export const named = (name, sub) => [element("span", { dir: "auto" }, name), element("span", { class: "table-sub" }, sub)];
-
+export const named = (name, ...sub) => [element("span", { dir: "auto" }, name), element("span", { class: "table-sub" }, ...sub)];

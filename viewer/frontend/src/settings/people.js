@@ -10,7 +10,7 @@ import { exactly } from "../session.js";
 import { when } from "../times.js";
 import { toast } from "../toast.js";
 import { SettingsList, named, rowButton } from "./list.js";
-import { isMe, learnNames } from "./principals.js";
+import { ROLES, isMe, learnNames } from "./principals.js";
 
 /**
  * @typedef {object} Person as in the API
@@ -25,7 +25,6 @@ import { isMe, learnNames } from "./principals.js";
  * @property {string|null} last_sign_in_at
  */
 
-const ROLES = [["watcher", "Watcher: sees desktops"], ["operator", "Operator: controls desktops too"], ["admin", "Admin: people and keys too"]];
 const at = (person) => `/api/v1/people/${encodeURIComponent(person.id)}`;
 const nameOf = (person) => person.name || person.login;
 

@@ -1,10 +1,13 @@
-// Who `person:…` and `key:…` are.
+// Who `person:…` and `key:…` are, and the roles that they may have.
 
 import { call } from "../api.js";
 import { shortId } from "../session.js";
 
 const WORDS = { worker: "the fleet", deploy: "the site's settings", nobody: "nobody", deskfleet: "the fleet" };
 const KINDS = { person: "a person", key: "a key", link: "a sign-in link", share: "a share link", webhook_secret: "a webhook's sender", host: "the command line" };
+
+/** What may be given, from the least on: name and words, for a choice. @type {[string, string][]} */
+export const ROLES = [["watcher", "Watcher: sees desktops"], ["operator", "Operator: controls desktops too"], ["admin", "Admin: people and keys too"]];
 
 /** @type {Map<string, string>} */
 const names = new Map();

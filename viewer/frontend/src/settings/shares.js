@@ -8,7 +8,7 @@ import * as icons from "../icons.js";
 import { shortId } from "../session.js";
 import { when } from "../times.js";
 import { toast } from "../toast.js";
-import { SettingsList, rowButton } from "./list.js";
+import { SettingsList, named, rowButton } from "./list.js";
 import { learnNames, nameOfPrincipal } from "./principals.js";
 
 /** @typedef {import("../viewer/share-dialog.js").Share & {session_id: string, created_by: string}} Share */
@@ -31,7 +31,7 @@ function cells(share, list) {
   const name = share.label ?? "A link";
   const sub = ["made by ", nameOfPrincipal(share.created_by), " ", when(share.created_at), share.single_use ? " · one browser" : ""];
   return [
-    [element("span", { dir: "auto" }, name), element("span", { class: "table-sub" }, ...sub)],
+    named(name, ...sub),
     element("a", { class: "mono", href: `/sandboxes/${share.session_id}` }, shortId(share.session_id)),
     stateOf(share),
     share.visits.length ? element("ul", { class: "settings-visits" }, ...share.visits.map(visitItem)) : "nobody yet",
