@@ -30,17 +30,17 @@ export function button(label, onClick, attributes = {}) {
 
 /**
  * Ask before something that cannot be taken back; it stays open, with the reason, where that fails.
- * @param {{title: string, text: string, action: string, danger?: boolean, act: () => Promise<void>}} question
+ * @param {{title: string, text: string, action: string, keep?: string, danger?: boolean, act: () => Promise<void>}} question
  * @returns {Promise<boolean>} whether it was done
  */
-export function confirmed({ title, text, action, danger = true, act }) {
+export function confirmed({ title, text, action, keep = "Cancel", danger = true, act }) {
   return new Promise((resolve) => {
     const error = errorLine();
     const yes = button(action, run, { class: danger ? "button danger" : "button primary" });
-    const no = button("Cancel", () => box.close());
+    const no = button(keep, () => box.close());
     // What does no harm has the focus.
     no.autofocus = true;
-    const box = openDialog(title, [element("p", {}, text), error, actions(no, yes)]);
+    const box = openDialog(title, [element("p", { dir: "auto" }, text), error, actions(no, yes)]);
     let done = false;
     box.addEventListener("close", () => resolve(done));
     async function run() {

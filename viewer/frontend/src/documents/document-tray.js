@@ -4,6 +4,7 @@
 // that was chosen) and `close`. Esc closes it, arrow keys lead through the list, and the focus goes back to where it came from.
 
 import { goToSignIn, serverNow } from "../api.js";
+import { confirmed } from "../dialogs.js";
 import { element, icon, iconButton, setText } from "../dom.js";
 import * as icons from "../icons.js";
 import { ago, exactly } from "../session.js";
@@ -185,32 +186,16 @@ class DocumentTray extends HTMLElement {
     if (focused) (current ?? list.querySelector("button"))?.focus();
   }
 
-  #askToDelete() {
+  async #askToDelete() {
     const id = this.#id;
-    const error = element("p", { class: "form-error", role: "alert", hidden: true });
-    const sure = element("button", { type: "button", class: "button danger" }, "Delete");
-    const keep = element("button", { type: "button", class: "button", autofocus: true }, "Keep it");
-    const box = element("dialog", { class: "dialog", "aria-labelledby": "document-delete-title" },
-      element("h2", { id: "document-delete-title" }, "Delete this document?"),
-      element("p", { dir: "auto", class: "tray-deleted" }, `“${this.#parts.title.textContent}” is deleted for everybody, for good.`),
-      error, element("div", { class: "dialog-actions" }, keep, sure));
-    keep.addEventListener("click", () => box.close());
-    box.addEventListener("close", () => box.remove());
-    sure.addEventListener("click", async () => {
-      sure.disabled = true;
-      try {
-        await deleteDocument(id);
-        box.close();
-        this.close();
-      } catch (problem) {
-        if (problem.status === 401) return goToSignIn();
-        error.hidden = false;
-        setText(error, problem.message);
-        sure.disabled = false;
-      }
+    const done = await confirmed({
+      title: "Delete this document?",
+      text: `“${this.#parts.title.textContent}” is deleted for everybody, for good.`,
+      action: "Delete",
+      keep: "Keep it",
+      act: () => deleteDocument(id),
     });
-    this.append(box);
-    box.showModal();
+    if (done) this.close();
   }
 }
 

@@ -1,6 +1,7 @@
 // The Hosts page: what carries the desktops, asked for again every few seconds.
 
 import { call, goToSignIn, serverNow } from "../api.js";
+import { confirmed } from "../dialogs.js";
 import { badge, element, setText } from "../dom.js";
 import "../header.js";
 import { ago, exactly, inWords } from "../session.js";
@@ -57,8 +58,6 @@ const body = table.querySelector("tbody");
 const note = document.querySelector("#hosts-note");
 const summary = document.querySelector("#hosts-summary");
 const banner = document.querySelector("#banner");
-
-const dialog = document.querySelector("#drain-dialog");
 
 /** @type {Map<string, {row: HTMLElement, shown: string, seen: HTMLElement}>} */
 const rows = new Map();
@@ -140,31 +139,19 @@ function drainButton(host) {
 }
 
 /** @param {Host} host */
-function askToDrain(host) {
+async function askToDrain(host) {
   const wanted = !host.draining;
   const goOn = host.used_desktops ? ` The ${plural(host.used_desktops, "desktop")} on it ${host.used_desktops === 1 ? "goes" : "go"} on until ${host.used_desktops === 1 ? "it ends" : "they end"}.` : "";
-  setText(dialog.querySelector("h2"), wanted ? `Drain ${host.name}?` : `Stop draining ${host.name}?`);
-  setText(dialog.querySelector("[data-what]"), wanted ? `New desktops go to other hosts from now on.${goOn}` : "It gets new desktops again from now on.");
-  const confirm = dialog.querySelector("[data-confirm]");
-  const problem = dialog.querySelector(".form-error");
-  setText(confirm, wanted ? "Drain" : "Stop draining");
-  problem.hidden = true;
-  confirm.disabled = false;
-  confirm.onclick = async () => {
-    confirm.disabled = true;
-    try {
-      draw(await call("PUT", `/api/v1/hosts/${encodeURIComponent(host.name)}/draining`, { draining: wanted }));
-      dialog.close();
-      toast(wanted ? `${host.name} gets no new desktops.` : `${host.name} gets new desktops again.`);
-      ask();
-    } catch (failure) {
-      if (failure.status === 401) return goToSignIn();
-      setText(problem, failure.message);
-      problem.hidden = false;
-      confirm.disabled = false;
-    }
-  };
-  dialog.showModal();
+  const done = await confirmed({
+    title: wanted ? `Drain ${host.name}?` : `Stop draining ${host.name}?`,
+    text: wanted ? `New desktops go to other hosts from now on.${goOn}` : "It gets new desktops again from now on.",
+    action: wanted ? "Drain" : "Stop draining",
+    danger: false,
+    act: async () => draw(await call("PUT", `/api/v1/hosts/${encodeURIComponent(host.name)}/draining`, { draining: wanted })),
+  });
+  if (!done) return;
+  toast(wanted ? `${host.name} gets no new desktops.` : `${host.name} gets new desktops again.`);
+  ask();
 }
 
 // ---- capacity and load ------------------------------------------------------------------------------------------
