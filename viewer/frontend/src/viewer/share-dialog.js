@@ -1,6 +1,7 @@
 // "Share this desktop": make a link for somebody without an account, see who came by which, revoke one.
 
 import { serverNow } from "../api.js";
+import { copyButton } from "../copy.js";
 import { element } from "../dom.js";
 import { browserName } from "../browsers.js";
 import { ago, duration, exactly } from "../session.js";
@@ -39,10 +40,10 @@ export class ShareDialog {
     this.make = element("button", { type: "submit", class: "button primary" }, "Make a link");
     this.error = element("p", { class: "form-error", role: "alert", hidden: true });
     this.url = element("input", { type: "text", readonly: true, "aria-label": "The link", spellcheck: "false" });
-    this.copy = element("button", { type: "button", class: "button" }, "Copy");
+    this.copy = copyButton(() => this.url.value, "link", this.url);
     this.fresh = element("div", { class: "share-fresh", hidden: true },
       element("p", { role: "status" }, "Copy it now: it is shown this once. Whoever has it can watch, and do nothing else."),
-      element("div", { class: "share-url" }, this.url, this.copy));
+      element("div", { class: "copy" }, this.url, this.copy));
     this.list = element("ul", { class: "share-list" });
     this.close = element("button", { type: "button", class: "button" }, "Close");
     const form = element("form", { class: "share-form" },
@@ -55,7 +56,6 @@ export class ShareDialog {
       element("p", {}, "A link lets somebody without an account watch, until it is over."),
       form, this.error, this.fresh, this.list, element("div", { class: "dialog-actions" }, this.close));
     form.addEventListener("submit", (event) => this.#submitted(event));
-    this.copy.addEventListener("click", () => this.#copied());
     this.close.addEventListener("click", () => this.box.close());
     this.box.addEventListener("close", () => this.#closed());
     parent.append(this.box);
@@ -105,16 +105,6 @@ export class ShareDialog {
       this.#failed(problem);
     } finally {
       this.make.disabled = false;
-    }
-  }
-
-  async #copied() {
-    this.url.select();
-    try {
-      await navigator.clipboard.writeText(this.url.value);
-      this.copy.textContent = "Copied";
-    } catch {
-      this.copy.textContent = "Press Ctrl C";
     }
   }
 
