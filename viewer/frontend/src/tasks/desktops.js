@@ -21,7 +21,7 @@ export class TaskDesktops extends EventTarget {
   #sessions = new Map();
   #cursor = null;
   #opened = new Set();
-  /** @type {Map<string, {item: HTMLElement, isLive: boolean}>} */
+  /** @type {Map<string, {item: HTMLElement, isLive: boolean|null}>} */
   #shown = new Map();
   #parts;
   #live;
@@ -51,14 +51,13 @@ export class TaskDesktops extends EventTarget {
 
   async #load() {
     try {
-      const page = await this.#page(null);
       // One that lives may be older than the newest page.
-      const living = await call("GET", `/api/v1/sessions?${new URLSearchParams([["task_id", this.#taskId], ["limit", "200"], ...["creating", "running", "paused"].map((status) => ["status", status])])}`);
+      const [page, living] = await Promise.all([this.#page(null), this.#living()]);
       const listed = [...page.items, ...living.items];
       const known = new Set(listed.map((session) => session.id));
       // What lived when it was last heard of and is on no list has ended long ago.
       for (const [id, session] of this.#sessions) if (!known.has(id) && !isOver(session)) this.#sessions.delete(id);
-      for (const session of listed) this.#sessions.set(session.id, this.#live.accept(session));
+      this.#take(listed);
       this.#cursor ??= page.next_cursor;
       this.problem = null;
     } catch (problem) {
@@ -73,11 +72,21 @@ export class TaskDesktops extends EventTarget {
     return call("GET", `/api/v1/sessions?${new URLSearchParams({ task_id: this.#taskId, limit: "50", ...(cursor ? { cursor } : {}) })}`);
   }
 
+  #living() {
+    return call("GET", `/api/v1/sessions?${new URLSearchParams([["task_id", this.#taskId], ["limit", "200"], ...["creating", "running", "paused"].map((status) => ["status", status])])}`);
+  }
+
+  /** All at once: each change that is told draws the page anew. @param {Session[]} sessions */
+  #take(sessions) {
+    this.#live.acceptAll(sessions);
+    for (const { id } of sessions) this.#sessions.set(id, this.#live.sessions.get(id));
+  }
+
   async #loadOlder() {
     this.#parts.older.disabled = true;
     try {
       const page = await this.#page(this.#cursor);
-      for (const session of page.items) this.#sessions.set(session.id, this.#live.accept(session));
+      this.#take(page.items);
       this.#cursor = page.next_cursor;
       this.problem = null;
     } catch (problem) {
@@ -116,9 +125,8 @@ export class TaskDesktops extends EventTarget {
   #place(list, session, index) {
     const isLive = index < LIVE_BY_THEMSELVES || this.#opened.has(session.id);
     let entry = this.#shown.get(session.id);
-    if (!entry) this.#shown.set(session.id, (entry = { item: element("li", { "data-session": session.id }), isLive: false, made: false }));
-    if (!entry.made || entry.isLive !== isLive) {
-      entry.made = true;
+    if (!entry) this.#shown.set(session.id, (entry = { item: element("li", { "data-session": session.id }), isLive: null }));
+    if (entry.isLive !== isLive) {
       entry.isLive = isLive;
       entry.item.dataset.live = String(isLive);
       entry.item.replaceChildren(isLive ? this.#viewer(session) : this.#tile(session));
