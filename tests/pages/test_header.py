@@ -174,3 +174,15 @@ def test_tab_says_that_the_server_does_not_answer(page: Page, site: PagesSite) -
     expect(page.locator("link[rel=icon]")).to_have_attribute("href", re.compile("^data:image/png"))
     site.edge.silent = False
     expect(page).to_have_title(title, timeout=20_000)
+
+
+@pytest.mark.parametrize("place", ["wall", "tasks", "documents"])
+def test_every_page_with_events_says_at_once_that_they_broke_off(
+    page: Page, site: PagesSite, place: str
+) -> None:
+    with page.expect_response("**/api/v1/events"):
+        page.goto(f"{site.origin}/{place}")
+    title = page.title()
+    site.edge.go_silent()
+    expect(page).to_have_title(f"Offline · {title}")
+    site.edge.silent = False

@@ -15,8 +15,11 @@ let timer = 0;
 let misses = 0;
 /** The page has a stream, which knows sooner whether the server answers. */
 let hasStream = false;
+/** Not in a frame of another page, which has no navigation. */
+let isAsked = false;
 
 export function watchNeeding() {
+  isAsked = true;
   addEventListener("pageshow", (event) => event.persisted && ask());
   document.addEventListener("visibilitychange", () => !document.hidden && later(SOON_MS));
   // After what the page itself needs first.
@@ -31,7 +34,7 @@ export function followLive(live) {
   live.addEventListener("change", () => {
     const calling = [...live.sessions.values()].filter((session) => session.help).map((session) => session.id);
     const now = calling.sort().join();
-    if (now === known) return;
+    if (!isAsked || now === known) return;
     known = now;
     later(SOON_MS);
   });

@@ -5,6 +5,7 @@ import "../documents/document-list.js";
 import "../documents/document-tray.js";
 import { setText } from "../dom.js";
 import { Live } from "../live.js";
+import { followLive } from "../needing.js";
 
 const TITLE = "Documents · Deskfleet";
 const FILTERED_AFTER_MS = 300;
@@ -71,4 +72,5 @@ list.live = live;
 tray.live = live;
 readFilters();
 follow();
+followLive(live);
 live.start();

@@ -5,6 +5,7 @@ import "../documents/document-list.js";
 import "../documents/document-tray.js";
 import { badge, element, setText } from "../dom.js";
 import { Live } from "../live.js";
+import { followLive } from "../needing.js";
 import { nameOf } from "../session.js";
 import { TaskDesktops } from "../tasks/desktops.js";
 import "../viewer/sandbox-viewer.js";
@@ -56,4 +57,5 @@ documents.addEventListener("change", () => (tray.documents = documents.documents
 documents.live = live;
 tray.live = live;
 documents.wanted = { task_id: page.dataset.task };
+followLive(live);
 live.start();

@@ -5,6 +5,7 @@ import { taskPage } from "../documents/document.js";
 import { badge, element, setText } from "../dom.js";
 import "../header.js";
 import { Live } from "../live.js";
+import { followLive } from "../needing.js";
 import { ago, exactly } from "../session.js";
 
 /**
@@ -110,6 +111,7 @@ older.addEventListener("click", async () => {
 live.addEventListener("change", loadSoon);
 live.addEventListener("document", loadSoon);
 live.addEventListener("stale", load);
+followLive(live);
 setInterval(() => {
   for (const time of body.querySelectorAll("time")) setText(time, ago(serverNow() - Date.parse(time.dateTime)));
 }, 5000);

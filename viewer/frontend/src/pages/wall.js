@@ -5,6 +5,7 @@ import { icon, setText } from "../dom.js";
 import "../header.js";
 import * as icons from "../icons.js";
 import { Live } from "../live.js";
+import { followLive } from "../needing.js";
 import { thumbnails } from "../thumbnails.js";
 import { Awake } from "../wall/awake.js";
 import { addressOf, choiceIn, enlarge, putAt, remove, withLayout } from "../wall/choice.js";
@@ -212,6 +213,7 @@ for (const button of document.querySelectorAll("[data-clears]")) button.addEvent
 addEventListener("popstate", () => choose(choiceIn(location.search, usual)));
 live.addEventListener("change", drawSoon);
 live.addEventListener("state", stateChanged);
+followLive(live);
 feed.addEventListener("state", stateChanged);
 feed.addEventListener("signedout", goToSignIn);
 setInterval(drawSoon, LOOK_AGAIN_MS);
