@@ -122,5 +122,4 @@ export const getSession = (id) => call("GET", at(id));
 export const terminateSession = (id) => call("DELETE", at(id));
 export const createSession = (wanted) => call("POST", "/api/v1/sessions", wanted);
 export const listActive = () => call("GET", "/api/v1/sessions?status=creating&status=running&status=paused&limit=200");
-export const listSessions = (cursor, limit = 50) =>
-  call("GET", `/api/v1/sessions?limit=${limit}${cursor ? `&cursor=${encodeURIComponent(cursor)}` : ""}`);
+export const listNewest = () => call("GET", "/api/v1/sessions?limit=50");

@@ -1,6 +1,6 @@
 // The tenant's sessions as they are now: one list, kept true by the event stream.
 
-import { call, getSession, goToSignIn, listActive, listSessions, serverNow } from "./api.js";
+import { call, getSession, goToSignIn, listActive, listNewest, serverNow } from "./api.js";
 import { isOver, isQueued } from "./session.js";
 
 const BACK_OFF_MS = [500, 1000, 2000, 4000, 8000];
@@ -23,8 +23,6 @@ export class Live extends EventTarget {
   problem = null;
   /** True once the list has been read. */
   loaded = false;
-  /** @type {string|null} where the next older page begins */
-  olderCursor = null;
 
   #source = null;
   #failures = 0;
@@ -86,12 +84,6 @@ export class Live extends EventTarget {
     const taken = { ...session, queue_position: place };
     this.sessions.set(taken.id, taken);
     return taken;
-  }
-
-  async loadOlder() {
-    const page = await listSessions(this.olderCursor);
-    this.olderCursor = page.next_cursor;
-    this.acceptAll(page.items);
   }
 
   /** Read the list again: what it has to be has changed. */
@@ -170,8 +162,7 @@ export class Live extends EventTarget {
 
   /** The newest ones, and whatever lives: a desktop of last week must not hide behind fifty short ones of today. */
   async #newestAndLive() {
-    const [page, active] = await Promise.all([listSessions(null), listActive()]);
-    this.olderCursor = page.next_cursor;
+    const [page, active] = await Promise.all([listNewest(), listActive()]);
     const oldest = page.next_cursor ? Date.parse(page.items.at(-1)?.created_at) : 0;
     return { items: [...active.items, ...page.items], isMissed: (session) => Date.parse(session.created_at) > oldest || !isOver(session) };
   }

@@ -1,6 +1,6 @@
 // The wall: all running desktops as they are now, and up to four of them large.
 
-import { goToSignIn, serverNow } from "../api.js";
+import { serverNow } from "../api.js";
 import { icon, setText } from "../dom.js";
 import "../header.js";
 import * as icons from "../icons.js";
@@ -215,7 +215,6 @@ live.addEventListener("change", drawSoon);
 live.addEventListener("state", stateChanged);
 followLive(live);
 feed.addEventListener("state", stateChanged);
-feed.addEventListener("signedout", goToSignIn);
 setInterval(drawSoon, LOOK_AGAIN_MS);
 
 show();
