@@ -6,15 +6,13 @@ const EDGE = 8;
 
 export class Popup {
   #anchor = null;
+  #onAway = () => this.close();
 
   /** @param {HTMLElement} parent @param {Record<string, string>} attributes of the box */
   constructor(parent, attributes) {
     this.node = element("div", { popover: "auto", class: "viewer-popup", ...attributes });
     parent.append(this.node);
     this.node.addEventListener("toggle", (event) => event.newState === "closed" && this.#closed());
-    // A click into a frame is no click here, but takes the focus from the window.
-    addEventListener("blur", () => this.close());
-    addEventListener("resize", () => this.close());
   }
 
   get isOpen() {
@@ -28,6 +26,9 @@ export class Popup {
     this.node.showPopover();
     anchor.setAttribute("aria-expanded", "true");
     this.#place();
+    // A click into a frame is no click here, but takes the focus from the window. Only while it is open: viewers come and go.
+    addEventListener("blur", this.#onAway);
+    addEventListener("resize", this.#onAway);
   }
 
   close() {
@@ -46,6 +47,8 @@ export class Popup {
   }
 
   #closed() {
+    removeEventListener("blur", this.#onAway);
+    removeEventListener("resize", this.#onAway);
     this.#anchor?.setAttribute("aria-expanded", "false");
     const active = this.node.getRootNode().activeElement;
     if (!active || active.localName === "body" || this.node.contains(active)) this.#anchor?.focus({ preventScroll: true });
