@@ -44,7 +44,7 @@ export class Stage {
   #add(id) {
     const viewer = element("sandbox-viewer", { session: id, fill: true, back: "/wall" });
     // Only now is its code needed; a property that is set before it is there would hide the element's own.
-    import("../viewer/sandbox-viewer.js").then(() => (viewer.live = this.#live));
+    import("../viewer/sandbox-viewer.js").then(() => (viewer.live = this.#live), () => viewer.replaceChildren(element("p", { class: "notice", "data-tone": "bad", role: "alert" }, "Part of this page could not be loaded. Reload it to try again.")));
     const slot = element("div", { class: "wall-slot", "data-session": id }, viewer);
     this.#slots.set(id, slot);
     this.#box.append(slot);
