@@ -4,7 +4,9 @@ import { serverNow } from "./api.js";
 import { element, setText } from "./dom.js";
 import { ago, duration, exactly } from "./session.js";
 
-const WORDS_EVERY_MS = 20_000;
+const WORDS_EVERY_MS = 5000;
+/** The server's clock is known to a second or two: what has just happened must not be to come. */
+const NOW_MS = 5000;
 
 let timer = 0;
 
@@ -17,7 +19,7 @@ export function when(iso, never = "never") {
 
 function inWords(iso) {
   const left = Date.parse(iso) - serverNow();
-  return left > 0 ? `in ${duration(left)}` : ago(-left);
+  return left > NOW_MS ? `in ${duration(left)}` : ago(-left);
 }
 
 function refresh() {

@@ -3,10 +3,10 @@
 // `small`: without the column of tasks. The page sets `.live` (a Live) once and `.wanted` ({task_id, session_id, type}) as often as
 // it likes. Fires `open` (detail: the document's id) and `change`; `.documents` is what is listed.
 
-import { goToSignIn, serverNow } from "../api.js";
+import { goToSignIn } from "../api.js";
 import { element, icon, setText } from "../dom.js";
 import * as icons from "../icons.js";
-import { ago, exactly } from "../session.js";
+import { when } from "../times.js";
 import { documentPage, listDocuments, sizeName, typeIcon, typeName } from "./document.js";
 
 class DocumentList extends HTMLElement {
@@ -38,12 +38,10 @@ class DocumentList extends HTMLElement {
 
   connectedCallback() {
     if (!this.#parts) this.#build();
-    this.timer = setInterval(() => this.#tick(), 5000);
     this.#render();
   }
 
   disconnectedCallback() {
-    clearInterval(this.timer);
     this.#live?.removeEventListener("document", this.#onDocument);
     this.#live?.removeEventListener("stale", this.#onStale);
   }
@@ -154,17 +152,11 @@ class DocumentList extends HTMLElement {
     const small = this.hasAttribute("small");
     const about = [typeName(one), one.type === "sandbox" ? null : sizeName(one.size)].filter(Boolean).join(" · ");
     const task = element("span", { class: "document-task", dir: "auto" }, one.task_id ? `Task ${one.task_id}` : "");
-    const time = element("time", { datetime: one.updated_at, title: exactly(one.updated_at) }, ago(serverNow() - Date.parse(one.updated_at)));
     return element("li", {},
       element("a", { class: "document-row", href: documentPage(one.id), "data-id": one.id },
         icon(typeIcon(one)),
         element("span", { class: "document-what" }, element("span", { class: "document-title", dir: "auto" }, one.title), one.path && element("span", { class: "document-path", dir: "auto" }, one.path)),
-        element("span", { class: "document-about" }, element("span", {}, about), !small && task, time)));
-  }
-
-  #tick() {
-    const now = serverNow();
-    for (const time of this.querySelectorAll("time")) setText(time, ago(now - Date.parse(time.dateTime)));
+        element("span", { class: "document-about" }, element("span", {}, about), !small && task, when(one.updated_at))));
   }
 }
 

@@ -3,11 +3,11 @@
 // The page sets `.live` (a Live) once, and calls `show(documents, id)` with what its list holds. Fires `choose` (detail: the id of another one
 // that was chosen) and `close`. Esc closes it, arrow keys lead through the list, and the focus goes back to where it came from.
 
-import { goToSignIn, serverNow } from "../api.js";
+import { goToSignIn } from "../api.js";
 import { confirmed } from "../dialogs.js";
 import { element, icon, iconButton, setText } from "../dom.js";
 import * as icons from "../icons.js";
-import { ago, exactly } from "../session.js";
+import { when } from "../times.js";
 import { contentOf, deleteDocument, documentPage, sizeName, taskPage, typeIcon, typeName, viewDocument } from "./document.js";
 
 class DocumentTray extends HTMLElement {
@@ -166,7 +166,7 @@ class DocumentTray extends HTMLElement {
     const parts = [typeName(shown), shown.language, shown.type === "sandbox" ? null : sizeName(shown.size)].filter(Boolean).join(" · ");
     about.replaceChildren(
       element("span", {}, parts),
-      element("time", { datetime: shown.updated_at, title: exactly(shown.updated_at) }, ago(serverNow() - Date.parse(shown.updated_at))),
+      when(shown.updated_at),
       ...(shown.task_id ? [task ? element("a", { href: task, dir: "auto" }, `Task ${shown.task_id}`) : element("span", { dir: "auto" }, `Task ${shown.task_id}`)] : []),
       ...(shown.path ? [element("span", { class: "mono", dir: "auto" }, shown.path)] : []));
     download.href = contentOf(shown.id);

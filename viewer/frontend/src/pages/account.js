@@ -1,10 +1,10 @@
 // The account page: where somebody is signed in, and his password.
 
-import { call, goToSignIn, serverNow } from "../api.js";
+import { call, goToSignIn } from "../api.js";
 import { browserName } from "../browsers.js";
 import { element } from "../dom.js";
 import "../header.js";
-import { ago, exactly } from "../session.js";
+import { when } from "../times.js";
 
 /**
  * @typedef {object} SignIn as in the API
@@ -40,7 +40,6 @@ function row(signIn) {
   const end = element("button", { type: "button", class: "button" }, "Sign out");
   end.setAttribute("aria-label", `Sign out ${nameOf(signIn)}`);
   end.addEventListener("click", () => act(end, "DELETE", `/api/v1/me/sign-ins/${encodeURIComponent(signIn.id)}`));
-  const used = element("time", { datetime: signIn.used_at, title: exactly(signIn.used_at) }, ago(serverNow() - Date.parse(signIn.used_at)));
   return element(
     "li",
     {},
@@ -48,7 +47,7 @@ function row(signIn) {
       "div",
       { class: "sign-in-what" },
       element("span", { class: "sign-in-name", title: signIn.user_agent ?? "" }, nameOf(signIn)),
-      element("span", { class: "sign-in-where" }, signIn.address ?? "unknown address", " · used ", used),
+      element("span", { class: "sign-in-where" }, signIn.address ?? "unknown address", " · used ", when(signIn.used_at)),
     ),
     signIn.is_this_one ? element("span", { class: "tag" }, "this browser") : end,
   );

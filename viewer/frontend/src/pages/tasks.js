@@ -1,12 +1,12 @@
 // The Tasks page: what agents work on, and how it stands.
 
-import { call, goToSignIn, serverNow } from "../api.js";
+import { call, goToSignIn } from "../api.js";
 import { taskPage } from "../documents/document.js";
 import { badge, element, setText } from "../dom.js";
 import "../header.js";
 import { Live } from "../live.js";
 import { followLive } from "../needing.js";
-import { ago, exactly } from "../session.js";
+import { when } from "../times.js";
 
 /**
  * @typedef {object} Task as in the API
@@ -86,7 +86,7 @@ function row(task) {
     element("td", { role: "cell", "data-label": "Agent", "data-empty": task.agent_id ? null : "true" }, element("span", { dir: "auto" }, task.agent_id ?? "")),
     desktopsOf(task),
     cell("Documents", String(task.documents)),
-    cell("Last activity", element("time", { datetime: task.active_at, title: exactly(task.active_at) }, ago(serverNow() - Date.parse(task.active_at)))));
+    cell("Last activity", when(task.active_at)));
 }
 
 function render() {
@@ -112,8 +112,5 @@ live.addEventListener("change", loadSoon);
 live.addEventListener("document", loadSoon);
 live.addEventListener("stale", load);
 followLive(live);
-setInterval(() => {
-  for (const time of body.querySelectorAll("time")) setText(time, ago(serverNow() - Date.parse(time.dateTime)));
-}, 5000);
 render();
 live.start();

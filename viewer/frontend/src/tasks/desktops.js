@@ -5,7 +5,8 @@
 import { call, goToSignIn, serverNow } from "../api.js";
 import { attentionOf } from "../attention.js";
 import { badge, element, setText } from "../dom.js";
-import { ago, badgeOf, exactly, inWords, isOver, nameOf } from "../session.js";
+import { badgeOf, inWords, isOver, nameOf } from "../session.js";
+import { when } from "../times.js";
 import "../tile/sandbox-tile.js";
 
 const LIVE_BY_THEMSELVES = 2;
@@ -36,7 +37,8 @@ export class TaskDesktops extends EventTarget {
     live.addEventListener("change", (event) => this.#heard(event.detail));
     live.addEventListener("stale", () => this.#load());
     parts.older.addEventListener("click", () => this.#loadOlder());
-    setInterval(() => this.#tick(), 5000);
+    // What one needs changes with time alone, too.
+    setInterval(() => this.dispatchEvent(new CustomEvent("change")), 5000);
   }
 
   /** Those that have not ended, in the order in which they were started: none moves because of a new one. */
@@ -164,11 +166,6 @@ export class TaskDesktops extends EventTarget {
     list.replaceChildren(...over.map(endedItem));
   }
 
-  #tick() {
-    for (const time of this.#parts.endedList.querySelectorAll("time")) setText(time, ago(serverNow() - Date.parse(time.dateTime)));
-    this.dispatchEvent(new CustomEvent("change"));
-  }
-
   /** What a person should look at first; null when nothing needs anybody. */
   get attention() {
     const now = serverNow();
@@ -184,6 +181,6 @@ function endedItem(session) {
   return element("li", {},
     element("span", { class: "task-ended-line" },
       element("a", { class: "mono", href: `/sandboxes/${session.id}`, target: document.body.classList.contains("page-task-panel") ? "_blank" : null, rel: "noopener" }, nameOf(session)),
-      badge(badgeOf(session)), element("time", { datetime: at, title: exactly(at) }, ago(serverNow() - Date.parse(at)))),
+      badge(badgeOf(session)), when(at)),
     reason && element("p", { class: "task-ended-reason", dir: "auto" }, reason));
 }
