@@ -194,12 +194,12 @@ export class RowList extends EventTarget {
         item.dataset.chosen = String(box.checked);
       },
       tick: (now) => {
-        setText(age, ago(now - Date.parse(session.created_at)));
-        setText(end, nextEnd(session, now));
-        row.lines(now);
+        row.write(now);
         return linesOf(session, now) === lines;
       },
-      lines: (now) => {
+      write: (now) => {
+        setText(age, ago(now - Date.parse(session.created_at)));
+        setText(end, nextEnd(session, now));
         const said = attentionOf(session, now, seenness(session));
         setText(why, oneLine(said.why));
         for (const line of link.querySelectorAll("[data-line]")) line.hidden = !(line.dataset.line === "why" ? why.textContent : work.textContent || end.textContent);
@@ -216,8 +216,7 @@ export class RowList extends EventTarget {
         age.dateTime = latest.created_at;
         age.title = exactly(latest.created_at);
         end.title = latest.expires_at ? `Ends ${exactly(latest.expires_at)}` : "";
-        row.tick(now);
-        const said = row.lines(now);
+        const said = row.write(now);
         if (pill.textContent !== said.label || pill.dataset.tone !== said.tone) pill.replaceChildren(badge(said));
         pill.dataset.tone = said.tone;
         why.dataset.tone = said.tone;
