@@ -81,6 +81,11 @@ export async function bodyOf(response) {
   }
 }
 
+/** What an answer holds as text because it is JSON. @param {string} base64 */
+export function bytesOf(base64) {
+  return Uint8Array.fromBase64?.(base64) ?? Uint8Array.from(atob(base64), (letter) => letter.charCodeAt(0));
+}
+
 /** @param {Response} response one that is not good @param {any} answer what it says */
 export function problemFrom(response, answer) {
   const fields = {};

@@ -36,7 +36,8 @@ export const CLOSE = {
 
 /** @typedef {{tone: "good"|"busy"|"bad"|"quiet"|"warn", label: string}} Badge */
 
-const LABELS = { creating: "Creating", running: "Running", paused: "Paused", terminated: "Terminated", error: "Error" };
+/** Of each status, in the order of a life. */
+export const LABELS = { creating: "Creating", running: "Running", paused: "Paused", error: "Error", terminated: "Terminated" };
 const TONES = { creating: "busy", running: "good", paused: "quiet", terminated: "quiet", error: "bad" };
 
 /** @param {Session} session */

@@ -1,7 +1,7 @@
 // Small pictures of desktops, about one a second: one feed for a page, whatever shows them. Only what somebody looks at is
 // asked for, and only what has changed travels.
 
-import { call } from "./api.js";
+import { bytesOf, call } from "./api.js";
 
 const EVERY_MS = 1000;
 const BACK_OFF_MS = [1000, 2000, 4000, 8000, 15_000];
@@ -186,6 +186,7 @@ export class Thumbnails extends EventTarget {
       Object.assign(picture, { width: item.screen_width, height: item.screen_height, changedAt: item.changed_at });
     }
     if (item.data) {
+      // Not by a data: address: `connect-src` forbids it, and as an image each one would stay in the document as text.
       picture.url = URL.createObjectURL(new Blob([bytesOf(item.data)], { type: "image/jpeg" }));
       Object.assign(entry, { etag: item.etag, width });
     }
@@ -195,11 +196,6 @@ export class Thumbnails extends EventTarget {
     // Whoever shows it has the new one by now.
     if (before.url && before.url !== picture.url) URL.revokeObjectURL(before.url);
   }
-}
-
-/** Not by a data: address: `connect-src` forbids it, and as an image each one would stay in the document as text. */
-function bytesOf(base64) {
-  return Uint8Array.fromBase64?.(base64) ?? Uint8Array.from(atob(base64), (letter) => letter.charCodeAt(0));
 }
 
 /** @type {Thumbnails|null} */

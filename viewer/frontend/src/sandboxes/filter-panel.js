@@ -2,8 +2,8 @@
 
 import { call } from "../api.js";
 import { element } from "../dom.js";
+import { LABELS } from "../session.js";
 
-const STATUSES = { creating: "Creating", running: "Running", paused: "Paused", error: "Error", terminated: "Terminated" };
 const SUGGESTED = 100;
 const TYPED_MS = 400;
 
@@ -17,7 +17,7 @@ export class FilterPanel {
   /** @param {HTMLElement} place @param {(change: object) => void} apply */
   constructor(place, apply) {
     this.#apply = apply;
-    this.#statuses = Object.entries(STATUSES).map(([status, label]) => this.#statusBox(status, label));
+    this.#statuses = Object.entries(LABELS).map(([status, label]) => this.#statusBox(status, label));
     const boxes = element("fieldset", { class: "filter-statuses" }, element("legend", {}, "Status"), ...this.#statuses.map((box) => box.label));
     place.replaceChildren(boxes, this.#select("host", "Host", "Any host"), this.#select("image", "Image", "Any image"), this.#input("task", "Task"), this.#input("agent", "Agent"), ...Object.values(this.#suggestions));
     this.refresh();

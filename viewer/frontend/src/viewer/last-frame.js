@@ -1,5 +1,6 @@
 // The last picture that was seen, kept grey below the cover until there is a new one.
 
+import { bytesOf } from "../api.js";
 import { element } from "../dom.js";
 
 // A foreign page's picture cannot be copied; of such a desktop the capture's is kept, seldom, so that it is there when the network is not.
@@ -71,5 +72,5 @@ export class LastFrame {
 export async function pictureOf(connection, sessionId) {
   const { items } = await connection.call("POST", "/api/v1/thumbnails", { width: WIDTH, items: [{ session_id: sessionId }] });
   if (!items[0].data) throw new Error(items[0].detail ?? "no picture");
-  return new Blob([Uint8Array.from(atob(items[0].data), (character) => character.charCodeAt(0))], { type: "image/jpeg" });
+  return new Blob([bytesOf(items[0].data)], { type: "image/jpeg" });
 }
