@@ -94,6 +94,15 @@ class _Browsers:
             context.close()
 
 
+def test_a_long_name_ends_in_an_ellipsis(browsers: _Browsers, site: PagesSite, worked_on: Session) -> None:
+    who, name = robot(site), "openclaw" * 12
+    site.store.leases.take(worked_on, who, name=name, kind=kind_of(who), reason=None, seconds=60)
+    label = browsers.of("Bob", worked_on).locator(f"{STATE} .badge > :last-child")
+    expect(label).to_have_text(f"Agent {name} works")
+    assert label.evaluate("label => label.scrollWidth > label.clientWidth")
+    assert label.evaluate("label => getComputedStyle(label).textOverflow") == "ellipsis"
+
+
 def test_all_see_at_once_who_has_control_and_a_person_takes_it_from_the_agent(
     browsers: _Browsers, site: PagesSite, worked_on: Session
 ) -> None:

@@ -7,7 +7,7 @@ from typing import cast
 
 import pytest
 from PIL import Image
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Page, WebSocketRoute, expect
 
 from tests.browser import Complaints, canvas_colours, wait_for_picture
 from tests.pages.site import PagesSite
@@ -52,6 +52,62 @@ def test_the_canvas_follows_the_desktop(shown: Page, desktop: PaintedDesktop, co
     desktop.repaint()
     wait_for_picture(shown)
     assert complaints.heard == []
+
+
+def test_what_a_click_needs_waits_for_a_picture_that_is_slow(
+    page: Page, site: PagesSite, session: Session
+) -> None:
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url))
+    held = _HeldPicture()
+    page.route_web_socket("**/stream/*", held.between)
+    page.clock.install()
+    page.goto(f"{site.origin}/view/{session.id}")
+    expect(page.locator("sandbox-viewer[data-link=connected]")).to_be_visible()
+    page.clock.fast_forward(5000)
+    page.evaluate("new Promise(requestAnimationFrame)")
+    assert not [address for address in asked if "/extras-" in address]
+    held.let_go()
+    wait_for_picture(page)
+    with page.expect_request("**/extras-*"):
+        page.clock.fast_forward(5000)
+
+
+class _HeldPicture:
+    """Between a page and its desktop: after the first wish for a picture nothing comes until it is let go."""
+
+    def __init__(self) -> None:
+        self._page: WebSocketRoute | None = None
+        self._held: list[str | bytes] = []
+        self._holds = False
+        self._was_let_go = False
+
+    def between(self, page: WebSocketRoute) -> None:
+        self._page = page
+        desktop = page.connect_to_server()
+        page.on_message(lambda message: self._to_desktop(desktop, message))
+        desktop.on_message(self._to_page)
+
+    def _to_desktop(self, desktop: WebSocketRoute, message: str | bytes) -> None:
+        # RFB: 3 is FramebufferUpdateRequest.
+        if not self._was_let_go and isinstance(message, bytes) and message[:1] == b"\x03":
+            self._holds = True
+        desktop.send(message)
+
+    def _to_page(self, message: str | bytes) -> None:
+        if self._holds:
+            self._held.append(message)
+        else:
+            self._send(message)
+
+    def _send(self, message: str | bytes) -> None:
+        assert self._page is not None
+        self._page.send(message)
+
+    def let_go(self) -> None:
+        self._was_let_go, self._holds = True, False
+        for message in self._held:
+            self._send(message)
 
 
 def test_refresh_opens_another_stream_and_leaves_the_sandbox_alone(
