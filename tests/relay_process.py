@@ -40,7 +40,7 @@ def free_port(address: str = "127.0.0.1") -> int:
             return port
 
 
-def wait_for_listener(address: str, port: int, *, seconds: float = 15) -> None:
+def wait_for_listener(address: str, port: int, *, seconds: float = 40) -> None:
     deadline = time.monotonic() + seconds
     while True:
         with suppress(OSError), socket.create_connection((address, port), timeout=1):
@@ -50,7 +50,7 @@ def wait_for_listener(address: str, port: int, *, seconds: float = 15) -> None:
         time.sleep(0.05)
 
 
-def wait_until_answers(url: str, process: subprocess.Popen[bytes], *, seconds: float = 10) -> None:
+def wait_until_answers(url: str, process: subprocess.Popen[bytes], *, seconds: float = 40) -> None:
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         if process.poll() is not None:
