@@ -23,16 +23,19 @@ import pytest
 from aiohttp import web
 from flask import Flask
 from mcp import Client
-from mcp.types import CallToolResult, TextContent
+from mcp.types import CallToolResult, ImageContent, TextContent
 from pydantic import SecretStr
 
 from tests.execd_stand_in import Execd as ExecdStandIn
+from tests.test_pictures_api import SOME_BYTES, Camera
 from tests.viewer_fixtures import (
     ORIGIN,
     UNKNOWN_ID,
     People,
     Person,
+    put_relay,
     running_session,
+    session_with_password,
     settings_values,
     waiting,
     write_settings,
@@ -50,6 +53,7 @@ from viewer.mcp.tools import TOOLS, Desk
 from viewer.model import Principal, Role, Scope, Status
 from viewer.people import NewPerson
 from viewer.rows import QUEUED
+from viewer.settings import Settings
 from viewer.store import Store
 
 SKILL = Path(__file__).parent.parent / "docs" / "skills" / "code-sandbox" / "SKILL.md"
@@ -167,8 +171,8 @@ def test_client_lists_every_tool_with_schemas_of_both_sides() -> None:
     async def look(agent: Agent) -> None:
         listed = (await agent.client.list_tools()).tools
         assert [tool.name for tool in listed] == [
-            "create_desktop", "get_preview_url", "list_sandboxes", "terminate_sandbox", "send_input",
-            "ask_for_person", "wait_for_person",
+            "create_desktop", "get_preview_url", "list_sandboxes", "terminate_sandbox", "screenshot",
+            "send_input", "ask_for_person", "wait_for_person",
             "execute_shell", "execute_code", "put_document", "upload_file", "download_file",
         ]  # fmt: skip
         for tool in listed:
@@ -211,6 +215,8 @@ def test_skill_in_the_docs_is_that_of_the_code(capsys: pytest.CaptureFixture[str
         ("create_desktop", {"resolution": "1280"}, "resolution: is not WIDTHxHEIGHT; give WIDTHxHEIGHT or"),
         ("create_desktop", {"ttl_second": 60}, "ttl_second: unknown field; did you mean 'ttl_seconds'?"),
         ("create_desktop", {"idempotency_key": "a b"}, "idempotency_key: string should match"),
+        ("screenshot", {"sandbox_id": BOX, "width": 63}, "width: input should be greater than or equal"),
+        ("screenshot", {"sandbox_id": BOX, "format": "gif"}, "format: input should be 'jpeg' or 'png'; give"),
         ("execute_code", {"language": "perl", "code": "1"}, "language: input should be 'python', "),
         ("execute_shell", {"command": "true", "timeout_seconds": 301}, "timeout_seconds: input should"),
         ("execute_shell", {}, "command: field required; give a command line for the sandbox's shell"),
@@ -329,6 +335,72 @@ def test_agent_calls_a_person_and_hears_who_says_that_it_is_done(
         assert refusal == "This session is terminated and cannot be changed any more."
 
     converse(use, **as_person(app, people.alice))
+
+
+@pytest.fixture
+def camera(app: Flask, settings: Settings) -> Camera:
+    camera = Camera(settings)
+    put_relay(app, camera)
+    return camera
+
+
+@pytest.mark.parametrize(("width", "scale"), [(None, 1.0), (320, 4.0), (1920, 1.0)])
+def test_desktop_is_shown_as_a_picture_and_what_clicks_are_counted_in(
+    app: Flask, store: Store, people: People, settings: Settings, camera: Camera,
+    width: int | None, scale: float,
+) -> None:  # fmt: skip
+    session = session_with_password(store, people.alice, settings, "secret12")
+
+    async def use(agent: Agent) -> None:
+        asked = {} if width is None else {"width": width}
+        answer = await agent.ask("screenshot", sandbox_id=session.id, **asked)
+        picture, told = answer.content
+        assert isinstance(picture, ImageContent)
+        assert (picture.mime_type, base64.b64decode(picture.data)) == ("image/jpeg", SOME_BYTES)
+        assert isinstance(told, TextContent)
+        assert json.loads(told.text) == answer.structured_content
+        assert answer.structured_content == {
+            "sandbox_id": session.id, "screen_width": 1280, "screen_height": 800, "scale": scale,
+        }  # fmt: skip
+        exact = await agent.ask("screenshot", sandbox_id=session.id, format="png")
+        assert isinstance(exact.content[0], ImageContent)
+        assert exact.content[0].mime_type == "image/png"
+        assert [asked[1:] for asked in camera.asked] == [(width or 1280, "jpeg"), (1280, "png")]
+
+    # To look is enough.
+    converse(use, **as_person(app, people.wanda))
+
+
+def test_picture_that_there_is_not_or_that_is_too_large_is_one_sentence(
+    app: Flask, store: Store, people: People, settings: Settings, camera: Camera,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    session = session_with_password(store, people.alice, settings, "secret12")
+    monkeypatch.setattr("viewer.mcp.tools.MOST_PICTURE_BYTES", len(SOME_BYTES) - 1)
+
+    async def use(agent: Agent) -> None:
+        assert await agent.refusal("screenshot", sandbox_id=session.id) == (
+            f"the picture is larger than {len(SOME_BYTES) - 1} bytes; ask for a smaller width, or for jpeg"
+        )
+        camera.detail = "the screen is still black"
+        black = await agent.refusal("screenshot", sandbox_id=session.id)
+        assert black == "The screen is still black; ask again in a moment."
+        store.fleet.transition(session.id, Status.TERMINATED)
+        ended = await agent.refusal("screenshot", sandbox_id=session.id)
+        assert ended == "It has ended, and no picture of it is kept."
+
+    converse(use, **as_person(app, people.alice))
+
+
+def test_picture_of_a_viewer_that_says_no_size_is_shown_all_the_same() -> None:
+    async def use(agent: Agent) -> None:
+        answer = await agent.ask("screenshot", sandbox_id=BOX)
+        assert not answer.is_error
+        assert answer.structured_content == {
+            "sandbox_id": BOX, "screen_width": None, "screen_height": None, "scale": None
+        }  # fmt: skip
+
+    converse(use, api=httpx.MockTransport(lambda _request: httpx.Response(200, content=SOME_BYTES)))
 
 
 def test_full_fleet_says_its_place_in_line_and_a_failure_why(
@@ -461,7 +533,7 @@ def test_another_tenants_sandbox_is_not_there(app: Flask, store: Store, people: 
     session = running_session(store, people.alice)
 
     async def use(agent: Agent) -> None:
-        for tool in ("get_preview_url", "terminate_sandbox"):
+        for tool in ("get_preview_url", "terminate_sandbox", "screenshot"):
             theirs = await agent.refusal(tool, sandbox_id=session.id)
             assert theirs == await agent.refusal(tool, sandbox_id=UNKNOWN_ID)
             assert theirs.startswith("There is nothing here for you")

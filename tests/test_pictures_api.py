@@ -112,6 +112,7 @@ def test_watcher_gets_the_picture_as_its_relay_took_it(shot: Shot, session: Sess
     assert answer.headers["ETag"] == '"first"'
     assert answer.headers["Cache-Control"] == "private, no-cache"
     assert answer.last_modified == CHANGED
+    assert answer.headers["Screen-Size"] == "1280x800"
     ((grants, width, format),) = camera.asked
     assert (width, format) == (320, "jpeg")
     (grant,) = grants

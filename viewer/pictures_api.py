@@ -154,6 +154,8 @@ def _image(session: Session, picture: Picture, media_type: str, known: set[str])
     answer.headers["Cache-Control"] = "private, no-cache"
     if picture.changed_at is not None:
         answer.last_modified = picture.changed_at
+    if picture.screen_width:
+        answer.headers["Screen-Size"] = f"{picture.screen_width}x{picture.screen_height}"
     suffix = "png" if media_type == "image/png" else "jpg"
     answer.headers["Content-Disposition"] = f'inline; filename="desktop-{session.id[:8]}.{suffix}"'
     return answer

@@ -5,6 +5,8 @@ Stand-in: nobody makes the sessions; the test puts their rows there.
 
 from __future__ import annotations
 
+import asyncio
+import base64
 import io
 import os
 import statistics
@@ -15,8 +17,11 @@ from dataclasses import dataclass, field
 
 import httpx
 import pytest
+from mcp import Client
+from mcp.types import CallToolResult, ImageContent
 from PIL import Image, ImageDraw
 from playwright.sync_api import Browser, CDPSession, expect
+from pydantic import SecretStr
 
 from tests.browser import Complaints, new_context, sign_in
 from tests.pages.content_site import BELOW, ContentSite
@@ -24,6 +29,11 @@ from tests.painted_desktop import PaintedDesktop, _picture
 from tests.process_figures import children_of, cpu_seconds, rss_mib
 from tests.relay_process import RelayProcess, running_relay
 from tests.soaking import is_soaking
+from viewer.cli.api import Api
+from viewer.cli.connection import Connection
+from viewer.mcp.execd import Execd
+from viewer.mcp.server import server_for
+from viewer.mcp.tools import Desk
 from viewer.model import Role, Session, Status
 from viewer.store import NewSession
 
@@ -91,6 +101,38 @@ def test_screenshot_is_the_screen_and_travels_once(site: ContentSite, desktop: P
         desktop.repaint()
         ended(site, session)
         assert client.get(path).status_code == 409
+
+
+class ToThisMachine(httpx.HTTPTransport):
+    """Not every machine's resolver knows names below localhost."""
+
+    def handle_request(self, request: httpx.Request) -> httpx.Response:
+        request.url = request.url.copy_with(host="127.0.0.1")
+        return super().handle_request(request)
+
+
+def test_agents_model_gets_the_screen_as_a_picture(site: ContentSite, desktop: PaintedDesktop) -> None:
+    session = running(site, desktop.port)
+    to = Connection(url=f"http://deskfleet.localhost:{site.port}", key=SecretStr(site.key(Role.WATCHER)))
+
+    async def look() -> CallToolResult:
+        execd = Execd(to)
+        with Api(to, ToThisMachine()) as through:
+            async with Client(server_for(Desk(through, execd))) as client:
+                answer = await client.call_tool("screenshot", {"sandbox_id": session.id, "width": 320})
+        await execd.close()
+        return answer
+
+    answer = asyncio.run(look())
+    picture = answer.content[0]
+    assert isinstance(picture, ImageContent), answer
+    shown = Image.open(io.BytesIO(base64.b64decode(picture.data)))
+    width, height = desktop.size
+    assert (shown.format, shown.size) == ("JPEG", (320, round(height * 320 / width)))
+    assert answer.structured_content == {
+        "sandbox_id": session.id, "screen_width": width, "screen_height": height, "scale": width / 320
+    }  # fmt: skip
+    ended(site, session)
 
 
 def test_thumbnails_of_a_silent_desktop_and_of_a_live_one(site: ContentSite, desktop: PaintedDesktop) -> None:

@@ -178,6 +178,10 @@ def test_client_lists_and_calls_every_tool(edge: Edge, home: Path) -> None:
         assert (shown["status"], shown["novnc_url"]) == ("running", made["novnc_url"])
         assert name in [one["id"] for one in (await get(client, "list_sandboxes"))["sandboxes"]]
         assert edge.fleet.containers() == [row_of(edge, name).sandbox_id]
+        # The canned server paints without being asked; of one that does not: tests/pages/test_wall_real.py.
+        assert await refusal(client, "screenshot", sandbox_id=name) == (
+            "The desktop sends far more than it was asked for; ask again in a moment."
+        )
         without = await refusal(client, "execute_shell", command="true")
         assert without == "execd does not answer in this sandbox; try again, or make another one"
         with serving_in(edge, row_of(edge, name), EXECD_PORT, module="tests.execd_stand_in", ready="/ping"):
@@ -187,7 +191,7 @@ def test_client_lists_and_calls_every_tool(edge: Edge, home: Path) -> None:
         assert edge.fleet.containers() == []
         gone = await refusal(client, "execute_shell", sandbox_id=name, command="true")
         assert gone == "No such sandbox runs; check its id."
-        assert len(listed) == 12
+        assert len(listed) == 13
 
     assert converse(edge, home, use) == ""
 

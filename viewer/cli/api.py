@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Iterator
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Literal, TypeVar
 from urllib.parse import quote
@@ -90,6 +92,15 @@ class TryAgain(Refused):
     """The server, or what stands before it, cannot answer just now."""
 
 
+@dataclass(frozen=True)
+class Screenshot:
+    """data: a PNG or JPEG file. screen: width and height in pixels of the desktop itself, however small the
+    picture is; None of a viewer that does not say it."""
+
+    data: bytes
+    screen: tuple[int, int] | None
+
+
 LeaseVerb = Literal["take", "renew", "request", "give", "release"]
 
 
@@ -155,9 +166,10 @@ class Api:
     def input(self, session_id: str, gesture: Gesture) -> InputDone:
         return self._ask("POST", _path("sessions", session_id, "input"), InputDone, body=gesture)
 
-    def screenshot(self, session_id: str, wanted: ScreenshotQuery) -> bytes:
-        """What it shows, as a PNG or JPEG file."""
-        return self._send("GET", _path("sessions", session_id, "screenshot"), query=wanted).content
+    def screenshot(self, session_id: str, wanted: ScreenshotQuery) -> Screenshot:
+        answer = self._send("GET", _path("sessions", session_id, "screenshot"), query=wanted)
+        sides = re.fullmatch(r"([1-9][0-9]{0,4})x([1-9][0-9]{0,4})", answer.headers.get("Screen-Size", ""))
+        return Screenshot(answer.content, (int(sides[1]), int(sides[2])) if sides else None)
 
     def renew(self, session_id: str, wanted: RenewSession) -> PublicSession:
         return self._ask("POST", _path("sessions", session_id, "renew"), PublicSession, body=wanted)

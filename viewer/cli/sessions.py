@@ -185,7 +185,7 @@ def _add_screenshot(verbs: Nouns) -> None:
 def _screenshot(asked: argparse.Namespace, api: Api, out: Output) -> int:
     named = "jpeg" if asked.output.suffix.lower() in (".jpg", ".jpeg") else "png"
     wanted = given(ScreenshotQuery, format=asked.format or named, width=asked.width)
-    picture = api.screenshot(asked.session, wanted)
+    picture = api.screenshot(asked.session, wanted).data
     if str(asked.output) == "-":
         sys.stdout.buffer.write(picture)
         return 0

@@ -18,6 +18,12 @@ MOST_FILE_BYTES = 1024 * 1024
 MOST_OUTPUT_BYTES = 64 * 1024
 """Of stdout and of stderr, each; what is beyond is left out."""
 LONGEST_RUN_SECONDS = 300
+USUAL_PICTURE_WIDTH = 1280
+"""Models make pictures that are much larger smaller themselves, and letters on a desktop are read at this."""
+WIDEST_PICTURE = 3840
+"""The widest screen there is."""
+MOST_PICTURE_BYTES = 3 * 1024 * 1024
+"""Of a file: as base64 4 MiB, below what the models' own APIs take in one picture."""
 
 Encoding = Literal["text", "base64"]
 Language = Literal["python", "javascript", "typescript", "java", "go", "bash"]
@@ -121,6 +127,29 @@ class TerminateSandbox(Frozen):
 class TerminatedSandbox(Frozen):
     sandbox_id: str
     status: Status = Field(description="`terminated`, or `error` for one that had failed: it is gone.")
+
+
+class TakeScreenshot(Frozen):
+    sandbox_id: SandboxId
+    width: int = Field(
+        USUAL_PICTURE_WIDTH,
+        ge=64,
+        le=WIDEST_PICTURE,
+        description=f"a whole number of pixels from 64 to {WIDEST_PICTURE}, proportions kept; a screen that"
+        " is narrower comes as it is",
+    )
+    format: Literal["jpeg", "png"] = Field("jpeg", description="jpeg, which is small, or png, which is exact")
+
+
+class Screenshot(Frozen):
+    """The picture itself stands beside it."""
+
+    sandbox_id: str
+    screen_width: int | None = Field(description="Of the desktop itself, in pixels; null: not known.")
+    screen_height: int | None
+    scale: float | None = Field(
+        description="A place in the picture times this is the place on the screen, which send_input takes."
+    )
 
 
 class SendInput(Frozen):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import itertools
 import logging
 from collections.abc import Awaitable, Callable
@@ -12,6 +13,8 @@ from mcp.server.lowlevel import Server
 from mcp.types import (
     CallToolRequestParams,
     CallToolResult,
+    ContentBlock,
+    ImageContent,
     ListToolsResult,
     PaginatedRequestParams,
     TextContent,
@@ -22,7 +25,7 @@ from pydantic import ValidationError
 
 from viewer import __version__
 from viewer.cli.problems import CliError
-from viewer.mcp.tools import TOOLS, AnyTool, Desk, Say
+from viewer.mcp.tools import TOOLS, AnyTool, Desk, Pictured, Say
 from viewer.problems import from_validation
 from viewer.settings import nearest
 
@@ -70,10 +73,13 @@ async def _called(tool: AnyTool, desk: Desk, arguments: dict[str, Any], say: Say
     except Exception:
         _log.exception("%s failed", tool.name)
         return _refused("this went wrong in deskfleet-mcp itself; its log, on stderr, says how")
-    return CallToolResult(
-        content=[TextContent(type="text", text=answer.model_dump_json())],
-        structured_content=answer.model_dump(mode="json"),
-    )
+    content: list[ContentBlock] = []
+    if isinstance(answer, Pictured):
+        encoded = base64.b64encode(answer.data).decode()
+        content.append(ImageContent(type="image", data=encoded, mime_type=answer.media_type))
+        answer = answer.answer
+    content.append(TextContent(type="text", text=answer.model_dump_json()))
+    return CallToolResult(content=content, structured_content=answer.model_dump(mode="json"))
 
 
 def _refused(sentence: str) -> CallToolResult:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from viewer.mcp.models import LONGEST_RUN_SECONDS, MOST_FILE_BYTES, MOST_OUTPUT_BYTES
+from viewer.mcp.models import LONGEST_RUN_SECONDS, MOST_FILE_BYTES, MOST_OUTPUT_BYTES, MOST_PICTURE_BYTES
 from viewer.mcp.tools import TOOLS, AnyTool
 
 _HEAD = """\
@@ -23,13 +23,13 @@ description: Make sandboxes with live desktops that people can watch, run comman
 The tools come from the MCP server `deskfleet-mcp`. Everything you make belongs to the tenant of its key.
 
 1. `create_desktop`. Tell the person `page_url`: there the desktop can be watched while you work.
-2. Work in it: `send_input` for keyboard and mouse, `upload_file`, `execute_shell`, `execute_code`,
-   `download_file`.
+2. Work in it: `screenshot` to see it, `send_input` for keyboard and mouse, `upload_file`, `execute_shell`,
+   `execute_code`, `download_file`.
 3. `terminate_sandbox` when the work is done. What was in it is gone then, so download first what is to stay.
 
 - What you cannot or may not do yourself (a captcha, a second factor, a payment, a decision): `ask_for_person`
   with a reason that says exactly what is to be done, then `wait_for_person` until `is_done`. Touch nothing
-  meanwhile, and look at the screen before you go on: it is not as you left it.
+  meanwhile, and take a `screenshot` before you go on: the screen is not as you left it.
 - `sandbox_id` names a sandbox in every tool.
 - A tool that cannot do what it was asked to answers with an error, whose text says why and what to change.
 - A sandbox that nobody uses ends by itself, after 30 minutes unless `idle_seconds` says otherwise. Being
@@ -46,7 +46,8 @@ def skill() -> str:
 def _limits() -> Iterator[str]:
     yield (
         f"Limits: {LONGEST_RUN_SECONDS} s for a command or program that is waited for,"
-        f" {MOST_OUTPUT_BYTES // 1024} KiB of each of its outputs, {MOST_FILE_BYTES // 1024} KiB for a file."
+        f" {MOST_OUTPUT_BYTES // 1024} KiB of each of its outputs, {MOST_FILE_BYTES // 1024} KiB for a file,"
+        f" {MOST_PICTURE_BYTES // 1024} KiB for a picture."
     )
 
 

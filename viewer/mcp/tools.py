@@ -20,10 +20,11 @@ from viewer.cli.output import reason_of
 from viewer.cli.paging import collect
 from viewer.cli.problems import Refused
 from viewer.document_requests import PutDocument
-from viewer.incoming import AskForHelp, CreateSession, ListQuery
+from viewer.incoming import AskForHelp, CreateSession, ListQuery, ScreenshotQuery
 from viewer.input_actions import Gesture, InputDone
 from viewer.mcp.execd import Execd
 from viewer.mcp.models import (
+    MOST_PICTURE_BYTES,
     AskForPerson,
     CreateDesktop,
     Desktop,
@@ -41,7 +42,9 @@ from viewer.mcp.models import (
     Preview,
     PutADocument,
     SandboxList,
+    Screenshot,
     SendInput,
+    TakeScreenshot,
     TerminatedSandbox,
     TerminateSandbox,
     Uploaded,
@@ -125,6 +128,19 @@ class Desk:
             )
         return TerminatedSandbox(sandbox_id=session.id, status=session.status)
 
+    async def screenshot(self, asked: TakeScreenshot, _say: Say) -> Pictured:
+        wanted = ScreenshotQuery(width=asked.width, format=asked.format)
+        shot = await _in_thread(self._api.screenshot, asked.sandbox_id, wanted)
+        if len(shot.data) > MOST_PICTURE_BYTES:
+            raise Refused(
+                f"the picture is larger than {MOST_PICTURE_BYTES} bytes; ask for a smaller width, or for jpeg"
+            )
+        width, height = shot.screen or (None, None)
+        # A screen that is narrower than what was asked for is not made larger.
+        scale = None if width is None else max(1.0, width / asked.width)
+        told = Screenshot(sandbox_id=asked.sandbox_id, screen_width=width, screen_height=height, scale=scale)
+        return Pictured(told, shot.data, f"image/{asked.format}")
+
     async def send_input(self, asked: SendInput, _say: Say) -> InputDone:
         try:
             gesture = Gesture(actions=asked.actions)
@@ -200,6 +216,15 @@ class Desk:
 
 
 @dataclass(frozen=True)
+class Pictured:
+    """An answer with a picture, which models take as a picture and not as text."""
+
+    answer: Frozen
+    data: bytes
+    media_type: str
+
+
+@dataclass(frozen=True)
 class Tool(Generic[_In, _Out]):
     """does: for the model that chooses among them. looks: it changes nothing. ends: it may take away."""
 
@@ -207,7 +232,7 @@ class Tool(Generic[_In, _Out]):
     does: str
     asks: type[_In]
     answers: type[_Out]
-    run: Callable[[Desk, _In, Say], Awaitable[_Out]]
+    run: Callable[[Desk, _In, Say], Awaitable[_Out | Pictured]]
     looks: bool = False
     ends: bool = False
 
@@ -246,6 +271,14 @@ TOOLS: tuple[AnyTool, ...] = (
         TerminatedSandbox,
         Desk.terminate_sandbox,
         ends=True,
+    ),
+    Tool(
+        "screenshot",
+        "See what a desktop shows now, as a picture. Look before you click, and again when you have.",
+        TakeScreenshot,
+        Screenshot,
+        Desk.screenshot,
+        looks=True,
     ),
     Tool(
         "send_input",
