@@ -7,7 +7,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal, cast
 
-from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, StorageState, sync_playwright
+from playwright.sync_api import (
+    Browser,
+    BrowserContext,
+    ConsoleMessage,
+    Page,
+    Playwright,
+    StorageState,
+    sync_playwright,
+)
 
 CHROMIUM = "/usr/bin/chromium"
 FLAGS = [
@@ -26,12 +34,18 @@ PHONE = (390, 844)
 @contextmanager
 def chromium(*more_flags: str) -> Iterator[Browser]:
     """The machine's own Chromium, headless, driven by Playwright, for as long as the `with` block runs."""
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=[*FLAGS, *more_flags])
-        try:
-            yield browser
-        finally:
-            browser.close()
+    with sync_playwright() as playwright, launched(playwright, *more_flags) as browser:
+        yield browser
+
+
+@contextmanager
+def launched(playwright: Playwright, *more_flags: str) -> Iterator[Browser]:
+    """One browser more of a Playwright that is there: a thread has at most one of these."""
+    browser = playwright.chromium.launch(executable_path=CHROMIUM, args=[*FLAGS, *more_flags])
+    try:
+        yield browser
+    finally:
+        browser.close()
 
 
 def new_context(
@@ -67,6 +81,23 @@ def sign_in(page: Page, origin: str, key: str) -> None:
     status = page.evaluate(script, key)
     if status != 204:
         raise AssertionError(f"the sign-in was answered with {status}")
+
+
+def add_sign_in(context: BrowserContext, origin: str, cookie: str) -> None:
+    """What `sign_in` brings, where the store itself has made the cookie: no page is opened for it."""
+    context.add_cookies(
+        [
+            {
+                "name": "__Host-deskfleet",
+                "value": cookie,
+                # Secure, also where the site is on loopback.
+                "url": origin.replace("http:", "https:"),
+                "secure": True,
+                "httpOnly": True,
+                "sameSite": "Lax",
+            }
+        ]
+    )
 
 
 def sign_out(page: Page) -> None:

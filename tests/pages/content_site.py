@@ -32,7 +32,7 @@ from viewer.grants import GRANT_HEADER, DesktopSocket, Grant, open_grant
 from viewer.migrations import upgrade
 from viewer.model import Display, Role, Session, Status, utcnow
 from viewer.relay.answers import StreamList
-from viewer.store import Store
+from viewer.store import NewSession, Store
 
 DOMAIN = "deskfleet.localhost"
 BELOW, APART = f"content.{DOMAIN}", "usercontent.localhost"
@@ -176,6 +176,14 @@ class ContentSite:
         if row.status is Status.RUNNING:
             return row
         return self.store.fleet.transition(row.id, Status.RUNNING, display=Display.KASMVNC, backend="kasmvnc")
+
+    def running(self, vnc_port: int, **wanted: Any) -> Session:
+        """A sandbox of acme's that runs. Nobody has made it: its row is put there."""
+        values = {"image": "desktop", "resolution": "640x480", "ttl_seconds": 3600, "created_by": "tests"}
+        made = self.store.tenant("acme").create(NewSession.model_validate(values | wanted)).session
+        return self.store.fleet.transition(
+            made.id, Status.RUNNING, host="here", sandbox_id=f"box-{made.id[:8]}", vnc_port=vnc_port
+        )
 
     def cut(self) -> None:
         """Close every open WebSocket of the desktops."""

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 
@@ -90,7 +91,8 @@ class PretendWorker:
 class PagesSite:
     """A viewer behind a `PagesEdge` while the `with` block runs. Each test has a tenant of its own in it."""
 
-    def __init__(self, *, folder: Path, vnc_port: int) -> None:
+    def __init__(self, *, folder: Path, vnc_port: int = 0) -> None:
+        """vnc_port: of the desktop that all streams are joined to; 0 until `edge.vnc_port` says another."""
         self._folder = folder
         self.edge = PagesEdge(vnc_port=vnc_port)
         self._numbers = itertools.count(1)
@@ -122,7 +124,11 @@ class PagesSite:
         return self.edge.origin
 
     def begin_test(self) -> None:
-        """A fresh tenant, an unknown address, and everything behind the viewer works again."""
+        """A fresh tenant, an unknown address, nothing of an earlier test goes on, and everything behind the
+        viewer works again."""
+        for session in self.store.fleet.live_sessions():
+            with suppress(IllegalTransition):  # the pretend worker was first
+                self.store.fleet.transition(session.id, Status.TERMINATED, reason="its test is over")
         number = next(self._numbers)
         self.tenant = f"tenant-{number}"
         self.store.accounts.add_tenant(self.tenant)
@@ -130,7 +136,7 @@ class PagesSite:
         self.worker.creates = self.worker.ends = True
         self.edge.silent, self.edge.refuse_streams, self.edge.refuse_events = False, None, False
         self.edge.streams_told = []
-        self.edge.client_address = f"198.51.100.{number % 250 + 1}"
+        self.edge.client_address = f"198.18.{number // 250}.{number % 250 + 1}"
 
     def new_key(self, role: Role) -> str:
         return self.store.accounts.add_key(self.tenant, role, "tests").text

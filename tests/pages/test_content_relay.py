@@ -13,15 +13,14 @@ import pytest
 from playwright.sync_api import Browser, Page, expect
 
 from tests.browser import Complaints, new_context, sign_in
-from tests.pages.content_site import BELOW, ContentSite
+from tests.pages.content_site import ContentSite
 from tests.relay_process import RelayProcess
 from tests.test_relay import rfb_server
 from tests.test_relay_content import Studio, relay_at, studio_at
 from viewer.credentials import key_id_of
-from viewer.model import Role, Status
+from viewer.model import Role
 from viewer.relay.answers import CloseCode
 from viewer.relay_client import RelayClient
-from viewer.store import NewSession
 from viewer.stream_watch import StreamWatch
 
 pytestmark = [pytest.mark.browser, pytest.mark.real]
@@ -45,11 +44,8 @@ def relay(directory: Path, studio: Studio) -> Iterator[RelayProcess]:
 
 
 @pytest.fixture(scope="module")
-def content_site(
-    relay: RelayProcess, tmp_path_factory: pytest.TempPathFactory, built_pages: None
-) -> Iterator[ContentSite]:
-    with ContentSite(tmp_path_factory.mktemp("site"), BELOW, relay=relay) as site:
-        yield site
+def content_site(relayed_site: ContentSite) -> ContentSite:
+    return relayed_site
 
 
 def opened(browser: Browser, site: ContentSite, role: Role) -> Page:
@@ -130,12 +126,10 @@ def test_signing_out_elsewhere_ends_the_stream_and_the_page_says_why(
 ) -> None:
     """The whole way: the browser's stream goes through Caddy and the relay, which the worker watches."""
     store = content_site.store
-    new = NewSession(image="desktop", resolution="1280x800", ttl_seconds=3600, created_by="tests")
     client, stop = RelayClient("here", url=relay.url, key=relay.key), threading.Event()
     watching = threading.Thread(target=StreamWatch("here", client, store).run, args=(stop,))
     with rfb_server(drain) as port, closing(client):
-        session = store.tenant("acme").create(new).session
-        store.fleet.transition(session.id, Status.RUNNING, host="here", sandbox_id="box", vnc_port=port)
+        session = content_site.running(port)
         page = new_context(browser).new_page()
         key = content_site.key(Role.OPERATOR)
         sign_in(page, content_site.origin, key)

@@ -14,16 +14,15 @@ from contextlib import closing
 
 import httpx
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Frame, Page, expect
+from playwright.sync_api import Browser, BrowserContext, Frame, Page, Playwright, expect
 
-from tests.browser import Complaints, chromium, new_context, sign_in
+from tests.browser import Complaints, launched, new_context, sign_in
 from tests.chromium_in_a_sandbox import InnerChromium, TinyOpenSandbox, inner_chromium, tiny_opensandbox
 from tests.pages.content_site import BELOW, DOMAIN, PUBLIC_APART, PUBLIC_DOMAIN, ContentSite
-from tests.relay_process import PUBLISH_ADDRESS, RelayProcess, Xvnc, running_relay, running_xvnc
-from viewer.model import Role, Session, Status
+from tests.relay_process import PUBLISH_ADDRESS, RelayProcess, Xvnc, running_relay
+from viewer.model import Role, Session
 from viewer.relay.answers import CloseCode, StreamInfo
 from viewer.relay_client import RelayClient
-from viewer.store import NewSession
 
 pytestmark = [pytest.mark.browser, pytest.mark.real, pytest.mark.timeout(120)]
 
@@ -32,8 +31,8 @@ NAMES = ", ".join(f"MAP *.{name} 127.0.0.1" for name in (PUBLIC_DOMAIN, "example
 
 
 @pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with chromium(f"--host-resolver-rules={NAMES}") as started:
+def browser(playwright: Playwright) -> Iterator[Browser]:
+    with launched(playwright, f"--host-resolver-rules={NAMES}") as started:
         yield started
 
 
@@ -46,12 +45,6 @@ def inner() -> Iterator[InnerChromium]:
 @pytest.fixture(scope="module")
 def opensandbox() -> Iterator[TinyOpenSandbox]:
     with tiny_opensandbox() as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
-def xvnc(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Xvnc]:
-    with running_xvnc(tmp_path_factory.mktemp("xvnc"), pattern=True) as running:
         yield running
 
 
@@ -87,11 +80,7 @@ def site(
 
 @pytest.fixture(scope="module")
 def session(site: ContentSite, xvnc: Xvnc) -> Session:
-    wanted = NewSession(image="chrome", resolution="640x480", ttl_seconds=3600, created_by="tests")
-    made = site.store.tenant("acme").create(wanted).session
-    return site.store.fleet.transition(
-        made.id, Status.RUNNING, host="here", sandbox_id="box-1", vnc_port=xvnc.port
-    )
+    return site.running(xvnc.port, image="chrome")
 
 
 @pytest.fixture

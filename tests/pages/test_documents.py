@@ -246,6 +246,7 @@ def test_hostile_text_stays_text_in_every_place(
     page: Page, site: PagesSite, complaints: Complaints, foreign: list[str]
 ) -> None:
     """As titles, paths, names of tasks, and as the content of every type that is text, or says that it is."""
+    page.goto(f"{site.origin}/account")
     titles = [re.sub(r"[\x00-\x1f]", " ", text)[:200].strip() for text in HOSTILE]
     for number, text in enumerate(HOSTILE):
         for kind in ("markdown", "code", "text", "file"):
@@ -278,6 +279,7 @@ def test_hostile_text_stays_text_in_every_place(
 
 
 def test_hostile_file_opened_as_a_page_is_kept_as_a_file(page: Page, site: PagesSite) -> None:
+    page.goto(f"{site.origin}/account")
     text = "<script>window.wasHere=1</script>"
     for kind, more in (("file", {"encoding": "text", "media_type": "text/html"}), ("text", {})):
         made = post(page, title="a", type=kind, content=text, **more)

@@ -16,15 +16,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Frame, Page, expect
+from playwright.sync_api import Browser, BrowserContext, Frame, Page, Playwright, expect
 
-from tests.browser import chromium, new_context, sign_in
+from tests.browser import launched, new_context, sign_in
 from tests.pages.content_site import BELOW, ContentSite
 from tests.relay_process import PUBLISH_ADDRESS, free_port
 from viewer.access import COOKIE, ENTRY_COOKIE
 from viewer.grants import DesktopSocket
-from viewer.model import Role, Session, Status
-from viewer.store import NewSession
+from viewer.model import Role, Session
 
 pytestmark = [pytest.mark.browser, pytest.mark.real, pytest.mark.timeout(180)]
 
@@ -189,11 +188,11 @@ def served(address: str, html: str = "") -> Iterator[LocalServer]:
 
 
 @pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
+def browser(playwright: Playwright) -> Iterator[Browser]:
     """Knows where the example names are, and takes Caddy's own authority for one."""
     names = ("desk.example.com", "*.example.com", "*.example.net", EVIL)
     rules = ", ".join(f"MAP {name} 127.0.0.1" for name in names)
-    with chromium(f"--host-resolver-rules={rules}", "--ignore-certificate-errors") as started:
+    with launched(playwright, f"--host-resolver-rules={rules}", "--ignore-certificate-errors") as started:
         yield started
 
 
@@ -233,11 +232,7 @@ def tab(context: BrowserContext, site: ContentSite) -> Page:
 @pytest.fixture(scope="module")
 def screen(site: ContentSite) -> Session:
     """A sandbox whose screen is a stream; nothing is behind it."""
-    new = NewSession(image="desktop", ttl_seconds=3600, created_by="tests", task_id="t")
-    row = site.store.tenant("acme").create(new).session
-    return site.store.fleet.transition(
-        row.id, Status.RUNNING, host="here", sandbox_id="box-1", vnc_port=free_port()
-    )
+    return site.running(free_port(), task_id="t")
 
 
 def written(site: ContentSite, screen: Session, attempts: str, *, local: int = 1) -> str:

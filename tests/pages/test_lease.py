@@ -11,7 +11,15 @@ from collections.abc import Iterator
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
-from tests.browser import PHONE, Complaints, canvas_colours, new_context, scrolls_sideways, wait_for_picture
+from tests.browser import (
+    PHONE,
+    Complaints,
+    add_sign_in,
+    canvas_colours,
+    new_context,
+    scrolls_sideways,
+    wait_for_picture,
+)
 from tests.pages.site import PagesSite
 from tests.pages.test_viewer_element import soon
 from tests.painted_desktop import PaintedDesktop
@@ -71,18 +79,7 @@ class _Browsers:
         cookie = self._site.store.accounts.sign_in_person(person.id, address=None, user_agent=None)
         context = new_context(self._browser, size=size)
         self._contexts.append(context)
-        context.add_cookies(
-            [
-                {
-                    "name": "__Host-deskfleet",
-                    "value": str(cookie),
-                    "url": self._site.origin.replace("http:", "https:"),
-                    "secure": True,
-                    "httpOnly": True,
-                    "sameSite": "Lax",
-                }
-            ]
-        )
+        add_sign_in(context, self._site.origin, str(cookie))
         page = context.new_page()
         page.goto(f"{self._site.origin}/sandboxes/{session.id}")
         wait_for_picture(page)

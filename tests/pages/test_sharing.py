@@ -19,7 +19,6 @@ from tests.painted_desktop import PaintedDesktop
 from tests.relay_process import running_relay
 from tests.viewer_fixtures import settings_values
 from viewer.model import Role, Session, Status
-from viewer.store import NewSession
 
 pytestmark = [pytest.mark.browser, pytest.mark.real]
 
@@ -33,15 +32,9 @@ class SharingSite:
     def __init__(self, site: ContentSite, vnc_port: int) -> None:
         self.site = site
         self._vnc_port = vnc_port
-        self._made = 0
 
     def desktop(self) -> Session:
-        new = NewSession(image="desktop", resolution="1280x800", ttl_seconds=3600, created_by="tests")
-        row = self.site.store.tenant("acme").create(new).session
-        self._made += 1
-        return self.site.store.fleet.transition(
-            row.id, Status.RUNNING, host="here", sandbox_id=f"box-{self._made}", vnc_port=self._vnc_port
-        )
+        return self.site.running(self._vnc_port, resolution="1280x800")
 
 
 @pytest.fixture(scope="module")

@@ -23,11 +23,10 @@ from tests.browser import (
     wait_for_picture,
 )
 from tests.pages.axe import assert_accessible
-from tests.pages.content_site import BELOW, ContentSite
-from tests.relay_process import RelayProcess, Xvnc, running_relay, running_xvnc
+from tests.pages.content_site import ContentSite
+from tests.relay_process import Xvnc, running_xvnc
 from tests.xev_recorder import Looker, Recorded, Recorder, recording
-from viewer.model import Role, Session, Status
-from viewer.store import NewSession
+from viewer.model import Role, Session
 
 pytestmark = [pytest.mark.browser, pytest.mark.real, pytest.mark.timeout(90)]
 
@@ -64,18 +63,8 @@ def looker(xvnc: Xvnc) -> Iterator[Looker]:
 
 
 @pytest.fixture(scope="module")
-def relay(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RelayProcess]:
-    with running_relay(tmp_path_factory.mktemp("relay")) as running:
-        yield running
-    assert "Traceback" not in running.log.read_text()
-
-
-@pytest.fixture(scope="module")
-def site(
-    relay: RelayProcess, tmp_path_factory: pytest.TempPathFactory, built_pages: None
-) -> Iterator[ContentSite]:
-    with ContentSite(tmp_path_factory.mktemp("site"), BELOW, relay=relay) as running:
-        yield running
+def site(relayed_site: ContentSite) -> ContentSite:
+    return relayed_site
 
 
 @pytest.fixture
@@ -84,11 +73,7 @@ def session(site: ContentSite, xvnc: Xvnc) -> Session:
 
 
 def running(site: ContentSite, xvnc: Xvnc) -> Session:
-    wanted = NewSession(image="desktop", resolution=SIZE, ttl_seconds=600, created_by="tests")
-    made = site.store.tenant("acme").create(wanted).session
-    return site.store.fleet.transition(
-        made.id, Status.RUNNING, host="here", sandbox_id=f"box-{made.id[:8]}", vnc_port=xvnc.port
-    )
+    return site.running(xvnc.port, resolution=SIZE, ttl_seconds=600)
 
 
 @pytest.fixture

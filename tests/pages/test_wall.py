@@ -99,6 +99,12 @@ def order_of(page: Page) -> list[str]:
     return found
 
 
+def expect_order(page: Page, *sessions: Session) -> None:
+    """Of the tiles, as soon as they have it."""
+    script = f"ids => [...document.querySelectorAll('{TILE}')].map(one => one.sessionId).join() === ids"
+    page.wait_for_function(script, arg=",".join(session.id for session in sessions))
+
+
 def test_desktops_appear_change_and_go_by_themselves(wall: Page, site: PagesSite, pictures: Pictures) -> None:
     wall.goto(f"{site.origin}/wall")
     expect(wall.get_by_text("No desktops are running")).to_be_visible()
@@ -182,14 +188,13 @@ def test_who_needs_somebody_comes_first_then_the_pinned_ones(wall: Page, site: P
     expect(tile(wall, needy)).to_contain_text("Needs a person")
     expect(tile(wall, needy)).to_contain_text("Which account?")
     expect(tile(wall, failed)).to_contain_text("The image is gone")
-    wall.wait_for_function("() => document.activeElement.blur() ?? true")
-    wall.wait_for_timeout(3500)
-    assert order_of(wall) == [needy.id, failed.id, pinned.id, plain.id]
+    wall.evaluate("document.activeElement.blur()")
+    expect_order(wall, needy, failed, pinned, plain)
     expect(wall).to_have_title(re.compile("2 to look at · Wall · Deskfleet$"))
     # Kept by this browser.
     wall.reload()
     expect(tile(wall, pinned).locator(".tile-pin")).to_have_attribute("aria-pressed", "true")
-    assert order_of(wall) == [needy.id, failed.id, pinned.id, plain.id]
+    expect_order(wall, needy, failed, pinned, plain)
 
 
 def test_nothing_moves_under_a_hand(wall: Page, site: PagesSite) -> None:
@@ -202,7 +207,7 @@ def test_nothing_moves_under_a_hand(wall: Page, site: PagesSite) -> None:
     wall.wait_for_timeout(3500)
     assert order_of(wall) == [newer.id, older.id]
     wall.evaluate("document.activeElement.blur()")
-    wall.wait_for_function(f"() => document.querySelector('{TILE}').sessionId === '{older.id}'")
+    expect_order(wall, older, newer)
 
 
 def test_large_ones_are_chosen_by_click_and_stand_in_the_address(wall: Page, site: PagesSite) -> None:

@@ -24,7 +24,7 @@ from playwright.sync_api import Browser, CDPSession, expect
 from pydantic import SecretStr
 
 from tests.browser import Complaints, new_context, sign_in
-from tests.pages.content_site import BELOW, ContentSite
+from tests.pages.content_site import ContentSite
 from tests.painted_desktop import PaintedDesktop, _picture
 from tests.process_figures import children_of, cpu_seconds, rss_mib
 from tests.relay_process import RelayProcess, running_relay
@@ -35,7 +35,6 @@ from viewer.mcp.execd import Execd
 from viewer.mcp.server import server_for
 from viewer.mcp.tools import Desk
 from viewer.model import Role, Session, Status
-from viewer.store import NewSession
 
 pytestmark = [pytest.mark.browser, pytest.mark.real]
 
@@ -52,21 +51,12 @@ def relay(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RelayProcess]:
 
 
 @pytest.fixture(scope="module")
-def site(
-    relay: RelayProcess, tmp_path_factory: pytest.TempPathFactory, built_pages: None
-) -> Iterator[ContentSite]:
-    with ContentSite(tmp_path_factory.mktemp("site"), BELOW, relay=relay) as running:
-        yield running
+def site(relayed_site: ContentSite) -> ContentSite:
+    return relayed_site
 
 
 def running(site: ContentSite, vnc_port: int) -> Session:
-    wanted = NewSession(
-        image="desktop", resolution=f"{SIZE[0]}x{SIZE[1]}", ttl_seconds=7200, created_by="tests"
-    )
-    made = site.store.tenant("acme").create(wanted).session
-    return site.store.fleet.transition(
-        made.id, Status.RUNNING, host="here", sandbox_id=f"box-{made.id[:8]}", vnc_port=vnc_port
-    )
+    return site.running(vnc_port, resolution=f"{SIZE[0]}x{SIZE[1]}", ttl_seconds=7200)
 
 
 def api(site: ContentSite) -> httpx.Client:

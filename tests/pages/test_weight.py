@@ -9,36 +9,21 @@ from playwright.sync_api import Browser, Page
 
 from tests.browser import PHONE, new_context, sign_in, wait_for_picture
 from tests.page_weight import KB, Weight
-from tests.pages.content_site import BELOW, ContentSite
-from tests.relay_process import Xvnc, running_relay, running_xvnc
-from viewer.model import Role, Session, Status
-from viewer.store import NewSession
+from tests.pages.content_site import ContentSite
+from tests.relay_process import Xvnc
+from viewer.model import Role, Session
 
 pytestmark = [pytest.mark.browser, pytest.mark.real, pytest.mark.timeout(90)]
 
 
 @pytest.fixture(scope="module")
-def xvnc(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Xvnc]:
-    with running_xvnc(tmp_path_factory.mktemp("xvnc"), pattern=True) as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory, built_pages: None) -> Iterator[ContentSite]:
-    with (
-        running_relay(tmp_path_factory.mktemp("relay")) as relay,
-        ContentSite(tmp_path_factory.mktemp("site"), BELOW, relay=relay) as running,
-    ):
-        yield running
+def site(relayed_site: ContentSite) -> ContentSite:
+    return relayed_site
 
 
 @pytest.fixture(scope="module")
 def session(site: ContentSite, xvnc: Xvnc) -> Session:
-    wanted = NewSession(image="desktop", resolution="640x480", ttl_seconds=3600, created_by="tests")
-    made = site.store.tenant("acme").create(wanted).session
-    return site.store.fleet.transition(
-        made.id, Status.RUNNING, host="here", sandbox_id="box-1", vnc_port=xvnc.port
-    )
+    return site.running(xvnc.port)
 
 
 @pytest.fixture
