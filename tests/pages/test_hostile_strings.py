@@ -147,12 +147,15 @@ class Asked:
     def __init__(self, page: Page) -> None:
         self._open: set[Request] = set()
         page.on("request", self._asked)
-        page.on("requestfinished", self._open.discard)
-        page.on("requestfailed", self._open.discard)
+        page.on("requestfinished", self._ended)
+        page.on("requestfailed", self._ended)
 
     def _asked(self, request: Request) -> None:
         if not urlsplit(request.url).path.endswith("/events"):
             self._open.add(request)
+
+    def _ended(self, request: Request) -> None:
+        self._open.discard(request)
 
     def until_quiet(self, page: Page, *, seconds: float = 10) -> None:
         """Return once nothing was under way for half a second, as Playwright's networkidle has it."""
