@@ -14,6 +14,7 @@ from playwright.sync_api import (
     Page,
     Playwright,
     StorageState,
+    expect,
     sync_playwright,
 )
 
@@ -29,6 +30,9 @@ FLAGS = [
 ]
 WIDE = (1440, 900)
 PHONE = (390, 844)
+PATIENCE_MS = 20_000
+"""For what a loaded machine takes long for; a deadline that counts is named where it is asserted."""
+expect.set_options(timeout=PATIENCE_MS)
 
 
 @contextmanager
@@ -67,7 +71,7 @@ def new_context(
         ignore_https_errors=trusting,
         storage_state=state,
     )
-    context.set_default_timeout(10_000)
+    context.set_default_timeout(PATIENCE_MS)
     return context
 
 
