@@ -423,6 +423,8 @@ def test_tasks_and_agents_are_written_down_and_found(shell: Shell, people: Peopl
     assert shell(people.alice, "agents create --id atlas --name Atlas") == 0
     assert shell.document(people.alice, "agents show atlas")["name"] == "Atlas"
     assert [one["id"] for one in shell.document(people.alice, "agents list")["items"]] == ["atlas"]
+    odd = shell.document(people.alice, "tasks create", "--id", "run/7 #1?")
+    assert shell.document(people.alice, "tasks show", "run/7 #1?") == odd
     assert shell.document(people.bob, "tasks list")["items"] == []
 
 

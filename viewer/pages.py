@@ -47,9 +47,12 @@ pages = Blueprint("pages", __name__)
 RESOLUTIONS = ("1280x800", "1440x900", "1600x900", "1920x1080", "2560x1440")
 _LOCAL = re.compile(
     r"/(?:sandboxes|view|open|services|wall|hosts|account|settings|diagnosis|tasks|documents)(?:/[0-9A-Za-z_-]+)?"
-    r"|/tasks/[0-9A-Za-z_-]+/panel",
+    r"|/tasks/[0-9A-Za-z_.!~*'()%-]+(?:/panel)?",
     re.ASCII,
 )
+"""The path of such a page, escaped. A task's id may hold anything."""
+_UNESCAPED = "/!~*'()"
+"""As browsers leave them in a path, beside what `quote` leaves."""
 _SEARCH = re.compile(r"[A-Za-z0-9%&=.,_~+*-]+", re.ASCII)
 """The query of such a page: names and values, escaped, in which no other address can stand."""
 
@@ -274,10 +277,11 @@ def own_page(path: str | None) -> str:
 def error_page(problem: Problem) -> BaseResponse:
     """A problem as a page; one that only lacks a sign-in leads there, and back afterwards."""
     if problem.status == 401:
-        if not _LOCAL.fullmatch(request.path):
+        path = quote(request.path, safe=_UNESCAPED)
+        if not _LOCAL.fullmatch(path):
             return redirect("/signin", 303)
         search = request.query_string.decode("ascii", "ignore")
-        return redirect(f"/signin?next={quote(own_page(f'{request.path}?{search}'), safe='/')}", 303)
+        return redirect(f"/signin?next={quote(own_page(f'{path}?{search}'), safe='/')}", 303)
     document = problem.document
     response = _page("error.html", _signed_in_if_known(), title=document.title, detail=document.detail)
     response.status_code = problem.status
@@ -356,9 +360,9 @@ def _documents_page() -> Response:
     return _page("documents.html", principal(), types=[kind.value for kind in DocumentType])
 
 
-def _own_task(task_id: str) -> Task:
+def _own_task(segment: str) -> Task:
     """Raises UnknownWork, which becomes the 404 page, for any task that is not this tenant's."""
-    return services().store.work(principal().tenant).task(task_id)
+    return services().store.work(principal().tenant).task_at(segment)
 
 
 def _known(session_id: str) -> str:

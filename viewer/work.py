@@ -14,6 +14,7 @@ from viewer.listing import Page, one_page, page_of
 from viewer.model import Frozen, Status, utcnow
 from viewer.rows import new_id
 from viewer.tables import AgentRow, DocumentRow, SessionRow, TaskRow
+from viewer.task_addresses import task_id_in
 
 
 class Task(Frozen):
@@ -118,6 +119,13 @@ class WorkStore:
             if row is None:
                 raise UnknownWork
             return Task.model_validate(row, from_attributes=True)
+
+    def task_at(self, segment: str) -> Task:
+        """The one that an address names. Raises UnknownWork."""
+        try:
+            return self.task(task_id_in(segment))
+        except ValueError as error:
+            raise UnknownWork from error
 
     def task_of_run(self, external_run_id: str) -> Task | None:
         with self._database.reading() as orm:

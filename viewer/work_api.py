@@ -67,7 +67,7 @@ def list_tasks() -> Response:
 @needs(Role.WATCHER)
 @describes(Operation(summary="One task", answers={200: Answer("The task.", PublicTask)}, problems=(404,)))
 def get_task(task_id: str) -> Response:
-    return json_answer(_public_tasks([_work().task(task_id)])[0])
+    return json_answer(_public_tasks([_work().task_at(task_id)])[0])
 
 
 @work_api.post("/agents")

@@ -13,6 +13,7 @@ from tests.pages.axe import assert_accessible
 from tests.pages.documents import one_of_each, post, put
 from tests.pages.site import PagesSite
 from viewer.model import DocumentType, Role, Status
+from viewer.work import NewTask
 
 pytestmark = [pytest.mark.browser, pytest.mark.real]
 
@@ -230,6 +231,22 @@ def test_list_of_tasks_says_how_each_stands(page: Page, site: PagesSite) -> None
     expect(row.locator("td").nth(2)).to_have_text("1")
     row.get_by_role("link").click()
     expect(page).to_have_url(f"{site.origin}/tasks/t-1")
+
+
+def test_odd_ids_of_tasks_lead_to_their_pages(page: Page, site: PagesSite, complaints: Complaints) -> None:
+    odd = ("a/b", "..", "100% #1?", "~x", "a\\b", "größe//")
+    for one in odd:
+        site.store.work(site.tenant).put_task(NewTask(id=one))
+    put(site, title="Result", task_id="größe//")
+    for one in odd:
+        page.goto(f"{site.origin}/tasks")
+        page.get_by_role("link", name=one, exact=True).click()
+        expect(page.locator("#task-title")).to_have_text(one)
+        expect(page.locator("#task-empty")).to_be_visible()
+    page.locator(".task-documents .document-row").click()
+    page.get_by_role("link", name="Task größe//").click()
+    expect(page.locator("#task-title")).to_have_text("größe//")
+    assert complaints.heard == []
 
 
 def test_panel_is_the_task_and_nothing_around_it(page: Page, site: PagesSite) -> None:

@@ -73,6 +73,7 @@ from viewer.public_documents import DocumentList, PublicDocument
 from viewer.public_leases import LeaseAnswer
 from viewer.public_streams import OpenStreams, PublicTicket
 from viewer.share_answers import NewPublicShare, ShareList
+from viewer.task_addresses import segment_of
 
 _PREFIX = "/api/v1"
 # Ending and pausing wait 15 s for the host, a wait is asked for in small pieces.
@@ -238,7 +239,7 @@ class Api:
         return self._ask("GET", "/tasks", TaskList, query=asked)
 
     def task(self, task_id: str) -> PublicTask:
-        return self._ask("GET", _path("tasks", task_id), PublicTask)
+        return self._ask("GET", f"{_path('tasks')}/{segment_of(task_id)}", PublicTask)
 
     def put_agent(self, wanted: PutAgent) -> PublicAgent:
         return self._ask("POST", "/agents", PublicAgent, body=wanted)

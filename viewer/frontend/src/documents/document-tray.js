@@ -162,12 +162,11 @@ class DocumentTray extends HTMLElement {
     const { kind, title, about, download, page } = this.#parts;
     kind.replaceChildren(icon(typeIcon(shown)));
     setText(title, shown.title);
-    const task = shown.task_id && taskPage(shown.task_id);
     const parts = [typeName(shown), shown.language, shown.type === "sandbox" ? null : sizeName(shown.size)].filter(Boolean).join(" · ");
     about.replaceChildren(
       element("span", {}, parts),
       when(shown.updated_at),
-      ...(shown.task_id ? [task ? element("a", { href: task, dir: "auto" }, `Task ${shown.task_id}`) : element("span", { dir: "auto" }, `Task ${shown.task_id}`)] : []),
+      ...(shown.task_id ? [element("a", { href: taskPage(shown.task_id), dir: "auto" }, `Task ${shown.task_id}`)] : []),
       ...(shown.path ? [element("span", { class: "mono", dir: "auto" }, shown.path)] : []));
     download.href = contentOf(shown.id);
     page.href = documentPage(shown.id);

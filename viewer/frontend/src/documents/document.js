@@ -42,9 +42,14 @@ export function sizeName(bytes) {
   return `${(bytes / 1_000_000).toFixed(1)} MB`;
 }
 
-/** The page of a task; null for an id that no address can hold. */
+/** The page of a task. An id that no path can hold is wrapped: see viewer/task_addresses.py. */
 export function taskPage(id) {
-  return /^\.{1,2}$|[/\\]/.test(id) ? null : `/tasks/${encodeURIComponent(id)}`;
+  return `/tasks/${/^\.{1,2}$|^~|[/\\]/.test(id) ? wrapped(id) : encodeURIComponent(id)}`;
+}
+
+function wrapped(id) {
+  const bytes = String.fromCharCode(...new TextEncoder().encode(id));
+  return `~${btoa(bytes).replaceAll("+", "-").replaceAll("/", "_").replace(/=+$/, "")}`;
 }
 
 const at = (id) => `/api/v1/documents/${encodeURIComponent(id)}`;

@@ -77,11 +77,10 @@ function desktopsOf(task) {
 
 /** @param {Task} task */
 function row(task) {
-  const address = taskPage(task.id);
   const name = task.title || task.id;
   return element("tr", { role: "row", "data-task": task.id },
     element("th", { role: "rowheader", scope: "row" },
-      address ? element("a", { class: "task-link", href: address, dir: "auto" }, name) : element("span", { dir: "auto" }, name),
+      element("a", { class: "task-link", href: taskPage(task.id), dir: "auto" }, name),
       task.title && element("span", { class: "table-sub mono", dir: "auto" }, task.id)),
     element("td", { role: "cell", "data-label": "Agent", "data-empty": task.agent_id ? null : "true" }, element("span", { dir: "auto" }, task.agent_id ?? "")),
     desktopsOf(task),
