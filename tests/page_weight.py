@@ -33,7 +33,13 @@ class Weight:
 
     @property
     def files(self) -> list[str]:
-        return [address for address in self.bytes if "/api/" not in address]
+        """What was asked for over the wire: not what an address holds itself, as noVNC's rectangles do."""
+        return [one for one in self.bytes if one.startswith("http") and "/api/" not in one]
+
+    @property
+    def of_files(self) -> int:
+        """Bytes; what the API answers is of any length, and is not the page."""
+        return sum(self.bytes[one] for one in self.files)
 
     @property
     def total(self) -> int:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gzip
 import html
 import json
 import re
@@ -11,6 +12,7 @@ import viewer.assets
 from tests.viewer_fixtures import ORIGIN, UNKNOWN_ID, People, ViewerClient, running_session, sign_in
 from viewer.access import COOKIE
 from viewer.appearance import LOOK_COOKIE
+from viewer.assets import Manifest
 from viewer.model import Role, Scope
 from viewer.pages import own_page
 from viewer.settings import Settings
@@ -208,8 +210,41 @@ def test_page_brings_nothing_to_whoever_may_not_ask_for_it(
 
 def test_list_without_a_desktop_does_not_load_the_stream(client: ViewerClient, people: People) -> None:
     text = client.get("/sandboxes", headers=people.alice.headers).get_data(as_text=True)
-    assert "modulepreload" not in text
+    assert "stream" not in text
     assert _known_in(text) == ""
+
+
+def test_page_asks_for_all_that_its_script_needs_at_once() -> None:
+    parts = {
+        "pages/view.js": ["view-A.js", "chunk-B.js"],
+        "viewer/stream.js": ["stream-C.js", "chunk-B.js", "chunk-D.js"],
+    }
+    manifest = Manifest(files={"view.js": "view-A.js"}, parts={"view.js": parts})
+    tags = manifest.script("view.js", "viewer/stream.js").split("\n  ")
+    assert tags == [
+        '<link rel="modulepreload" href="/static/build/chunk-B.js">',
+        '<link rel="modulepreload" href="/static/build/stream-C.js">',
+        '<link rel="modulepreload" href="/static/build/chunk-D.js">',
+        '<script type="module" src="/static/build/view-A.js"></script>',
+    ]
+
+
+def test_pages_are_packed_for_browsers_that_take_it_and_nothing_else_is(
+    client: ViewerClient, store: Store, people: People
+) -> None:
+    headers = sign_in(store, people.alice)
+    plain = client.get("/sandboxes", headers=headers)
+    packed = client.get("/sandboxes", headers=headers | {"Accept-Encoding": "gzip, deflate, br, zstd"})
+    assert "Content-Encoding" not in plain.headers
+    assert packed.headers["Content-Encoding"] == "gzip"
+    assert gzip.decompress(packed.get_data()) == plain.get_data()
+    assert len(packed.get_data()) == int(packed.headers["Content-Length"]) < len(plain.get_data()) / 2
+    assert {one.headers["Vary"] for one in (plain, packed)} == {"Accept-Encoding"}
+    refused = client.get("/sandboxes", headers=headers | {"Accept-Encoding": "gzip;q=0"})
+    assert "Content-Encoding" not in refused.headers
+    # Answers of the API may hold what is shown once.
+    answer = client.get("/api/v1/me", headers=people.alice.headers | {"Accept-Encoding": "gzip"})
+    assert "Content-Encoding" not in answer.headers
 
 
 def _known_in(page: str) -> str:

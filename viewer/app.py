@@ -110,8 +110,8 @@ def create_app(settings: Settings, store: Store | None = None) -> Flask:
         documents_api, diagnosis_api,
     ):  # fmt: skip
         app.register_blueprint(blueprint)
-    files = read_manifest().files
-    app.jinja_env.globals["asset"] = lambda name: f"/static/build/{files.get(name, name)}"
+    manifest = read_manifest()
+    app.jinja_env.globals |= {"asset": manifest.address, "script": manifest.script, "logo": manifest.logo()}
     app.context_processor(lambda: {"look": look_of(request.cookies.get(LOOK_COOKIE))})
     observe_on(app)
     app.before_request(_knock_at_opensandbox)

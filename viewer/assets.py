@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import mimetypes
 from pathlib import Path
+from urllib.parse import quote
 
 from flask import Blueprint, Response, request, send_from_directory
+from markupsafe import Markup
 from pydantic import BaseModel
 from werkzeug.security import safe_join
 
@@ -19,10 +21,42 @@ CODINGS = {"br": "br", "gzip": "gz"}
 assets = Blueprint("assets", __name__)
 
 
+LOGO = "favicon.svg"
+_SAFE = " !$&'()*+,-./:;=?@"
+"""What an address in an attribute may hold as it is; with fewer escapes it packs smaller."""
+_SCRIPT = Markup('<script type="module" src="{}"></script>')
+_EARLY = Markup('<link rel="modulepreload" href="{}">')
+
+
 class Manifest(BaseModel):
-    """`files`: name in the sources -> file name with its content's hash."""
+    """`files`: name in the sources -> file name with its content's hash. `parts`: of each page's script, the
+    modules that it may run -> the files that each needs, its own first."""
 
     files: dict[str, str] = {}
+    parts: dict[str, dict[str, list[str]]] = {}
+
+    def address(self, name: str) -> str:
+        return _at(self.files.get(name, name))
+
+    def logo(self) -> str:
+        """An address that holds the whole logo: each page shows it, and a file would be a request more."""
+        path = BUILD / self.files.get(LOGO, LOGO)
+        if not path.is_file():
+            return self.address(LOGO)
+        return f"data:image/svg+xml,{quote(path.read_text().strip(), safe=_SAFE)}"
+
+    def script(self, page: str, *modules: str) -> Markup:
+        """The tags of a page's script. What it imports, and those modules that it is about to import with
+        what they need, are asked for all at once, where each would name the next one."""
+        parts = self.parts.get(page, {})
+        own, *shared = parts.get(f"pages/{page}", [page])
+        further = [one for module in modules for one in parts.get(module, [])]
+        asked = [_EARLY.format(_at(one)) for one in dict.fromkeys([*shared, *further]) if one != own]
+        return Markup("\n  ").join([*asked, _SCRIPT.format(_at(own))])
+
+
+def _at(file: str) -> str:
+    return f"/static/build/{file}"
 
 
 def read_manifest() -> Manifest:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from playwright.sync_api import Browser, Page
+from playwright.sync_api import Browser, Page, expect
 
 from tests.browser import PHONE, new_context, sign_in, wait_for_picture
 from tests.page_weight import KB, Weight
@@ -44,7 +44,7 @@ def test_a_desktop_shows_after_six_files_and_85_kilobytes(
     wait_for_picture(page, colours=2)
     assert any("/stream-" in address for address in weight.files)
     assert len(weight.files) <= 6, weight.files
-    assert weight.total <= 85 * KB, weight.bytes
+    assert weight.of_files <= 85 * KB, weight.bytes
 
 
 def test_what_is_needed_after_a_click_comes_after_the_picture(
@@ -60,15 +60,45 @@ def test_what_is_needed_after_a_click_comes_after_the_picture(
     assert weight.bytes[extras] <= 15 * KB
 
 
-def test_list_on_a_phone_loads_no_stream(page: Page, site: ContentSite, session: Session) -> None:
+@pytest.mark.parametrize("path", ["/sandboxes", "/sandboxes/{id}"])
+def test_list_and_desktop_come_in_six_files(
+    page: Page, site: ContentSite, session: Session, path: str
+) -> None:
+    weight = Weight(page)
+    page.goto(site.origin + path.replace("{id}", session.id))
+    wait_for_picture(page, colours=2)
+    assert len(weight.files) <= 6, weight.files
+    assert weight.of_files <= 95 * KB, weight.bytes
+
+
+def test_list_alone_loads_30_kilobytes_and_no_desktop(
+    page: Page, site: ContentSite, session: Session
+) -> None:
+    """As on a phone, where it stands alone."""
     page.set_viewport_size({"width": PHONE[0], "height": PHONE[1]})
     weight = Weight(page)
     page.goto(f"{site.origin}/sandboxes")
     page.locator("#session-list a.row").first.wait_for()
-    assert not [address for address in weight.files if "/stream-" in address]
+    expect(page.locator("#list-count")).to_have_text("1 active")
+    assert not [address for address in weight.files if "/stream-" in address or "/sandbox-viewer-" in address]
     assert len(weight.files) <= 6, weight.files
-    assert weight.total <= 55 * KB, weight.bytes
-    # It comes with the first desktop that somebody opens.
+    assert weight.of_files <= 30 * KB, weight.bytes
+    # They come with the first desktop that somebody opens.
     page.locator(f"[data-session='{session.id}'] a.row").click()
     wait_for_picture(page, colours=2)
     assert [address for address in weight.files if "/stream-" in address]
+
+
+def test_list_without_desktops_is_as_light_on_a_wide_window(
+    page: Page, site: ContentSite, session: Session
+) -> None:
+    weight = Weight(page)
+    page.goto(f"{site.origin}/sandboxes?q=no-such-desktop")
+    expect(page.locator("[data-for=filtered]")).to_be_visible()
+    expect(page.locator("sandbox-viewer")).to_contain_text("No desktop selected")
+    expect(page.locator("#list-count")).to_have_text("1 active")
+    assert len(weight.files) <= 6, weight.files
+    assert weight.of_files <= 30 * KB, weight.bytes
+    page.keyboard.press("?")
+    expect(page.get_by_role("dialog")).to_be_visible()
+    assert [address for address in weight.files if "/extras-" in address]

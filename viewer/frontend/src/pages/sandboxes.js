@@ -2,6 +2,7 @@
 
 import { call, goToSignIn, serverNow } from "../api.js";
 import { attentionOf } from "../attention.js";
+import "../common.js";
 import { icon, setText } from "../dom.js";
 import "../header.js";
 import * as icons from "../icons.js";
@@ -13,9 +14,9 @@ import { filterFrom, isNarrow, searchOf } from "../sandboxes/filter.js";
 import { RowList, mayEnd } from "../sandboxes/rows.js";
 import { see } from "../seen.js";
 import { isOver, nameOf } from "../session.js";
-import "../viewer/sandbox-viewer.js";
 
 const TITLE = "Sandboxes · Deskfleet";
+const NOT_LOADED = "Part of this page could not be loaded. Reload it to try again.";
 const BANNER_AFTER_MS = 1500;
 // What calls for attention changes with time alone, too: an idle desktop, an old error.
 const ORDER_EVERY_MS = 15_000;
@@ -64,12 +65,32 @@ function open(id) {
 function selectionChanged() {
   const id = shownId();
   page.dataset.view = chosenId() ? "viewer" : "list";
-  if (id) viewer.setAttribute("session", id);
-  else viewer.removeAttribute("session");
+  if (id) {
+    viewer.setAttribute("session", id);
+    loadViewer();
+  } else viewer.removeAttribute("session");
   const session = live.sessions.get(id ?? "");
   if (session && !document.hidden) see(session);
   list.current = id;
   renderTitle(session);
+}
+
+let isViewerAsked = false;
+
+/** Its code comes with the first desktop that is shown: a list alone, as on a phone, does without. */
+async function loadViewer() {
+  if (isViewerAsked) return;
+  isViewerAsked = true;
+  const [heading, text] = [".cover-heading", ".cover-text"].map((name) => viewer.querySelector(name));
+  setText(heading, "Loading…");
+  setText(text, "");
+  try {
+    await import("../viewer/sandbox-viewer.js");
+    // Not before: what is set on an element that is not yet one of ours hides its setter.
+    viewer.live = live;
+  } catch {
+    setText(heading, NOT_LOADED);
+  }
 }
 
 function renderTitle(session) {
@@ -235,7 +256,7 @@ async function extra(name, make) {
     const module = await extras();
     return (made[name] ??= make(module));
   } catch {
-    showBanner("Part of this page could not be loaded. Reload it to try again.");
+    showBanner(NOT_LOADED);
     return null;
   }
 }
@@ -329,10 +350,8 @@ setInterval(refresh, ORDER_EVERY_MS);
 
 feed.filter = filterFrom(location.search);
 bar.show(feed.filter);
-// A wide window shows a desktop beside the list, whatever its address names.
-if (wide.matches) import("../viewer/stream.js").catch(() => {});
 // The page brings the session that its address names: the stream waits for no question.
 if (viewer.dataset.known) live.accept(JSON.parse(viewer.dataset.known));
-viewer.live = live;
+viewer.querySelector(".cover-icon").append(icon(icons.screen));
 refresh();
 live.start();

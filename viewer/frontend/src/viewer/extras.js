@@ -1,5 +1,7 @@
 // What a viewer needs only after a click, in one file that is loaded then (or when the first picture is there).
 
+import "../common.js";
+
 export { ClipboardPanel } from "./clipboard-panel.js";
 export { DevTools } from "./devtools-frame.js";
 export { FiguresPanel } from "./figures-panel.js";

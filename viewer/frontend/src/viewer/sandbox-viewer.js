@@ -5,6 +5,7 @@
 // (a word on the second line). The page sets `.live` (a Live) once, before or after the element is on the page; before
 // that `.connection`, when the fleet is not the page's own. Fires `sessionchange` (detail: the session).
 
+import "../common.js";
 import { element, badge, icon, setTag, setText } from "../dom.js";
 import * as icons from "../icons.js";
 import { backendOf, badgeOf, hostIsLost, inWords, isOver, isQueued, nameOf, screenOf, shortId } from "../session.js";
@@ -267,7 +268,8 @@ class SandboxViewer extends HTMLElement {
     });
     const heading = element("div", { class: "viewer-heading" }, parts.title, parts.badge, this.#watchers.element);
     parts.screen.append(parts.stage, parts.catcher, this.#lastFrame.node, this.#cover.node, parts.hint, this.#tabs.panel);
-    this.append(
+    // In place of what the page has put there until this code came.
+    this.replaceChildren(
       element("header", { class: "viewer-bar" }, parts.back, element("div", { class: "viewer-name" }, heading, parts.subtitle), parts.toolbar.node),
       ...this.#notices.nodes, this.#lease.node, this.#tabs.bar, parts.screen, this.#facts.node);
     this.#listen(parts);
