@@ -16,7 +16,8 @@ from tests.viewer_fixtures import ORIGIN, UNKNOWN_ID, People, ViewerClient, new_
 from viewer.app import create_app
 from viewer.cli.main import run
 from viewer.credentials import open_secret
-from viewer.deliveries.model import MOST_ENDPOINTS, Attempt, Outcome
+from viewer.deliveries.model import EVENT_TYPES, MOST_ENDPOINTS, ONLY_WHEN_NAMED, Attempt, Outcome
+from viewer.frontend.hatch_build import FRONTEND
 from viewer.model import Role, Scope, utcnow
 from viewer.settings import Settings
 from viewer.store import Store
@@ -314,3 +315,11 @@ def test_commands_of_the_guide_do_what_it_says(
         for job in store.deliveries.due(utcnow(), per_endpoint=1, in_hand=()):
             trial = job.delivery.id
     assert store.webhooks("acme").list() == []
+
+
+def test_settings_offer_every_kind_of_event_and_the_same_usual_ones() -> None:
+    script = (FRONTEND / "src" / "settings" / "webhooks.js").read_text()
+    assert tuple(re.findall(r'^  "(session\.\w+)":', script, re.MULTILINE)) == EVENT_TYPES
+    assert {f'"{name}"' for name in ONLY_WHEN_NAMED} == set(
+        re.findall(r"^const ONLY_WHEN_NAMED = (.*);$", script, re.MULTILINE)
+    )

@@ -21,6 +21,7 @@ SECTIONS = (
     Section(name="keys", label="API keys", role=Role.ADMIN, scope=Scope.MANAGE),
     Section(name="people", label="People", role=Role.ADMIN, scope=Scope.MANAGE),
     Section(name="shares", label="Share links", role=Role.OPERATOR, scope=Scope.STREAMS),
+    Section(name="webhooks", label="Webhooks", role=Role.ADMIN, scope=Scope.MANAGE),
     Section(name="audit", label="Audit log", role=Role.ADMIN, scope=Scope.MANAGE),
     Section(name="appearance", label="Appearance", role=Role.WATCHER, scope=None),
 )

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from urllib.parse import quote, urlsplit
+from urllib.parse import urlsplit
 
 import pytest
 from flask import Flask
@@ -21,11 +21,13 @@ from playwright.sync_api import Browser, BrowserContext, Page, Request
 from tests.browser import PHONE, WIDE, Complaints, new_context, screenshot, scrolls_sideways, sign_in
 from tests.hostile_strings import MARK, STRINGS, WORST
 from tests.pages.site import PagesSite
+from viewer.deliveries.store import NewEndpoint
 from viewer.documents import NewDocument
 from viewer.model import DocumentType, LeaseKind, Principal, Role, Session, Status
 from viewer.pages import pages as pages_of_the_viewer
 from viewer.people import NewPerson
 from viewer.settings_sections import SECTIONS
+from viewer.task_addresses import segment_of
 from viewer.work import NewAgent, NewTask
 
 pytestmark = [pytest.mark.browser, pytest.mark.real, pytest.mark.timeout(240)]
@@ -61,7 +63,7 @@ class Ground:
     def path(self, rule: str) -> str:
         """That page's address, about the worst of what there is."""
         path = rule.replace("<session_id>", self.session.id).replace("<document_id>", self.document)
-        return path.replace("<task_id>", quote(str(self.session.task_id), safe=""))
+        return path.replace("<task_id>", segment_of(str(self.session.task_id)))
 
 
 def rules() -> list[str]:
@@ -82,6 +84,11 @@ def ground(module_site: PagesSite) -> Ground:
     who = Principal(id=person.principal_id, tenant=site.tenant, role=Role.ADMIN, via="cookie")
     site.store.accounts.sign_in_person(person.id, address=None, user_agent=WORST)
     key = site.store.accounts.add_key(site.tenant, Role.ADMIN, WORST)
+    for text in (WORST, *STRINGS[:8]):
+        site.store.webhooks(site.tenant).create(
+            NewEndpoint(url=f"https://{text}/", label=text, types=(), secret_sealed="-", created_by=text)
+        )
+        site.store.webhook_secrets.add(site.tenant, text, "-", by=text)
     # Less than a page of the list, with one of each for every other string.
     for number, text in enumerate(STRINGS):
         _fill(site, who, text, fails=number % 2 == 1)

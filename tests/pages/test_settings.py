@@ -20,7 +20,7 @@ pytestmark = [pytest.mark.browser, pytest.mark.real]
 
 PASSWORD = "correct horse battery"
 _FOCUSED = "(document.activeElement.ariaLabel ?? document.activeElement.innerText).trim()"
-SECTIONS = ("keys", "people", "shares", "audit", "appearance")
+SECTIONS = ("keys", "people", "shares", "webhooks", "audit", "appearance")
 
 
 @pytest.fixture
@@ -151,6 +151,99 @@ def test_share_links_of_all_desktops_are_seen_and_revoked(
     assert complaints.heard == []
 
 
+def test_address_for_events_is_added_tried_changed_and_deleted(
+    page: Page, site: PagesSite, complaints: Complaints
+) -> None:
+    page.goto(f"{site.origin}/settings/webhooks")
+    out = page.locator(".card", has=page.get_by_role("heading", name="Events out"))
+    expect(out.locator(".empty")).to_contain_text("Nothing is sent anywhere")
+    page.get_by_role("button", name="Add an address").click()
+    dialog = page.get_by_role("dialog")
+    expect(dialog.get_by_label("Address")).to_be_focused()
+    dialog.get_by_label("Address").fill("https://127.0.0.1/hook")
+    dialog.get_by_role("button", name="Add address").click()
+    expect(dialog.get_by_role("alert")).to_contain_text("Address: ")
+    dialog.get_by_label("Address").fill("https://example.com/hook")
+    dialog.get_by_label("Name").fill("alarm")
+    for box in dialog.get_by_role("checkbox").all():
+        box.uncheck()
+    dialog.get_by_role("button", name="Add address").click()
+    expect(dialog.get_by_role("alert")).to_have_text("Choose at least one kind of event.")
+    dialog.get_by_label(re.compile("^session.error")).check()
+    dialog.get_by_role("button", name="Add address").click()
+    secret = dialog.get_by_label("The secret", exact=True).input_value()
+    assert secret.startswith("whsec_")
+    assert_accessible(page)
+    dialog.get_by_role("button", name="Done").click()
+    assert secret not in page.content()
+    alarm = row(page, "alarm")
+    expect(alarm).to_contain_text("https://example.com/hook")
+    expect(alarm).to_contain_text("session.error")
+    [endpoint] = site.store.webhooks(site.tenant).list()
+    assert (endpoint.label, endpoint.types) == ("alarm", ("session.error",))
+
+    alarm.get_by_role("button", name="Manage").click()
+    expect(dialog.get_by_role("list", name="Last messages")).to_have_text("None yet.")
+    dialog.get_by_role("button", name="Send a trial").click()
+    # Nobody sends here.
+    expect(dialog.get_by_role("listitem")).to_contain_text(re.compile("webhook.test.*Under way"))
+    assert_accessible(page)
+    dialog.get_by_role("button", name="Disable").click()
+    expect(alarm).to_contain_text("Disabled")
+    alarm.get_by_role("button", name="Manage").click()
+    expect(dialog.get_by_role("listitem")).to_contain_text("Cancelled")
+    expect(dialog.get_by_role("button", name="Send a trial")).to_be_disabled()
+    dialog.get_by_role("button", name="Enable").click()
+    expect(alarm).to_contain_text("Enabled")
+    alarm.get_by_role("button", name="Manage").click()
+    dialog.get_by_role("button", name="Send again").click()
+    expect(dialog.get_by_role("listitem")).to_contain_text("Under way")
+    for box in dialog.get_by_role("checkbox").all():
+        box.set_checked("session.lease" not in (box.get_attribute("value") or ""))
+    dialog.get_by_role("button", name="Save").click()
+    expect(alarm).to_contain_text("all but session.lease")
+    alarm.get_by_role("button", name="Manage").click()
+    dialog.get_by_role("button", name="New secret").click()
+    page.get_by_role("button", name="Make secret").click()
+    assert dialog.get_by_label("The secret", exact=True).input_value() != secret
+    dialog.get_by_role("button", name="Done").click()
+    alarm.get_by_role("button", name="Manage").click()
+    dialog.get_by_role("button", name="Delete").click()
+    page.get_by_role("button", name="Delete address").click()
+    expect(out.locator(".empty")).to_be_visible()
+    assert site.store.webhooks(site.tenant).list() == []
+    # The refused address, which the browser notes.
+    assert complaints.but("422 (") == []
+
+
+def test_sender_of_events_gets_a_secret_once_that_is_replaced_and_revoked(
+    page: Page, site: PagesSite, complaints: Complaints
+) -> None:
+    page.goto(f"{site.origin}/settings/webhooks")
+    page.get_by_role("button", name="Add a sender").click()
+    dialog = page.get_by_role("dialog")
+    dialog.get_by_label("Name").fill("box7")
+    page.keyboard.press("Enter")
+    secret = dialog.get_by_label("The secret", exact=True).input_value()
+    [made] = site.store.webhook_secrets.list(site.tenant)
+    address = dialog.get_by_label("The address for events", exact=True)
+    expect(address).to_have_value(f"{site.origin}/webhooks/openclaw?source={made.id}")
+    dialog.get_by_role("button", name="Done").click()
+    assert secret not in page.content()
+    expect(row(page, "box7")).to_contain_text("Good")
+    row(page, "box7").get_by_role("button", name="New secret").click()
+    dialog.get_by_role("button", name="Make secret").click()
+    assert dialog.get_by_label("The secret", exact=True).input_value() != secret
+    dialog.get_by_role("button", name="Done").click()
+    former = row(page, made.id)
+    expect(former).to_contain_text("Replaced")
+    former.get_by_role("button", name="Revoke").click()
+    dialog.get_by_role("button", name="Revoke secret").click()
+    expect(former).to_contain_text("Revoked")
+    expect(former.get_by_role("button")).to_have_count(0)
+    assert complaints.heard == []
+
+
 def test_audit_log_is_narrowed_passed_on_exported_and_checked(
     page: Page, site: PagesSite, complaints: Complaints
 ) -> None:
@@ -188,7 +281,7 @@ def test_each_sees_what_his_role_may(browser: Browser, site: PagesSite) -> None:
     for role, seen in (
         (Role.WATCHER, ["Appearance"]),
         (Role.OPERATOR, ["Share links", "Appearance"]),
-        (Role.ADMIN, ["API keys", "People", "Share links", "Audit log", "Appearance"]),
+        (Role.ADMIN, ["API keys", "People", "Share links", "Webhooks", "Audit log", "Appearance"]),
     ):
         context = new_context(browser)
         page = context.new_page()

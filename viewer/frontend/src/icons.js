@@ -45,3 +45,4 @@ export { default as task } from "lucide/dist/esm/icons/list-checks.mjs";
 export { default as trash } from "lucide/dist/esm/icons/trash.mjs";
 export { default as wall } from "lucide/dist/esm/icons/layout-grid.mjs";
 export { default as warning } from "lucide/dist/esm/icons/triangle-alert.mjs";
+export { default as webhook } from "lucide/dist/esm/icons/webhook.mjs";

@@ -4,12 +4,13 @@ import { icon } from "../dom.js";
 import "../header.js";
 import * as icons from "../icons.js";
 
-const ICONS = { keys: icons.key, people: icons.people, shares: icons.share, audit: icons.log, appearance: icons.look, account: icons.person };
+const ICONS = { keys: icons.key, people: icons.people, shares: icons.share, webhooks: icons.webhook, audit: icons.log, appearance: icons.look, account: icons.person };
 const LOOKS = { system: icons.screen, light: icons.sun, dark: icons.moon };
 const PARTS = {
   keys: () => import("../settings/keys.js"),
   people: () => import("../settings/people.js"),
   shares: () => import("../settings/shares.js"),
+  webhooks: () => import("../settings/webhooks.js"),
   audit: () => import("../settings/audit.js"),
 };
 
