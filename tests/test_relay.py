@@ -52,7 +52,9 @@ def relay(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RelayProcess]:
 
 
 @contextmanager
-def rfb_server(serve: Callable[[socket.socket], None], *, login: bool = True) -> Iterator[int]:
+def rfb_server(
+    serve: Callable[[socket.socket], None], *, login: bool = True, address: str = PUBLISH_ADDRESS
+) -> Iterator[int]:
     """A server without security: logs each client in, sends ServerInit, then does what `serve` says."""
 
     def handle(client: socket.socket) -> None:
@@ -78,7 +80,7 @@ def rfb_server(serve: Callable[[socket.socket], None], *, login: bool = True) ->
                 return
             threading.Thread(target=handle, args=[client], daemon=True).start()
 
-    with socket.create_server((PUBLISH_ADDRESS, 0)) as listener:
+    with socket.create_server((address, 0)) as listener:
         threading.Thread(target=accept, daemon=True).start()
         yield listener.getsockname()[1]
         listener.shutdown(socket.SHUT_RDWR)

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import socket
+import threading
 from collections.abc import Callable
+from struct import pack
 from typing import cast
 
 import pytest
 from PIL import Image
-from playwright.sync_api import Page, WebSocketRoute, expect
+from playwright.sync_api import Page, expect
 
 from tests.browser import Complaints, canvas_colours, wait_for_picture
 from tests.pages.site import PagesSite
 from tests.painted_desktop import PaintedDesktop
+from tests.test_relay import rfb_server
 from viewer.fleet_store import DeclaredDesktop
 from viewer.model import Session, Status
 
@@ -55,59 +59,33 @@ def test_the_canvas_follows_the_desktop(shown: Page, desktop: PaintedDesktop, co
 
 
 def test_what_a_click_needs_waits_for_a_picture_that_is_slow(
-    page: Page, site: PagesSite, session: Session
+    page: Page, site: PagesSite, session: Session, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[str] = []
     page.on("request", lambda request: asked.append(request.url))
-    held = _HeldPicture()
-    page.route_web_socket("**/stream/*", held.between)
-    page.clock.install()
-    page.goto(f"{site.origin}/view/{session.id}")
-    expect(page.locator("sandbox-viewer[data-link=connected]")).to_be_visible()
-    page.clock.fast_forward(5000)
-    page.evaluate("new Promise(requestAnimationFrame)")
-    assert not [address for address in asked if "/extras-" in address]
-    held.let_go()
-    wait_for_picture(page)
-    with page.expect_request("**/extras-*"):
+    may_paint = threading.Event()
+    with rfb_server(lambda client: paint_once(client, may_paint), address="127.0.0.1") as port:
+        monkeypatch.setattr(site.edge, "vnc_port", port)
+        page.clock.install()
+        page.goto(f"{site.origin}/view/{session.id}")
+        expect(page.locator("sandbox-viewer[data-link=connected]")).to_be_visible()
         page.clock.fast_forward(5000)
+        page.evaluate("new Promise(requestAnimationFrame)")
+        assert not [address for address in asked if "/extras-" in address]
+        may_paint.set()
+        wait_for_picture(page)
+        with page.expect_request("**/extras-*"):
+            page.clock.fast_forward(5000)
 
 
-class _HeldPicture:
-    """Between a page and its desktop: after the first wish for a picture nothing comes until it is let go."""
-
-    def __init__(self) -> None:
-        self._page: WebSocketRoute | None = None
-        self._held: list[str | bytes] = []
-        self._holds = False
-        self._was_let_go = False
-
-    def between(self, page: WebSocketRoute) -> None:
-        self._page = page
-        desktop = page.connect_to_server()
-        page.on_message(lambda message: self._to_desktop(desktop, message))
-        desktop.on_message(self._to_page)
-
-    def _to_desktop(self, desktop: WebSocketRoute, message: str | bytes) -> None:
-        # RFB: 3 is FramebufferUpdateRequest.
-        if not self._was_let_go and isinstance(message, bytes) and message[:1] == b"\x03":
-            self._holds = True
-        desktop.send(message)
-
-    def _to_page(self, message: str | bytes) -> None:
-        if self._holds:
-            self._held.append(message)
-        else:
-            self._send(message)
-
-    def _send(self, message: str | bytes) -> None:
-        assert self._page is not None
-        self._page.send(message)
-
-    def let_go(self) -> None:
-        self._was_let_go, self._holds = True, False
-        for message in self._held:
-            self._send(message)
+def paint_once(client: socket.socket, may_paint: threading.Event) -> None:
+    """An RFB server's one picture of many colours, as soon as it may, until the browser goes."""
+    may_paint.wait(60)
+    width, height = 8, 8
+    pixels = b"".join(pack("<I", number * 0x030507) for number in range(width * height))
+    client.sendall(pack(">BxHHHHHi", 0, 1, 0, 0, width, height, 0) + pixels)
+    while client.recv(4096):
+        pass
 
 
 def test_refresh_opens_another_stream_and_leaves_the_sandbox_alone(
