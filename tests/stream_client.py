@@ -10,7 +10,8 @@ from base64 import b64encode
 from struct import Struct, pack, unpack
 
 from tests.rfb_pump import update_bytes
-from viewer.rfb.probe import SET_ENCODINGS, SET_PIXEL_FORMAT
+from viewer.rfb.client_parts import SET_PIXEL_FORMAT, set_encodings
+from viewer.rfb.watching_client import PLAIN
 
 _BUFFER = 1 << 20
 _REQUEST = Struct(">BBHHHH")
@@ -47,7 +48,7 @@ class StreamClient:
         return count
 
     def ask_for_raw(self) -> None:
-        self._send(SET_PIXEL_FORMAT + SET_ENCODINGS)
+        self._send(SET_PIXEL_FORMAT + set_encodings(PLAIN))
 
     def skip_update(self) -> int:
         """Read one FramebufferUpdate of a real server, all Raw; return its bytes."""

@@ -20,7 +20,14 @@ from pydantic import SecretStr
 from viewer.grants import DesktopSocket, Grant, PublishedPort, Target
 from viewer.model import utcnow
 from viewer.relay import capture, captures, rfb_capture
-from viewer.relay.answers import MOST_PICTURE_BYTES, Picture, PictureFormat, PictureResult
+from viewer.relay.answers import (
+    MOST_PICTURE_BYTES,
+    Picture,
+    PictureFormat,
+    PictureResult,
+    ProbeOutcome,
+    ProbeResult,
+)
 from viewer.relay.capture import Wishes, encode
 from viewer.relay.captures import Captures, WantedOf
 from viewer.relay.settings import Settings
@@ -479,6 +486,191 @@ def test_a_desktop_that_never_answers_holds_up_no_other(
             assert nothing.detail == "the desktop has not shown anything yet"
 
     run(body, settings, Screen())
+
+
+# --- a session's first frame
+
+
+async def first_frame(
+    register: Captures,
+    port: int,
+    *,
+    session_id: str = "s1",
+    tenant_id: str = "t1",
+    password: str | None = None,
+    seconds: float = 15,
+) -> ProbeResult:
+    target = PublishedPort(port=port)
+    grant = Grant(
+        purpose="probe",
+        session_id=session_id,
+        tenant_id=tenant_id,
+        target=target,
+        vnc_password=SecretStr(password) if password else None,
+        expires_at=utcnow() + timedelta(seconds=30),
+    )
+    return await register.first_frame(grant, target, seconds=seconds)
+
+
+class TwoColours(Screen):
+    """As a desktop that has painted something."""
+
+    def whole(self) -> bytes:
+        return super().whole()[:-4] + b"\xff\xff\xff\0"
+
+
+def test_whoever_saw_the_first_frame_shows_the_first_thumbnail(settings: Settings) -> None:
+    async def body(register: Captures, screen: Screen, port: int) -> None:
+        seen = await first_frame(register, port)
+        assert (seen.result, seen.width, seen.height, seen.colours) == (ProbeOutcome.FRAME, *SIZE, 2)
+        assert colour_of(await ask(register, port)) == IS_RED
+        assert screen.connections == 1
+        # The first frame, and the question for changes that the thumbnail's wish asks.
+        assert screen.asked[0] == (0, 0, 0, *SIZE)
+        assert all(is_incremental for is_incremental, *_ in screen.asked[1:])
+
+    run(body, settings, TwoColours())
+
+
+def test_after_its_first_frame_a_desktop_is_asked_for_nothing(settings: Settings) -> None:
+    async def body(register: Captures, screen: Screen, port: int) -> None:
+        screen.is_busy = True
+        assert (await first_frame(register, port)).result is ProbeOutcome.FRAME
+        await asyncio.sleep(0.1)
+        assert screen.asked == [(0, 0, 0, *SIZE)]
+        assert screen.open == 1
+
+    run(body, settings, TwoColours())
+
+
+def test_whoever_saw_the_first_frame_is_let_go_if_nobody_looks(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(captures, "LET_GO_SECONDS", 0.1)
+
+    async def body(register: Captures, screen: Screen, port: int) -> None:
+        assert (await first_frame(register, port)).result is ProbeOutcome.FRAME
+        assert screen.open == 1
+        await screen.until_left()
+
+    run(body, settings, TwoColours())
+
+
+def test_a_first_frame_is_waited_for_longer_than_what_nobody_wants_is_kept(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(captures, "LET_GO_SECONDS", 0.01)
+
+    async def body(register: Captures, screen: Screen, port: int) -> None:
+        waiting = asyncio.ensure_future(first_frame(register, port))
+        await screen.until_asked(2)
+        await asyncio.sleep(0.1)
+        screen.answer = TwoColours().whole
+        screen.paint(BLUE)
+        assert (await waiting).result is ProbeOutcome.FRAME
+        assert screen.connections == 1
+        assert [is_incremental for is_incremental, *_ in screen.asked[:2]] == [0, 1]
+
+    run(body, settings, Screen())
+
+
+def test_whoever_waits_without_a_tenant_leaves_nothing_behind(settings: Settings) -> None:
+    async def body(register: Captures, screen: Screen, port: int) -> None:
+        for _ in range(2):
+            assert (await first_frame(register, port, tenant_id="")).result is ProbeOutcome.FRAME
+            await screen.until_left()
+        assert screen.connections == 2
+
+    run(body, settings, TwoColours())
+
+
+def test_a_relay_full_of_captures_still_sees_a_first_frame(settings: Settings) -> None:
+    async def body(register: Captures, screen: Screen, port: int) -> None:
+        for number, tenant in enumerate(("t1", "t1", "t2", "t2")):
+            await ask(register, port, session_id=f"s{number}", tenant_id=tenant)
+        assert screen.open == 4
+        for tenant in ("t1", "t3"):
+            seen = await first_frame(register, port, session_id="new", tenant_id=tenant)
+            assert (seen.result, seen.width) == (ProbeOutcome.FRAME, SIZE[0])
+        refused = await ask(register, port, session_id="new", tenant_id="t3")
+        assert "as many pictures" in refused.detail
+        assert (await ask(register, port, session_id="s0")).result is PictureResult.NEW
+
+    run(body, settings, TwoColours())
+
+
+def test_a_first_frame_needs_no_room_for_its_pixels(settings: Settings) -> None:
+    small = settings.model_copy(update={"max_capture_bytes": 1 << 20})
+
+    async def body(register: Captures, screen: Screen, port: int) -> None:
+        assert (await ask(register, port, session_id="s1")).result is PictureResult.NEW
+        seen = await first_frame(register, port, session_id="s2")
+        assert (seen.result, seen.width) == (ProbeOutcome.FRAME, 300)
+
+    run(body, small, TwoColours(size=(300, 300)))
+
+
+def test_captures_that_saw_a_first_frame_make_room_for_walls(settings: Settings) -> None:
+    async def body(register: Captures, screen: Screen, port: int) -> None:
+        for number in range(4):
+            seen = await first_frame(register, port, session_id=f"s{number}")
+            assert seen.result is ProbeOutcome.FRAME
+        assert screen.open <= 3
+        for name in ("w1", "w2"):
+            assert (await ask(register, port, session_id=name)).result is PictureResult.NEW
+
+    run(body, settings, TwoColours())
+
+
+def test_a_capture_that_is_there_looks_afresh(settings: Settings) -> None:
+    """What it has seen before says nothing of a desktop that is asked after now."""
+
+    async def body(register: Captures, screen: Screen, port: int) -> None:
+        assert (await first_frame(register, port)).result is ProbeOutcome.FRAME
+        await ask(register, port)
+        asked = len(screen.asked)
+        screen.answer = Screen(colour=BLUE).whole
+        blank = await first_frame(register, port, seconds=0.3)
+        assert (blank.result, blank.colours, blank.colour) == (ProbeOutcome.BLANK, 1, "#0000ff")
+        assert blank.detail == "the desktop is connected but its screen has one colour"
+        assert (0, 0, 0, *SIZE) in screen.asked[asked:]
+        assert screen.connections == 1
+
+    run(body, settings, TwoColours())
+
+
+def test_a_refusal_is_told_once_and_not_asked_for_again(settings: Settings) -> None:
+    async def body(register: Captures, screen: Screen, port: int) -> None:
+        screen.answer = lambda: b"\x99"
+        seen = await first_frame(register, port)
+        assert seen.result is ProbeOutcome.REFUSED
+        assert "unknown message of type 153" in seen.detail
+        await asyncio.sleep(3 * rfb_capture.CONNECT_AGAIN_SECONDS)
+        assert screen.connections == 1
+        # Whoever asks anew is told anew, and not of what was before.
+        screen.answer = screen.whole
+        assert (await first_frame(register, port)).result is ProbeOutcome.FRAME
+        assert screen.connections == 2
+
+    run(body, settings, TwoColours())
+
+
+def test_whoever_begins_to_wait_does_not_sit_out_a_pause(settings: Settings) -> None:
+    async def body(register: Captures, screen: Screen, port: int) -> None:
+        screen.hangs_up = True
+        gone = await ask(register, port)
+        assert gone.result is PictureResult.NONE
+        tries = screen.connections
+        waiting = asyncio.ensure_future(first_frame(register, port, seconds=5))
+        while screen.connections < tries + 8:
+            await asyncio.sleep(0.001)
+        screen.hangs_up = False
+        seen = await waiting
+        assert seen.result is ProbeOutcome.FRAME
+        # Doubling each pause would have taken ten seconds.
+        assert seen.elapsed_ms < 5000
+
+    run(body, settings, TwoColours())
 
 
 # --- the parts

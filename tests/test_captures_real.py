@@ -13,13 +13,14 @@ from pathlib import Path
 import httpx
 import pytest
 from PIL import Image, ImageChops, ImageStat
+from pydantic import SecretStr
 
 from tests.painted_desktop import PaintedDesktop, _picture
 from tests.relay_process import PUBLISH_ADDRESS, RelayProcess, running_relay, running_xvnc
 from tests.test_relay_content import relay_at, studio_at
 from tests.wanted_pictures import one
-from viewer.grants import DesktopSocket
-from viewer.relay.answers import CloseCode, Picture, PictureResult
+from viewer.grants import DesktopSocket, PublishedPort
+from viewer.relay.answers import CloseCode, Picture, PictureResult, ProbeOutcome
 from viewer.rfb import encodings
 from viewer.rfb.conversation import Conversation
 from viewer.rfb.watching_client import Watched, watch
@@ -166,11 +167,36 @@ def test_a_capture_is_nobody_who_watches_and_ends_with_its_session(
         time.sleep(0.01)
 
 
-def connections_to(port: int) -> int:
-    """Established TCP connections of this machine to that port, from /proc/net/tcp."""
+def test_whoever_saw_the_first_frame_shows_the_first_thumbnail(tmp_path: Path) -> None:
+    with (
+        running_relay(tmp_path) as relay,
+        running_xvnc(tmp_path, pattern=True, geometry="1280x800", password="secret12") as xvnc,
+        closing(relay.client()) as client,
+    ):
+        password, target = SecretStr("secret12"), PublishedPort(port=xvnc.port)
+        seen = client.probe("s1", target, password, tenant_id="t1")
+        assert (seen.result, seen.width) == (ProbeOutcome.FRAME, 1280)
+        (its_own,) = local_ports_to(xvnc.port)
+        assert one(relay, xvnc.port, password="secret12", width=320).result is PictureResult.NEW
+        assert local_ports_to(xvnc.port) == {its_own}
+        # A probe that names no tenant has a connection of its own, which ends with it.
+        assert client.probe("s1", target, password).result is ProbeOutcome.FRAME
+        deadline = time.monotonic() + 5
+        while local_ports_to(xvnc.port) != {its_own}:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+
+
+def local_ports_to(port: int) -> set[str]:
+    """Which connections these are, told by their other ends."""
     wanted = f":{port:04X}"
     rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
-    return sum(row[2].endswith(wanted) and row[3] == "01" for row in rows)
+    return {row[1] for row in rows if row[2].endswith(wanted) and row[3] == "01"}
+
+
+def connections_to(port: int) -> int:
+    """Established TCP connections of this machine to that port, from /proc/net/tcp."""
+    return len(local_ports_to(port))
 
 
 def test_a_capture_follows_a_desktop_to_another_size(relay: RelayProcess, tmp_path: Path) -> None:

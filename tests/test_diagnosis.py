@@ -91,7 +91,13 @@ class CannedRelay(RelayClient):
         self.probes: list[float | None] = []
 
     def probe(
-        self, session_id: str, target: Target, vnc_password: SecretStr | None, *, seconds: float | None = None
+        self,
+        session_id: str,
+        target: Target,
+        vnc_password: SecretStr | None,
+        *,
+        seconds: float | None = None,
+        tenant_id: str = "",
     ) -> ProbeResult:
         self.probes.append(seconds)
         return answered(self.seen)

@@ -17,7 +17,8 @@ from tests.test_relay import Viewer, open_viewer, probed, with_http
 from tests.x_painter import Painter
 from viewer.grants import DesktopSocket
 from viewer.relay.answers import CloseCode, ProbeOutcome
-from viewer.rfb.probe import SET_ENCODINGS, SET_PIXEL_FORMAT
+from viewer.rfb.client_parts import SET_PIXEL_FORMAT, set_encodings
+from viewer.rfb.watching_client import PLAIN
 
 pytestmark = pytest.mark.real
 
@@ -37,7 +38,7 @@ def xvnc(tmp_path: Path) -> Iterator[Xvnc]:
 async def first_frame(viewer: Viewer) -> tuple[int, int, set[bytes]]:
     """Shake hands and ask for the whole screen; return its width, height and colours."""
     width, height = unpack(">HH", (await viewer.shake_hands())[:4])
-    await viewer.socket.send_bytes(SET_PIXEL_FORMAT + SET_ENCODINGS)
+    await viewer.socket.send_bytes(SET_PIXEL_FORMAT + set_encodings(PLAIN))
     await viewer.socket.send_bytes(
         b"\x03\x00" + bytes(4) + width.to_bytes(2, "big") + height.to_bytes(2, "big")
     )

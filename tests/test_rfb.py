@@ -25,10 +25,11 @@ from viewer.rfb.conversation import (
     Write,
 )
 from viewer.rfb.encodings import EXTENDED_CLIPBOARD, EXTENDED_MOUSE_BUTTONS, can_be_followed
+from viewer.rfb.framebuffer import Framebuffer
 from viewer.rfb.handshake import client_handshake, server_handshake
-from viewer.rfb.probe import Screen, probe_first_frame
 from viewer.rfb.server_filter import ServerFilter
 from viewer.rfb.vncauth import vnc_auth_response
+from viewer.rfb.watching_client import FIRST_STRIP_BYTES, Watched, watch_for_colours
 
 T = TypeVar("T")
 VERSION = b"RFB 003.008\n"
@@ -147,7 +148,8 @@ def test_garbage_ends_in_an_error_of_ours_or_in_waiting(chunks: list[bytes]) -> 
         lambda: client_handshake("pw"),
         lambda: client_handshake(None),
         server_handshake,
-        lambda: probe_first_frame(None, Screen()),
+        lambda: watch_for_colours(None, Watched(Framebuffer(None))),
+        lambda: watch_for_colours(None, Watched()),
     ]
     for make in scripts:
         with suppress(RfbError):
@@ -170,52 +172,81 @@ def test_a_result_that_is_not_there_yet_is_an_error() -> None:
 # --- probe
 
 
+def onlooker(*, keeps: bool = False) -> Watched:
+    return Watched(Framebuffer() if keeps else Framebuffer(None))
+
+
+def size(server: Watched) -> tuple[int, int]:
+    return server.framebuffer.width, server.framebuffer.height
+
+
 @pytest.mark.soak
-@given(st.data())
-def test_probe_sees_two_colours_for_every_chunking(data: st.DataObject) -> None:
+@given(st.data(), st.booleans())
+def test_probe_sees_two_colours_for_every_chunking(data: st.DataObject, keeps: bool) -> None:
     wire = LOGIN + server_init(2, 2) + update(raw(2, 2, BLACK * 3 + RED))
-    screen = Screen()
-    conversation, sent = play(probe_first_frame(None, screen), data.draw(cuts(wire)))
-    assert conversation.done
-    assert (screen.width, screen.height, screen.colours) == (2, 2, 2)
-    assert sent.endswith(pack(">BBHHHH", 3, 0, 0, 0, 2, 2))
+    server = onlooker(keeps=keeps)
+    _conversation, sent = play(watch_for_colours(None, server), data.draw(cuts(wire)))
+    assert (*size(server), server.colours.seen) == (2, 2, 2)
+    assert pack(">BBHHHH", 3, 0, 0, 0, 2, 2) in sent
 
 
 def test_probe_on_a_blank_screen_waits_for_a_change_and_then_looks_at_the_whole_again() -> None:
-    screen = Screen()
+    server = onlooker()
     blank = update(raw(2, 2, BLACK * 4))
-    conversation, sent = play(probe_first_frame(None, screen), [LOGIN + server_init(2, 2) + blank])
-    assert not conversation.done
-    assert screen.colours == 1
+    conversation, sent = play(watch_for_colours(None, server), [LOGIN + server_init(2, 2) + blank])
+    assert (server.colours.seen, server.colours.first) == (1, "#000000")
     assert sent[-10:] == pack(">BBHHHH", 3, 1, 0, 0, 2, 2)
     assert conversation.feed(update(raw(1, 1, RED))) == pack(">BBHHHH", 3, 0, 0, 0, 2, 2)
+    assert not server.colours.are_enough
     conversation.feed(update(raw(2, 2, RED + BLACK * 3)))
-    assert conversation.done
+    assert server.colours.are_enough
+
+
+def test_probe_knows_of_a_screen_before_its_picture_is_whole() -> None:
+    server = onlooker(keeps=True)
+    conversation, _ = play(watch_for_colours(None, server), [LOGIN + server_init(1024, 128)])
+    strip = FIRST_STRIP_BYTES // len(BLACK)
+    assert strip % 1024 == 0
+    conversation.feed(update(raw(1024, 128, BLACK * (strip - 1))))
+    assert not server.colours.are_enough
+    conversation.feed(RED)
+    assert server.in_update
+    assert server.colours.are_enough
+
+
+def test_probe_goes_by_the_last_whole_update_while_the_next_one_comes() -> None:
+    server = onlooker()
+    blank = update(raw(2, 2, BLACK * 4))
+    conversation, _ = play(watch_for_colours(None, server), [LOGIN + server_init(2, 2) + blank])
+    conversation.feed(blank[:-3])
+    assert server.in_update
+    assert server.colours.seen == 1
 
 
 def test_probe_does_not_count_the_unused_byte_of_a_pixel() -> None:
-    screen = Screen()
+    server = onlooker()
     frame = update(raw(2, 1, BLACK + DIRTY_BLACK))
-    conversation, _ = play(probe_first_frame(None, screen), [LOGIN + server_init(2, 1) + frame])
-    assert not conversation.done
-    assert screen.colours == 1
+    play(watch_for_colours(None, server), [LOGIN + server_init(2, 1) + frame])
+    assert server.colours.seen == 1
 
 
 def test_probe_counts_over_all_rectangles_of_one_update() -> None:
+    server = onlooker()
     frame = update(raw(2, 1, BLACK * 2), raw(2, 1, RED * 2))
-    assert play(probe_first_frame(None, Screen()), [LOGIN + server_init(2, 2) + frame])[0].done
+    play(watch_for_colours(None, server), [LOGIN + server_init(2, 2) + frame])
+    assert server.colours.are_enough
 
 
 def test_probe_follows_a_resize_and_passes_over_bell_clipboard_and_colour_map() -> None:
-    screen = Screen()
+    server = onlooker()
     noise = b"\x02" + pack(">B3xI", 3, 3) + b"abc" + pack(">BxHH", 1, 0, 1) + b"\0" * 6
     resize = update(pack(">HHHHi", 0, 0, 4, 3, -223))
-    conversation, sent = play(probe_first_frame(None, screen), [LOGIN + server_init(2, 2) + noise + resize])
-    assert (screen.width, screen.height) == (4, 3)
-    assert sent.endswith(pack(">HH", 4, 3))
+    conversation, sent = play(watch_for_colours(None, server), [LOGIN + server_init(2, 2) + noise + resize])
+    assert size(server) == (4, 3)
+    assert sent.endswith(pack(">BBHHHH", 3, 0, 0, 0, 4, 3))
     last_rect = pack(">HHHHi", 0, 0, 0, 0, -224)
     conversation.feed(update(raw(2, 1, BLACK + RED), last_rect, count=0xFFFF))
-    assert conversation.done
+    assert server.colours.are_enough
 
 
 @pytest.mark.parametrize(
@@ -226,11 +257,21 @@ def test_probe_follows_a_resize_and_passes_over_bell_clipboard_and_colour_map() 
         pack(">HH16xI", 2, 2, 1 << 30),
         server_init(2, 2) + b"\x07",
         server_init(2, 2) + update(pack(">HHHHi", 0, 0, 2, 2, 7)),
+        server_init(2, 2) + update(pack(">HHHHi", 0, 0, 2, 2, 1)),
     ],
 )
 def test_probe_refuses_impossible_screens_and_messages(wire: bytes) -> None:
     with pytest.raises(ProtocolError):
-        play(probe_first_frame(None, Screen()), [LOGIN + wire])
+        play(watch_for_colours(None, onlooker()), [LOGIN + wire])
+
+
+def test_a_screen_that_is_too_large_for_pictures_is_seen_without_any() -> None:
+    server = onlooker()
+    play(
+        watch_for_colours(None, server), [LOGIN + server_init(16384, 16384) + update(raw(2, 1, BLACK + RED))]
+    )
+    assert (size(server), server.colours.are_enough) == ((16384, 16384), True)
+    assert server.framebuffer.image.size == (0, 0)
 
 
 # --- client messages
@@ -527,9 +568,9 @@ def test_a_conversation_pauses_after_a_thousand_steps_and_goes_on_from_there() -
 
 
 def test_rows_of_no_pixels_are_no_steps() -> None:
-    """In 12 bytes a desktop names 65,535 of them."""
-    conversation = Conversation(probe_first_frame(None, Screen()))
+    """In 12 bytes a desktop names thousands of them."""
+    conversation = Conversation(watch_for_colours(None, onlooker()))
     conversation.feed(b"RFB 003.008\n\x01\x01" + bytes(4))
-    conversation.feed(pack(">HH16xI", 8, 8, 0))
-    conversation.feed(pack(">BxH", 0, 0xFFFF) + pack(">HHHHi", 0, 0, 0, 65535, 0) * 500)
+    conversation.feed(pack(">HH16xI", 8, 16384, 0))
+    conversation.feed(pack(">BxH", 0, 0xFFFF) + pack(">HHHHi", 0, 0, 0, 16384, 0) * 500)
     assert not conversation.behind

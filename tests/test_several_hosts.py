@@ -294,7 +294,13 @@ class SeenRelay(RelayClient):
         self.backend = backend
 
     def probe(
-        self, session_id: str, target: Target, vnc_password: SecretStr | None, *, seconds: float | None = None
+        self,
+        session_id: str,
+        target: Target,
+        vnc_password: SecretStr | None,
+        *,
+        seconds: float | None = None,
+        tenant_id: str = "",
     ) -> ProbeResult:
         return ProbeResult(result=self.result, detail="nothing there", elapsed_ms=1, backend=self.backend)
 

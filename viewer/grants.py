@@ -60,12 +60,12 @@ AnyTarget = Annotated[PublishedPort | DesktopSocket | SandboxPort | DevToolsPort
 
 class Grant(Frozen):
     """One permission. `stream`: open a stream to `target`; `content`: read the web client of `target` (a
-    DesktopSocket, or a DevToolsPort) or open its WebSocket; `devtools`: list the targets of a
-    DevToolsPort; `port`: send one request, or open one WebSocket, to `target` (a SandboxPort); `probe`: wait
-    for the first real frame; `manage`: list and close streams (no target); `lease`: say who has keyboard and
-    mouse of a session (no target); `input`: press keys and move the pointer on `target`; `picture`: read
-    what `target` shows; `hostwatch`: read what the host's hostwatch, which shares the relay's key, says of
-    our containers (no target)."""
+    DesktopSocket, or a DevToolsPort) or open its WebSocket; `devtools`: list the targets of a DevToolsPort;
+    `port`: send one request, or open one WebSocket, to `target` (a SandboxPort); `probe`: wait for the first
+    real frame, by the session's capture if its tenant is named; `manage`: list and close streams (no
+    target); `lease`: say who has keyboard and mouse of a session (no target); `input`: press keys and move
+    the pointer on `target`; `picture`: read what `target` shows; `hostwatch`: read what the host's
+    hostwatch, which shares the relay's key, says of our containers (no target)."""
 
     purpose: Literal[
         "stream", "content", "devtools", "port", "probe", "manage", "lease", "input", "picture", "hostwatch"

@@ -429,7 +429,7 @@ class Lifecycle:
         if link.relay is None:
             raise GiveUp(f"sandbox host {link.name} has no relay, so its desktops cannot be watched")
         try:
-            return link.relay.probe(row.id, target, password)
+            return link.relay.probe(row.id, target, password, tenant_id=row.tenant_id)
         except RelayUnreachable as problem:
             self._fleet.update(row.id, status_reason=str(problem))
             return None

@@ -85,12 +85,15 @@ class RelayClient:
         vnc_password: SecretStr | None,
         *,
         seconds: float | None = None,
+        tenant_id: str = "",
     ) -> ProbeResult:
-        """Block until the relay has seen a real frame, at most `seconds` (None: 20). Raises
-        RelayUnreachable."""
+        """Block until the relay has seen a real frame, at most `seconds` (None: 20). tenant_id: whose session
+        it is; then its capture looks, and stays for a while for who asks for a picture next. Without it the
+        relay looks by a connection that ends with this. Raises RelayUnreachable."""
         grant = Grant(
             purpose="probe",
             session_id=session_id,
+            tenant_id=tenant_id,
             target=target,
             vnc_password=vnc_password,
             expires_at=utcnow() + GRANT_LIFETIME,

@@ -37,7 +37,8 @@ from viewer.model import Display, Frozen, Status
 from viewer.placement import NO_ROOM
 from viewer.public import HostDesktop, HostList, PublicSession
 from viewer.rfb.conversation import Conversation, RfbError
-from viewer.rfb.probe import Screen, probe_first_frame
+from viewer.rfb.framebuffer import Framebuffer
+from viewer.rfb.watching_client import Watched, watch_for_colours
 
 URL_VARIABLE = "DESKFLEET_URL"
 COOKIE = "__Host-deskfleet"
@@ -381,28 +382,33 @@ class _Cookie(Frozen):
 
 async def _first_frame(stream: ClientWebSocketResponse) -> str:
     """Complete the RFB handshake and return the size of the first full screen with two colours or more."""
-    screen = Screen()
-    conversation = Conversation(probe_first_frame(None, screen))
+    screen = Framebuffer(None)
+    server = Watched(screen)
     try:
         async with asyncio.timeout(FRAME_SECONDS):
-            await _converse(stream, conversation)
+            await _watch(stream, server)
     except TimeoutError as error:
-        if screen.colours:
+        if server.colours.seen:
             raise CheckFailed(f"the screen stayed one colour for {FRAME_SECONDS:.0f} s") from error
         raise CheckFailed(f"no frame came within {FRAME_SECONDS:.0f} s") from error
     return f"{screen.width}x{screen.height}"
 
 
-async def _converse(stream: ClientWebSocketResponse, conversation: Conversation[None]) -> None:
+async def _watch(stream: ClientWebSocketResponse, server: Watched) -> None:
+    """Until it shows two colours."""
+    conversation = Conversation(watch_for_colours(None, server))
     if opening := conversation.opening():
         await stream.send_bytes(opening)
-    while not conversation.done:
-        message = await stream.receive()
-        if message.type is not WSMsgType.BINARY:
-            raise CheckFailed(
-                f"the stream was closed with code {stream.close_code}: {message.extra or 'no reason'}"
-            )
-        if reply := conversation.feed(message.data):
+    while not server.colours.are_enough:
+        data = b""
+        if not conversation.behind:
+            message = await stream.receive()
+            if message.type is not WSMsgType.BINARY:
+                raise CheckFailed(
+                    f"the stream was closed with code {stream.close_code}: {message.extra or 'no reason'}"
+                )
+            data = message.data
+        if reply := conversation.feed(data):
             await stream.send_bytes(reply)
 
 

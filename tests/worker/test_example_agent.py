@@ -24,7 +24,8 @@ from tests.relay_process import RelayProcess
 from tests.worker.edge import KEY, Edge, running_edge
 from viewer.model import Status
 from viewer.rfb.conversation import Conversation
-from viewer.rfb.probe import Screen, probe_first_frame
+from viewer.rfb.framebuffer import Framebuffer
+from viewer.rfb.watching_client import Watched, watch_for_colours
 
 EXAMPLE = Path(__file__).parents[2] / "docs" / "examples" / "agent.py"
 PAGE = "https://example.org/invoices"
@@ -81,8 +82,8 @@ def example(edge: Edge, page: str) -> Iterator[subprocess.Popen[str]]:
 
 async def colours_seen(edge: Edge, session_id: str) -> list[int]:
     """Of each picture that a watcher gets, up to the first with more than one."""
-    screen, seen = Screen(), list[int]()
-    conversation = Conversation(probe_first_frame(None, screen))
+    server, seen = Watched(Framebuffer(None)), list[int]()
+    conversation = Conversation(watch_for_colours(None, server))
     headers = {"Authorization": f"Bearer {KEY.text}"}
     async with (
         asyncio.timeout(30),
@@ -92,11 +93,12 @@ async def colours_seen(edge: Edge, session_id: str) -> list[int]:
         ) as stream,
     ):
         await stream.send_bytes(conversation.opening())
-        while not conversation.done:
-            if reply := conversation.feed(await stream.receive_bytes()):
+        while not server.colours.are_enough:
+            if reply := conversation.feed(b"" if conversation.behind else await stream.receive_bytes()):
                 await stream.send_bytes(reply)
-            if screen.colours and seen[-1:] != [screen.colours]:
-                seen.append(screen.colours)
+            colours = server.colours.seen
+            if colours and seen[-1:] != [colours]:
+                seen.append(colours)
     return seen
 
 

@@ -47,7 +47,6 @@ from viewer.relay.endings import ENDED
 from viewer.relay.http_head import offered
 from viewer.relay.port_messages import METHODS, refused, refused_by_lease, way_at_server
 from viewer.relay.ports import PortServer
-from viewer.relay.probing import probe
 from viewer.relay.problems import problem
 from viewer.relay.settings import Settings
 from viewer.relay.stream import Ending
@@ -268,8 +267,7 @@ class Relay:
         seconds = _seconds_asked_for(request, most=self._settings.probe_seconds)
         if seconds is None:
             return problem(400, "Seconds refused", "seconds: must be a number above 0")
-        password = grant.vnc_password.get_secret_value() if grant.vnc_password else None
-        return _json(await probe(target, password, self._settings, seconds=seconds))
+        return _json(await self.captures.first_frame(grant, target, seconds=seconds))
 
     async def input(self, request: web.Request) -> web.StreamResponse:
         """One gesture. What became of it is in the answer's body; a status beside 200 says that none was

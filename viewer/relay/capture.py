@@ -9,8 +9,9 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Executor
+from contextlib import contextmanager
 from datetime import datetime
 from io import BytesIO
 from typing import NamedTuple, TypeVar
@@ -18,7 +19,7 @@ from typing import NamedTuple, TypeVar
 from PIL import Image
 
 from viewer.model import utcnow
-from viewer.relay.answers import PictureFormat
+from viewer.relay.answers import PictureFormat, ProbeOutcome
 
 Result = TypeVar("Result")
 
@@ -32,6 +33,9 @@ ENCODINGS_KEPT = 4
 LONGEST_KEPT = 4 << 20
 """Bytes of one encoding; what is longer is made again for each who asks."""
 UNREADABLE = "its picture cannot be read"
+SILENT = "the desktop did not answer"
+NO_FRAME = "the desktop is connected but has sent no frame"
+ONE_COLOUR = "the desktop is connected but its screen has one colour"
 SMALL_WIDTH = 640
 """Up to it a picture is for recognising, above it for reading."""
 SMALL_QUALITIES = (65, 45, 30)
@@ -52,6 +56,17 @@ class Encoded(NamedTuple):
     data: bytes
 
 
+class Glimpse(NamedTuple):
+    """What whoever waits for a first frame has seen. Pixels; 0 while unknown."""
+
+    width: int = 0
+    height: int = 0
+    colours: int = 0
+    """Of the whole screen, as far as it is known; counting stops at two."""
+    colour: str | None = None
+    """`#rrggbb`: the first of them."""
+
+
 class Wish(NamedTuple):
     until: float
     """On the loop's clock."""
@@ -64,11 +79,14 @@ class Wishes:
 
     def __init__(self) -> None:
         self._wanted_by: dict[str, Wish] = {}
-        self.last_until = 0.0
 
     def wish(self, use: str, *, now: float, seconds: float, interval: float) -> None:
         self._wanted_by[use] = Wish(now + seconds, interval)
-        self.last_until = max(self.last_until, now + seconds)
+
+    @property
+    def last_until(self) -> float:
+        """When the last of them lapses, or did."""
+        return max((wish.until for wish in self._wanted_by.values()), default=0.0)
 
     def interval(self, now: float) -> float | None:
         """Of the most eager; None: nobody wants any."""
@@ -78,7 +96,8 @@ class Wishes:
 class Capture(ABC):
     """Of one session. `run` keeps its picture until the task is cancelled."""
 
-    def __init__(self, hands: Executor) -> None:
+    def __init__(self, hands: Executor | None) -> None:
+        """hands: threads that decode and encode; None: asyncio's own."""
         self._hands = hands
         self.wishes = Wishes()
         self.trouble = ""
@@ -89,6 +108,8 @@ class Capture(ABC):
         """Held by whoever reads or writes the pixels, in whatever thread."""
         self._encodings: dict[tuple[int, PictureFormat], Encoded] = {}
         self._news = asyncio.Event()
+        self._awaiting_frame = 0
+        """So many wait for a first frame."""
 
     @property
     @abstractmethod
@@ -106,6 +127,19 @@ class Capture(ABC):
 
     @property
     @abstractmethod
+    def glimpse(self) -> Glimpse:
+        """For who waits for a first frame."""
+
+    @abstractmethod
+    def _look_afresh(self) -> None:
+        """Somebody begins to wait for a first frame: what was seen before does not count."""
+
+    @abstractmethod
+    async def _until_frame(self) -> tuple[ProbeOutcome, str]:
+        """Return once it is certain that there is one, or that there will be none. Raises NoRoom."""
+
+    @property
+    @abstractmethod
     def _changes(self) -> int:
         """Goes up whenever the picture looks other than before."""
 
@@ -118,6 +152,38 @@ class Capture(ABC):
         now = asyncio.get_running_loop().time()
         self.wishes.wish("picture", now=now, seconds=PICTURE_WISH_SECONDS, interval=PICTURE_INTERVAL)
         self._tell()
+
+    async def first_frame(self, *, seconds: float) -> tuple[ProbeOutcome, str]:
+        """What became of it, and one sentence of it; at the latest after `seconds`. Raises NoRoom."""
+        with self._awaited(seconds):
+            try:
+                async with asyncio.timeout(seconds):
+                    return await self._until_frame()
+            except TimeoutError:
+                return self._verdict_so_far()
+
+    def _verdict_so_far(self) -> tuple[ProbeOutcome, str]:
+        seen = self.glimpse
+        if not seen.width:
+            return ProbeOutcome.UNREACHABLE, self.trouble or SILENT
+        return ProbeOutcome.BLANK, ONE_COLOUR if seen.colours else NO_FRAME
+
+    @contextmanager
+    def _awaited(self, seconds: float) -> Iterator[None]:
+        """A frame that is waited for is wanted as soon as it is there, whatever else is; afterwards nothing
+        more is asked for."""
+        clock = asyncio.get_running_loop().time
+        if not self._awaiting_frame:
+            self._look_afresh()
+        self._awaiting_frame += 1
+        self.wishes.wish("first frame", now=clock(), seconds=seconds, interval=0.0)
+        self._tell()
+        try:
+            yield
+        finally:
+            self._awaiting_frame -= 1
+            if not self._awaiting_frame:
+                self.wishes.wish("first frame", now=clock(), seconds=0.0, interval=0.0)
 
     async def encoded(self, width: int | None, format: PictureFormat) -> Encoded:
         """The picture that is there, scaled down to `width` pixels if it is wider. Raises NoPicture."""

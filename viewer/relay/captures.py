@@ -1,4 +1,5 @@
-"""The captures of this relay: one per session at most, made at the first wish, gone some time after the last.
+"""The captures of this relay: one per session at most, made when its first frame is waited for or a picture
+of it is wanted, gone some time after the last of these.
 
 A capture is nobody who watches: it is in no list of streams, takes no stream's place, and does not keep a
 session from counting as idle. What it holds is in memory alone: the picture, and the desktop's password.
@@ -17,23 +18,30 @@ from typing import NamedTuple
 from aiohttp import web
 
 from viewer.grants import DesktopSocket, Grant, GrantRefused, Target
-from viewer.relay.answers import MOST_PICTURE_BYTES, Picture, PictureFormat, PictureResult
+from viewer.model import DesktopBackend
+from viewer.relay.answers import MOST_PICTURE_BYTES, Picture, PictureFormat, PictureResult, ProbeResult
 from viewer.relay.capture import FIRST_SECONDS, UNREADABLE, Capture, Encoded, NoPicture
-from viewer.relay.desktop_access import check_tenant, read_access
+from viewer.relay.desktop_access import backend_of, check_tenant
 from viewer.relay.desktops import DesktopUnreachable
 from viewer.relay.kasm_capture import KasmCapture
+from viewer.relay.probing import first_frame, probe, unreachable
 from viewer.relay.rfb_capture import RfbCapture
 from viewer.relay.settings import Settings
-from viewer.rfb.conversation import ProtocolError
-from viewer.rfb.probe import BYTES_PER_PIXEL
+from viewer.rfb.client_parts import BYTES_PER_PIXEL
+from viewer.rfb.framebuffer import NoRoom
 
 LET_GO_SECONDS = 20.0
-"""After a wish has lapsed its capture is given up: somebody who looks again meanwhile finds it warm."""
+"""After the last wish has lapsed, or the first frame was seen, a capture is given up: somebody who looks
+meanwhile finds it warm."""
 TOO_MUCH = "that is too much for one answer; ask for fewer or smaller pictures, or for JPEG"
 THREADS = 2
 """They decode, scale and encode, mostly outside of Python's lock."""
 
 log = logging.getLogger(__name__)
+
+
+class TooMany(NoPicture):
+    """This relay keeps as many captures as it may."""
 
 
 class WantedOf(NamedTuple):
@@ -50,7 +58,8 @@ class _Key(NamedTuple):
     tenant_id: str
     target: Target
     password: str | None
-    is_kasmvnc: bool
+    backend: DesktopBackend | None
+    """None: of a sandbox, which speaks RFB."""
 
 
 class _Kept(NamedTuple):
@@ -87,6 +96,24 @@ class Captures:
                 left -= size
         return found
 
+    async def first_frame(self, grant: Grant, target: Target, *, seconds: float) -> ProbeResult:
+        """What the desktop showed, at the latest after `seconds`. A grant that names the session's tenant has
+        its capture look, which stays for who looks next; any other, and one for which there is no room, a
+        capture that ends with this."""
+        loop = asyncio.get_running_loop()
+        until = loop.time() + seconds
+        if grant.tenant_id:
+            try:
+                kept = self._of(grant, target)
+                return await first_frame(kept.capture, kept.key.backend, seconds=seconds)
+            except (TooMany, NoRoom):
+                # Walls of others must not hide a desktop that comes up.
+                pass
+            except NoPicture as error:
+                return unreachable(str(error))
+        password = grant.vnc_password.get_secret_value() if grant.vnc_password else None
+        return await probe(target, password, self._settings, seconds=until - loop.time())
+
     async def look_after(self, app: web.Application) -> AsyncIterator[None]:
         """An aiohttp cleanup context: lets go of what nobody wants."""
         looking = asyncio.create_task(self._let_go_for_ever())
@@ -109,7 +136,7 @@ class Captures:
         session_id = wanted.grant.session_id
         capture: Capture | None = None
         try:
-            capture = self._of(wanted.grant, wanted.target)
+            capture = self._of(wanted.grant, wanted.target).capture
             capture.want()
             async with asyncio.timeout(FIRST_SECONDS):
                 # A thumbnail shows about how it is there; who asks for the whole acts on it.
@@ -126,8 +153,8 @@ class Captures:
             return _none(session_id, UNREADABLE)
         return _found(session_id, capture, encoded, etag=wanted.etag)
 
-    def _of(self, grant: Grant, target: Target) -> Capture:
-        """The session's capture, made now if there is none. Raises NoPicture."""
+    def _of(self, grant: Grant, target: Target) -> _Kept:
+        """The session's, made now if there is none. Raises NoPicture."""
         key = self._key(grant, target)
         kept = self._kept.get(grant.session_id)
         if kept is not None and (kept.key != key or kept.task.done()):
@@ -140,22 +167,20 @@ class Captures:
             kept = _Kept(key, capture, account, asyncio.create_task(capture.run()))
         self._kept.pop(grant.session_id, None)
         self._kept[grant.session_id] = kept
-        return kept.capture
+        return kept
 
     def _key(self, grant: Grant, target: Target) -> _Key:
         """Whose desktop it is, is asked each time: it may have been given to another tenant."""
         password = grant.vnc_password.get_secret_value() if grant.vnc_password else None
-        is_kasmvnc = False
         try:
             check_tenant(grant, self._settings)
-            if isinstance(target, DesktopSocket):
-                is_kasmvnc = read_access(target.name, self._settings).credentials is not None
+            backend = backend_of(target, self._settings)
         except (GrantRefused, DesktopUnreachable) as error:
             raise NoPicture(str(error)) from error
-        return _Key(grant.tenant_id, target, password, is_kasmvnc)
+        return _Key(grant.tenant_id, target, password, backend)
 
     def _make(self, key: _Key, account: _Account) -> Capture:
-        if key.is_kasmvnc and isinstance(key.target, DesktopSocket):
+        if isinstance(key.target, DesktopSocket) and key.backend == "kasmvnc":
             return KasmCapture(key.target.name, self._settings, self._hands)
         return RfbCapture(
             key.target,
@@ -178,7 +203,7 @@ class Captures:
         for session_id, kept in self._kept.items():
             if may_end(kept) and kept.capture.wishes.interval(now) is None:
                 return self.end(session_id)
-        raise NoPicture("this relay keeps as many pictures at once as it may; close other walls")
+        raise TooMany("this relay keeps as many pictures at once as it may; close other walls")
 
     async def _let_go_for_ever(self) -> None:
         while True:
@@ -206,7 +231,7 @@ class _Memory:
             others = {other: taken for other, taken in self._taken.items() if other is not account}
             of_tenant = sum(taken for other, taken in others.items() if other.tenant_id == account.tenant_id)
             if sum(others.values()) + size > self._most or of_tenant + size > self._most_of_tenant:
-                raise ProtocolError("this relay keeps as many and as large pictures as it may")
+                raise NoRoom("this relay keeps as many and as large pictures as it may")
             self._taken[account] = size
 
     def give_back(self, account: _Account) -> None:
@@ -222,7 +247,7 @@ class _Account:
         self.tenant_id = tenant_id
 
     def reserve(self, pixels: int) -> None:
-        """Instead of what it has. Raises ProtocolError."""
+        """Instead of what it has. Raises NoRoom."""
         self._memory.take(self, BYTES_PER_PIXEL * pixels)
 
     def close(self) -> None:

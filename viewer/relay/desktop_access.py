@@ -9,7 +9,7 @@ from typing import Annotated, NamedTuple
 
 from pydantic import SecretStr, StringConstraints, ValidationError, model_validator
 
-from viewer.grants import DesktopSocket, Grant, GrantRefused
+from viewer.grants import DesktopSocket, Grant, GrantRefused, Target
 from viewer.model import DesktopBackend, Frozen
 from viewer.relay.desktops import DesktopUnreachable
 from viewer.relay.settings import Settings
@@ -65,6 +65,11 @@ def read_access(desktop: str, settings: Settings) -> DesktopAccess:
         # Without the input: it holds the password.
         problem = error.errors(include_url=False, include_input=False)[0]["msg"]
         raise DesktopUnreachable(f"{file} is not right ({problem}); roll out the desktops again") from error
+
+
+def backend_of(target: Target, settings: Settings) -> DesktopBackend | None:
+    """What shows the screen; None for a sandbox, whose image says it. Raises DesktopUnreachable."""
+    return read_access(target.name, settings).backend if isinstance(target, DesktopSocket) else None
 
 
 def check_tenant(grant: Grant, settings: Settings) -> None:

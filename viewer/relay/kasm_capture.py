@@ -12,19 +12,22 @@ from io import BytesIO
 
 from PIL import Image, UnidentifiedImageError
 
-from viewer.relay.capture import PICTURE_INTERVAL, Capture, NoPicture
+from viewer.relay.answers import ProbeOutcome
+from viewer.relay.capture import PICTURE_INTERVAL, Capture, Glimpse, NoPicture
 from viewer.relay.desktop_access import owner_of
 from viewer.relay.desktops import DesktopUnreachable
-from viewer.relay.jpeg import LARGEST_SIDE
-from viewer.relay.kasmvnc import BadRequest, OwnerApi
+from viewer.relay.jpeg import LARGEST_SIDE, NotAJpeg, look_at
+from viewer.relay.kasmvnc import BadRequest, OwnerApi, OwnerRefused
 from viewer.relay.settings import Settings
 
+LOOK_SECONDS = 0.5
+"""Between two screenshots while a first one is waited for: there is none in a desktop's first seconds."""
 PAINTED_NOTHING = "the desktop has painted nothing yet"
 TOO_LARGE = f"the screenshot is larger than {LARGEST_SIDE} pixels a side"
 
 
 class KasmCapture(Capture):
-    def __init__(self, desktop: str, settings: Settings, hands: Executor) -> None:
+    def __init__(self, desktop: str, settings: Settings, hands: Executor | None) -> None:
         super().__init__(hands)
         self._desktop = desktop
         self._settings = settings
@@ -34,6 +37,7 @@ class KasmCapture(Capture):
         self._size = (0, 0)
         self._looked_at = 0.0
         self._looking = asyncio.Lock()
+        self._glimpse = Glimpse()
 
     @property
     def screen_size(self) -> tuple[int, int]:
@@ -58,17 +62,50 @@ class KasmCapture(Capture):
                 return
             await self._take()
 
-    async def _take(self) -> None:
+    @property
+    def glimpse(self) -> Glimpse:
+        return self._glimpse
+
+    def _look_afresh(self) -> None:
+        self.trouble, self._glimpse = "", Glimpse()
+
+    async def _until_frame(self) -> tuple[ProbeOutcome, str]:
+        while True:
+            try:
+                look = look_at(await self._screenshot())
+            except OwnerRefused as error:
+                return ProbeOutcome.REFUSED, str(error)
+            except (BadRequest, DesktopUnreachable):
+                # It is in `trouble`.
+                pass
+            except NotAJpeg as error:
+                self.trouble = str(error)
+            else:
+                self._glimpse = Glimpse(look.width, look.height, look.colours)
+                if look.colours == 0:
+                    return ProbeOutcome.FRAME, "the desktop's screenshots do not tell whether they are blank"
+                if look.colours > 1:
+                    return ProbeOutcome.FRAME, ""
+            await asyncio.sleep(LOOK_SECONDS)
+
+    async def _screenshot(self) -> bytes:
+        """Raises BadRequest, DesktopUnreachable, and says why in `trouble`."""
         try:
-            jpeg = await OwnerApi(
-                self._desktop, owner_of(self._desktop, self._settings), self._settings
-            ).screenshot()
-            self.trouble = ""
-        except BadRequest as error:
+            owner = owner_of(self._desktop, self._settings)
+            jpeg = await OwnerApi(self._desktop, owner, self._settings).screenshot()
+        except BadRequest:
             self.trouble = PAINTED_NOTHING
-            raise NoPicture(self.trouble) from error
+            raise
         except DesktopUnreachable as error:
             self.trouble = str(error)
+            raise
+        self.trouble = ""
+        return jpeg
+
+    async def _take(self) -> None:
+        try:
+            jpeg = await self._screenshot()
+        except (BadRequest, DesktopUnreachable) as error:
             raise NoPicture(self.trouble) from error
         finally:
             self._looked_at = asyncio.get_running_loop().time()

@@ -12,16 +12,26 @@ import socket
 from collections.abc import Callable
 from concurrent.futures import Executor
 from contextlib import suppress
+from typing import NamedTuple
 
 from PIL import Image
 
 from viewer.grants import Target
-from viewer.relay.capture import FIRST_SECONDS, PICTURE_INTERVAL, UNREADABLE, Capture, NoPicture
+from viewer.relay.answers import ProbeOutcome
+from viewer.relay.capture import (
+    FIRST_SECONDS,
+    NO_FRAME,
+    PICTURE_INTERVAL,
+    UNREADABLE,
+    Capture,
+    Glimpse,
+    NoPicture,
+)
 from viewer.relay.desktops import READ_BYTES, DesktopUnreachable, connect
 from viewer.relay.settings import Settings
-from viewer.rfb.conversation import Conversation, RfbError
-from viewer.rfb.framebuffer import Framebuffer
-from viewer.rfb.watching_client import PACKED, RAW, Watched, watch
+from viewer.rfb.conversation import Conversation, ProtocolError, RfbError
+from viewer.rfb.framebuffer import Framebuffer, NoRoom
+from viewer.rfb.watching_client import PACKED, PLAIN, RAW, Watched, watch
 
 CONNECT_AGAIN_SECONDS = 0.04
 """docker-proxy accepts before Xvnc listens and hangs up at once, so an accepted connection proves nothing."""
@@ -41,17 +51,40 @@ STALE_GRACE_SECONDS = 0.5
 log = logging.getLogger(__name__)
 
 
+class _News(NamedTuple):
+    """Of a server: what those who wait for something go by."""
+
+    is_ready: bool
+    answers: int
+    updates: int
+    changes: int
+    in_update: bool
+    has_colours: bool
+
+    @classmethod
+    def of(cls, server: Watched) -> _News:
+        return cls(
+            server.is_ready,
+            server.answers,
+            server.updates,
+            server.framebuffer.changes,
+            server.in_update,
+            server.colours.are_enough,
+        )
+
+
 class RfbCapture(Capture):
     def __init__(
         self,
         target: Target,
         password: str | None,
         settings: Settings,
-        hands: Executor,
+        hands: Executor | None,
         *,
-        reserve: Callable[[int], None],
+        reserve: Callable[[int], None] | None,
     ) -> None:
-        """reserve: called by another thread before so many pixels are kept; raises ProtocolError."""
+        """reserve: called by another thread before so many pixels are kept; raises NoRoom. None: it keeps
+        none, has no pictures, and is there for who waits for a first frame."""
         super().__init__(hands)
         self._target = target
         self._password = password
@@ -65,6 +98,8 @@ class RfbCapture(Capture):
         self._made_at = asyncio.get_running_loop().time()
         self._is_refused = False
         """It answered, and there is no use in asking again soon."""
+        self._refusal: RfbError | None = None
+        """Since a first frame is waited for."""
         self._updated_at = 0.0
 
     @property
@@ -91,16 +126,47 @@ class RfbCapture(Capture):
                 self.trouble, self._is_refused = str(error), False
             except RfbError as error:
                 self.trouble, pause, self._is_refused = str(error), REFUSED_PAUSE, True
+                self._refusal = error
             except Exception:
                 # Of what reads pictures of strangers: that of all others go on.
                 log.exception("a desktop's picture could not be kept")
                 self.trouble, pause, self._is_refused = UNREADABLE, REFUSED_PAUSE, True
+                self._refusal = ProtocolError(UNREADABLE)
             finally:
                 self._forget_all()
-            await asyncio.sleep(pause)
-            self._pause = min(2 * pause, LONGEST_PAUSE)
-            # By then the port may be another sandbox's; whoever wants this one is told of it.
-            await self._until(self._is_wanted)
+            await self._rest(pause)
+
+    async def _rest(self, pause: float) -> None:
+        """Before the next attempt. Whoever waits for a first frame hears at once that it is there."""
+        if self._awaiting_frame:
+            await asyncio.sleep(CONNECT_AGAIN_SECONDS)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(pause):
+                await self._until(lambda: self._awaiting_frame > 0)
+            return
+        self._pause = min(2 * pause, LONGEST_PAUSE)
+        # By now the port may be another sandbox's; whoever wants this one is told of it.
+        await self._until(self._is_wanted)
+
+    @property
+    def glimpse(self) -> Glimpse:
+        colours = self._server.colours
+        return Glimpse(*self.screen_size, colours.seen, colours.first)
+
+    def _look_afresh(self) -> None:
+        self.trouble, self._refusal = "", None
+        self._server.look_for_colours()
+        if self._is_asking:
+            # Beside a question that only a change answers.
+            self._send(self._server.ask_for_colours())
+
+    async def _until_frame(self) -> tuple[ProbeOutcome, str]:
+        await self._until(lambda: self._server.colours.are_enough or self._refusal is not None)
+        if isinstance(self._refusal, NoRoom):
+            raise self._refusal
+        if self._refusal is not None:
+            return ProbeOutcome.REFUSED, str(self._refusal)
+        return ProbeOutcome.FRAME, ""
 
     async def look(self, *, at_this_moment: bool) -> None:
         await self._until(lambda: self.has_picture or self._has_failed)
@@ -152,16 +218,22 @@ class RfbCapture(Capture):
 
     def _check(self) -> None:
         if not self.has_picture:
-            raise NoPicture(self.trouble or "the desktop is connected but has sent no frame")
+            raise NoPicture(self.trouble or NO_FRAME)
 
     async def _watch_once(self) -> None:
         """Return never. Raises DesktopUnreachable, RfbError."""
+        loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout(self._settings.handshake_seconds):
                 sock = await connect(self._target, self._settings)
         except TimeoutError as error:
             raise DesktopUnreachable("the desktop did not answer in time") from error
-        server = self._server = Watched(Framebuffer(self._reserve))
+        server = self._server = Watched(
+            Framebuffer(self._reserve),
+            on_colours=lambda: loop.call_soon_threadsafe(self._tell),  # type: ignore[arg-type]
+        )
+        if self._awaiting_frame:
+            server.look_for_colours()
         self._sock = sock
         both = [
             asyncio.ensure_future(self._listen(sock, server)),
@@ -187,22 +259,40 @@ class RfbCapture(Capture):
 
     async def _listen(self, sock: socket.socket, server: Watched) -> None:
         loop = asyncio.get_running_loop()
-        offered = PACKED if self._settings.capture_encodings == "packed" else RAW
-        conversation = Conversation(watch(self._password, server, offered))
+        conversation = Conversation(watch(self._password, server, self._offered))
         try:
             await loop.sock_sendall(sock, conversation.opening())
             while True:
                 received = b""
                 if not conversation.behind:
                     received = await self._receive(sock, server)
-                before = server.answers, server.updates, server.framebuffer.changes
-                async with self._turn:
-                    reply = await self._in_hands(lambda data=received: conversation.feed(data))  # type: ignore[misc]
+                before = _News.of(server)
+                reply = await self._feed(conversation, server, received)
+                if server.is_ready and not before.is_ready:
+                    reply += self._question(server)
                 if reply:
                     await loop.sock_sendall(sock, reply)
-                self._note(server, *before)
+                self._note(server, before)
         except OSError as error:
             raise DesktopUnreachable(f"the desktop hung up ({error.strerror})") from error
+
+    @property
+    def _offered(self) -> tuple[int, ...]:
+        if self._reserve is None:
+            return PLAIN
+        return PACKED if self._settings.capture_encodings == "packed" else RAW
+
+    async def _feed(self, conversation: Conversation[None], server: Watched, received: bytes) -> bytes:
+        """Off the event loop, but where there is nothing to decode: that costs less than a thread does, and
+        does not wait for one."""
+        if not server.is_ready:
+            return conversation.feed(received)
+        if self._reserve is None:
+            # Others have their turn, however fast the bytes come.
+            await asyncio.sleep(0)
+            return conversation.feed(received)
+        async with self._turn:
+            return await self._in_hands(lambda: conversation.feed(received))
 
     async def _receive(self, sock: socket.socket, server: Watched) -> bytes:
         seconds = UPDATE_SECONDS if server.in_update else None
@@ -217,28 +307,37 @@ class RfbCapture(Capture):
             raise DesktopUnreachable("the desktop hung up")
         return received
 
-    def _note(self, server: Watched, answers: int, updates: int, changes: int) -> None:
-        if server.updates and (server.framebuffer.changes != changes or self.changed_at is None):
+    def _note(self, server: Watched, before: _News) -> None:
+        news = _News.of(server)
+        if server.updates and (news.changes != before.changes or self.changed_at is None):
             self._note_change()
-        if server.answers != answers:
+        if news.answers != before.answers:
             self._is_asking = False
-        if server.updates != updates:
+        if news.updates != before.updates:
             self._updated_at = asyncio.get_running_loop().time()
             self.trouble, self._is_refused, self._pause = "", False, CONNECT_AGAIN_SECONDS
-        self._tell()
+        if news != before:
+            self._tell()
 
     async def _ask(self, server: Watched) -> None:
+        """Again and again; the first question goes out with the end of the handshake."""
         loop = asyncio.get_running_loop()
         await self._until(lambda: server.is_ready)
         while True:
             asked_at = loop.time()
-            self._send(server.ask_for_changes())
-            self._is_asking = True
             await self._until(lambda: not self._is_asking)
             if server.knows_all:
                 await self._until_wanted(asked_at)
             else:
                 await asyncio.sleep(RESIZED_PAUSE)
+            self._send(self._question(server))
+
+    def _question(self, server: Watched) -> bytes:
+        self._is_asking = True
+        if self._awaiting_frame:
+            return server.ask_for_colours()
+        server.look_no_more_for_colours()
+        return server.ask_for_changes()
 
     async def _until_wanted(self, asked_at: float) -> None:
         loop = asyncio.get_running_loop()

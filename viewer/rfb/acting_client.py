@@ -12,31 +12,36 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from struct import Struct
 
-from viewer.rfb.conversation import ProtocolError, Read, Script, Write
-from viewer.rfb.handshake import CLIENT_INIT_SHARED, client_handshake, kasm_handshake
-from viewer.rfb.probe import (
-    ENCODING_DESKTOP_SIZE,
-    ENCODING_LAST_RECT,
+from viewer.rfb import encodings
+from viewer.rfb.client_parts import (
+    Rectangle,
     check_size,
+    initialise,
+    read_update,
+    set_encodings,
     skip_message,
     skip_text,
 )
+from viewer.rfb.conversation import ProtocolError, Read, Script, Write
+from viewer.rfb.handshake import client_handshake, kasm_handshake
 
-_ENCODING_FENCE = -312
-_ENCODING_EXTENDED_CLIPBOARD = -1063131698
-_OFFERED = (0, ENCODING_DESKTOP_SIZE, ENCODING_LAST_RECT, _ENCODING_FENCE, _ENCODING_EXTENDED_CLIPBOARD)
-SET_ENCODINGS = Struct(f">BxH{len(_OFFERED)}i").pack(2, len(_OFFERED), *_OFFERED)
+SET_ENCODINGS = set_encodings(
+    (
+        encodings.RAW,
+        encodings.DESKTOP_SIZE,
+        encodings.LAST_RECT,
+        encodings.FENCE,
+        encodings.EXTENDED_CLIPBOARD,
+    )
+)
 
 _TEXT = 1
 _REQUEST, _PEEK, _NOTIFY, _PROVIDE = 1 << 25, 1 << 26, 1 << 27, 1 << 28
 _CAPABILITIES = 1 << 24
 _FENCE_ASKS, _FENCE_IN_ORDER = 1 << 31, 0b011
 
-_SERVER_INIT = Struct(">HH16xI")
-_RECTANGLE = Struct(">HHHHi")
 _CUT_TEXT = Struct(">Bxxxi")
 _FENCE = Struct(">BxxxIB")
-_UNCOUNTED_RECTANGLES = 0xFFFF
 
 
 @dataclass
@@ -58,7 +63,7 @@ class Counterpart:
 def act(password: str | None, server: Counterpart) -> Script[None]:
     """Log in and listen, for ever. Raises Refused or ProtocolError."""
     yield from client_handshake(password)
-    yield from _initialise(server)
+    server.width, server.height = yield from initialise()
     yield Write(SET_ENCODINGS)
     server.on_news()
     while True:
@@ -69,7 +74,7 @@ def act_blindly(server: Counterpart) -> Script[None]:
     """Log in to KasmVNC, whose messages after that are its own, and are not listened to. It drops a client
     that has not offered to follow another size of the screen; so the next connection learns of it."""
     yield from kasm_handshake()
-    yield from _initialise(server)
+    server.width, server.height = yield from initialise()
     server.on_news()
 
 
@@ -87,13 +92,6 @@ def offer_text(server: Counterpart, text: str) -> bytes:
     return _extended(_NOTIFY | _TEXT)
 
 
-def _initialise(server: Counterpart) -> Script[None]:
-    yield Write(CLIENT_INIT_SHARED)
-    width, height, name_length = _SERVER_INIT.unpack((yield Read(_SERVER_INIT.size)))
-    yield from skip_text(name_length)
-    _resize(server, width, height)
-
-
 def _one_message(server: Counterpart) -> Script[None]:
     kind = (yield Read(1))[0]
     if kind == 0:
@@ -108,16 +106,15 @@ def _one_message(server: Counterpart) -> Script[None]:
 
 def _update(server: Counterpart) -> Script[None]:
     """No picture was asked for, so there can be only news of the screen's size."""
-    count = int.from_bytes((yield Read(3))[1:], "big")
-    while count:
-        _x, _y, width, height, encoding = _RECTANGLE.unpack((yield Read(_RECTANGLE.size)))
-        if encoding == ENCODING_LAST_RECT:
-            return
-        if encoding != ENCODING_DESKTOP_SIZE:
-            raise ProtocolError(f"the desktop sent encoding {encoding}, which was not asked for")
-        _resize(server, width, height)
-        if count != _UNCOUNTED_RECTANGLES:
-            count -= 1
+
+    def take(rectangle: Rectangle) -> Script[None]:
+        if rectangle.encoding != encodings.DESKTOP_SIZE:
+            raise ProtocolError(f"the desktop sent encoding {rectangle.encoding}, which was not asked for")
+        check_size(rectangle.width, rectangle.height)
+        server.width, server.height = rectangle.width, rectangle.height
+        yield from ()
+
+    yield from read_update(take)
     server.on_news()
 
 
@@ -164,8 +161,3 @@ def _provide(text: str) -> bytes:
 def _extended(flags: int, data: bytes = b"") -> bytes:
     """Such a message has a negative length."""
     return _CUT_TEXT.pack(6, -4 - len(data)) + flags.to_bytes(4, "big") + data
-
-
-def _resize(server: Counterpart, width: int, height: int) -> None:
-    check_size(width, height)
-    server.width, server.height = width, height

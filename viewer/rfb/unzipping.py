@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zlib
+from functools import cached_property
 
 from viewer.rfb.conversation import ProtocolError
 
@@ -14,8 +15,12 @@ class Unzipped:
     """One such stream."""
 
     def __init__(self) -> None:
-        self._stream = zlib.decompressobj()
         self._rest = b""
+
+    @cached_property
+    def _stream(self) -> zlib._Decompress:
+        """Only where it is used: it takes tens of kilobytes, and most servers send no such thing."""
+        return zlib.decompressobj()
 
     def exactly(self, size: int, packed: bytes) -> bytes:
         """Raises ProtocolError for more or less."""

@@ -6,14 +6,26 @@ is drawn by the server: pictures show it where people who watch see it, and wher
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from struct import Struct
 
+from PIL import Image
+
 from viewer.rfb import encodings
+from viewer.rfb.client_parts import (
+    BYTES_PER_PIXEL,
+    SET_PIXEL_FORMAT,
+    Rectangle,
+    initialise,
+    read_update,
+    set_encodings,
+    skip_message,
+)
+from viewer.rfb.colours import Colours
 from viewer.rfb.conversation import ProtocolError, Read, Script, Write
 from viewer.rfb.framebuffer import Framebuffer
-from viewer.rfb.handshake import CLIENT_INIT_SHARED, client_handshake
-from viewer.rfb.probe import BYTES_PER_PIXEL, SET_PIXEL_FORMAT, skip_message, skip_text
+from viewer.rfb.handshake import client_handshake
 from viewer.rfb.tight import TightStreams, read_tight
 from viewer.rfb.unzipping import Unzipped
 from viewer.rfb.zrle import read_zrle
@@ -24,14 +36,14 @@ RAW = (encodings.COPY_RECT, encodings.RAW, *_ALWAYS)
 """Beside the desktop bytes cost next to nothing, and packing them costs both sides a multiple."""
 PACKED = (encodings.COPY_RECT, encodings.TIGHT, encodings.ZRLE, encodings.RAW, *_ALWAYS)
 """Without a wish for a quality of JPEGs, which leaves every pixel as it is."""
+PLAIN = (encodings.RAW, *_ALWAYS)
+"""For who keeps no pixels: every update tells its colours by itself."""
 STRIP_BYTES = 1 << 18
 """Of raw pixels, taken at once: a whole screen of them need not be in memory beside its picture."""
+FIRST_STRIP_BYTES = 1 << 14
+"""The same, while it is waited for a second colour: that is told before the rest has come."""
 
-_SERVER_INIT = Struct(">HH16xI")
-_RECTANGLE = Struct(">HHHHi")
 _UPDATE_REQUEST = Struct(">BBHHHH")
-_UNCOUNTED_RECTANGLES = 0xFFFF
-
 
 MOST_SCREENS = 2
 """So often the server may send the whole screen for one question; more would only keep the relay busy."""
@@ -56,6 +68,14 @@ class Watched:
     """Whether every pixel of the screen, as large as it is now, was asked for."""
     shows_all: bool = False
     """Whether they have come."""
+    on_colours: Callable[[], None] = lambda: None
+    """Called when it is known that they are enough; what has come of the picture is still to be put in."""
+    _looks_for_colours: bool = False
+    _colours_so_far: Colours = field(default_factory=Colours)
+    _colours_of_last: Colours = field(default_factory=Colours)
+    _looks_at_all: bool = False
+    """Whether the last question for colours was for the whole screen."""
+    offered: tuple[int, ...] = RAW
     _sizes_allowed: int = 0
     _allowed: int = 0
     """Pixels."""
@@ -74,6 +94,59 @@ class Watched:
         """The server answers at once, with what has changed and at least one pixel: then the framebuffer is
         as the screen is."""
         return self.ask_for_changes() + _UPDATE_REQUEST.pack(3, False, 0, 0, 1, 1)
+
+    @property
+    def colours(self) -> Colours:
+        """Of the last update, or of what has come of the next one if those are enough."""
+        return self._colours_so_far if self._colours_so_far.are_enough else self._colours_of_last
+
+    @property
+    def wants_more_colours(self) -> bool:
+        return self._looks_for_colours and not self._colours_so_far.are_enough
+
+    def look_for_colours(self) -> None:
+        """Afresh: what was seen before does not count."""
+        self._colours_so_far, self._colours_of_last = Colours(), Colours()
+        self._looks_for_colours, self._looks_at_all = True, False
+
+    def look_no_more_for_colours(self) -> None:
+        self._looks_for_colours = False
+
+    def ask_for_colours(self) -> bytes:
+        """By turns for the whole screen, which is answered at once, and for a change of it: one that covers a
+        part with one other colour says nothing of the rest."""
+        self._looks_at_all = not (self._looks_at_all and self.knows_all)
+        self.knows_all = not self._looks_at_all
+        return self.ask_for_changes()
+
+    def begin_update(self) -> None:
+        self.in_update = True
+        self._colours_so_far = Colours()
+
+    def end_update(self, *, has_pixels: bool) -> None:
+        self.in_update = False
+        self._colours_of_last = self._colours_so_far
+        if has_pixels:
+            self.updates += 1
+            self.shows_all = self.knows_all
+        self.answers += 1
+
+    def put(self, x: int, y: int, part: Image.Image) -> None:
+        """part: RGB; all of it on the screen."""
+        if self.wants_more_colours:
+            self._count_colours(part.tobytes("raw", "BGRX"))
+        self.framebuffer.put(x, y, part)
+
+    def put_pixels(self, x: int, y: int, width: int, height: int, pixels: bytes) -> None:
+        """The same, as they come on the wire."""
+        if self.wants_more_colours:
+            self._count_colours(pixels)
+        self.framebuffer.put_pixels(x, y, width, height, pixels)
+
+    def _count_colours(self, pixels: bytes) -> None:
+        self._colours_so_far.add(pixels)
+        if self._colours_so_far.are_enough:
+            self.on_colours()
 
     def resize(self, width: int, height: int) -> None:
         """Raises ProtocolError."""
@@ -94,31 +167,35 @@ class Watched:
 
 def watch(password: str | None, server: Watched, offered: tuple[int, ...] = RAW) -> Script[None]:
     """Log in and take what comes, for ever. Raises Refused or ProtocolError."""
-    yield from client_handshake(password)
-    yield Write(CLIENT_INIT_SHARED)
-    width, height, name_length = _SERVER_INIT.unpack((yield Read(_SERVER_INIT.size)))
-    server.framebuffer.resize(width, height)
-    yield from skip_text(name_length)
-    yield Write(SET_PIXEL_FORMAT + _set_encodings(offered))
-    server.is_ready = True
+    yield from _log_in(password, server, offered)
     while True:
         yield from _one_message(server)
 
 
-def _set_encodings(wanted: tuple[int, ...]) -> bytes:
-    return Struct(f">BxH{len(wanted)}i").pack(2, len(wanted), *wanted)
+def watch_for_colours(password: str | None, server: Watched) -> Script[None]:
+    """The same, and ask: until `server.colours` are enough, which the caller looks at."""
+    server.look_for_colours()
+    yield from _log_in(password, server, PLAIN)
+    while True:
+        yield Write(server.ask_for_colours())
+        answers = server.answers
+        while server.answers == answers:
+            yield from _one_message(server)
+
+
+def _log_in(password: str | None, server: Watched, offered: tuple[int, ...]) -> Script[None]:
+    yield from client_handshake(password)
+    server.framebuffer.resize(*(yield from initialise()))
+    server.offered = offered
+    yield Write(SET_PIXEL_FORMAT + set_encodings(offered))
+    server.is_ready = True
 
 
 def _one_message(server: Watched) -> Script[None]:
     kind = (yield Read(1))[0]
     if kind == 0:
-        server.in_update = True
-        has_pixels = yield from _update(server)
-        server.in_update = False
-        if has_pixels:
-            server.updates += 1
-            server.shows_all = server.knows_all
-        server.answers += 1
+        server.begin_update()
+        server.end_update(has_pixels=(yield from _update(server)))
     else:
         yield from skip_message(kind)
 
@@ -126,15 +203,13 @@ def _one_message(server: Watched) -> Script[None]:
 def _update(server: Watched) -> Script[bool]:
     """Whether it brought pixels, and not only news of the screen's size."""
     has_pixels = False
-    count = int.from_bytes((yield Read(3))[1:], "big")
-    while count:
-        x, y, width, height, encoding = _RECTANGLE.unpack((yield Read(_RECTANGLE.size)))
-        if encoding == encodings.LAST_RECT:
-            break
-        has_pixels = has_pixels or encoding >= 0
-        yield from _rectangle(server, x, y, width, height, encoding)
-        if count != _UNCOUNTED_RECTANGLES:
-            count -= 1
+
+    def take(rectangle: Rectangle) -> Script[None]:
+        nonlocal has_pixels
+        has_pixels = has_pixels or rectangle.encoding >= 0
+        yield from _rectangle(server, *rectangle)
+
+    yield from read_update(take)
     return has_pixels
 
 
@@ -150,33 +225,35 @@ def _rectangle(server: Watched, x: int, y: int, width: int, height: int, encodin
     if encoding in (encodings.DESKTOP_SIZE, encodings.EXTENDED_DESKTOP_SIZE):
         server.resize(width, height)
         return
+    if encoding not in server.offered:
+        raise ProtocolError(f"the desktop sent encoding {encoding}, which was not offered to it")
     screen = server.framebuffer
     screen.check(x, y, width, height)
     server.spend(width * height)
     if encoding == encodings.RAW:
-        yield from _raw(screen, x, y, width, height)
+        yield from _raw(server, x, y, width, height)
     elif not width or not height:
         raise ProtocolError("the desktop sent a rectangle of no pixels")
     elif encoding == encodings.TIGHT:
-        screen.put(x, y, (yield from read_tight(server.tight, width, height)))
+        server.put(x, y, (yield from read_tight(server.tight, width, height)))
     elif encoding == encodings.ZRLE:
         yield from read_zrle(
-            server.zrle, width, height, lambda tile_x, tile_y, tile: screen.put(x + tile_x, y + tile_y, tile)
+            server.zrle, width, height, lambda tile_x, tile_y, tile: server.put(x + tile_x, y + tile_y, tile)
         )
     elif encoding == encodings.COPY_RECT:
         place = yield Read(4)
         source_x, source_y = int.from_bytes(place[:2], "big"), int.from_bytes(place[2:], "big")
         screen.check(source_x, source_y, width, height)
-        screen.copy(source_x, source_y, x, y, width, height)
-    else:
-        raise ProtocolError(f"the desktop sent encoding {encoding}, which was not offered to it")
+        server.put(x, y, screen.cut_out(source_x, source_y, width, height))
 
 
-def _raw(screen: Framebuffer, x: int, y: int, width: int, height: int) -> Script[None]:
+def _raw(server: Watched, x: int, y: int, width: int, height: int) -> Script[None]:
     if not width or not height:
         return
-    rows = max(1, STRIP_BYTES // (BYTES_PER_PIXEL * width))
-    for top in range(0, height, rows):
-        count = min(rows, height - top)
+    top = 0
+    while top < height:
+        strip = FIRST_STRIP_BYTES if server.wants_more_colours else STRIP_BYTES
+        count = min(max(1, strip // (BYTES_PER_PIXEL * width)), height - top)
         pixels = yield Read(BYTES_PER_PIXEL * width * count)
-        screen.put_pixels(x, y + top, width, count, pixels)
+        server.put_pixels(x, y + top, width, count, pixels)
+        top += count
