@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from xdist.remote import Producer  # type: ignore[import-untyped]
 from xdist.scheduler import LoadScopeScheduling  # type: ignore[import-untyped]
+from xdist.workermanage import WorkerController  # type: ignore[import-untyped]
 
 from tests import postgres
 from tests.quick_engines import quick_engines
@@ -27,6 +28,8 @@ from tests.viewer_fixtures import (
 )
 
 FLEET = ("tests/online/test_fleet_", "tests/desktops/")
+LONGEST = "wall"
+"""The folder."""
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -55,6 +58,12 @@ class BySharedParts(LoadScopeScheduling):  # type: ignore[misc]
     def _split_scope(self, nodeid: str) -> str:
         path = Path(nodeid.partition("::")[0])
         return path.parent.name if len(path.parts) > 2 else path.name
+
+    def _assign_work_unit(self, node: WorkerController) -> None:
+        """What takes long begins first, though it is but one test: at the end all would wait for it."""
+        if LONGEST in self.workqueue:
+            self.workqueue.move_to_end(LONGEST, last=False)
+        super()._assign_work_unit(node)
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> BySharedParts | None:

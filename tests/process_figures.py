@@ -11,6 +11,15 @@ def children_of(pid: int) -> list[int]:
     return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
+def descendants_of(pid: int) -> list[int]:
+    """Children, theirs, and so on."""
+    found = []
+    for listed in Path(f"/proc/{pid}/task").glob("*/children"):
+        for child in map(int, listed.read_text().split()):
+            found += [child, *descendants_of(child)]
+    return found
+
+
 def rss_mib(pid: int) -> float:
     return _status(pid, "VmRSS") / 1024
 

@@ -110,7 +110,51 @@ def test_what_has_ended_is_no_longer_shown_unless_it_failed_just_now() -> None:
     assert kept == ["failed", "runs"]
 
 
-@pytest.mark.parametrize("count", [1, 2, 5, 12, 40, 112])
+def test_of_too_many_those_stay_that_somebody_should_look_at_and_the_pinned_ones() -> None:
+    many = [session(f"s-{number:03}") for number in range(300)]
+    needy, lost = session("needy", help=HELP), session("lost", host_status="unreachable")
+    kept = node(
+        "s.foremost(v[0], new Set(['s-007', 'gone']), Date.parse(v[1])).map(({id}) => id)",
+        [*many, needy, lost], NOW, module="wall/order.js",
+    )  # fmt: skip
+    assert (len(kept), kept[:3]) == (200, ["needy", "lost", "s-007"])
+    few = "s.foremost(v[0], new Set(), Date.parse(v[1])).length"
+    assert node(few, many[:200], NOW, module="wall/order.js") == 200
+
+
+def test_what_has_ended_is_forgotten_once_it_is_no_news() -> None:
+    over = [
+        session("failed", status="error", terminated_at=AGES["two minutes"]),
+        session("failed long ago", status="error", terminated_at=AGES["an hour"]),
+        session("ended", status="terminated", terminated_at=AGES["now"]),
+        session("ended before", status="terminated", terminated_at=AGES["two minutes"]),
+        session("runs"),
+    ]
+    those = "v[0].filter(one => s.isPast(one, Date.parse(v[1]))).map(({id}) => id)"
+    assert node(those, over, NOW, module="wall/order.js") == ["failed long ago", "ended before"]
+
+
+@pytest.mark.parametrize("chosen", [choice(), choice(host="a b", task="t&1"), choice(agent="x", size="s")])
+def test_what_there_is_no_room_for_is_on_a_list_of_the_same(chosen: dict[str, Any]) -> None:
+    address = node("s.listOf(v[0])", chosen, module="wall/choice.js")
+    filtered = node("s.filterFrom(v[0])", address.partition("?")[2], module="sandboxes/filter.js")
+    assert {name: filtered[name] for name in ("host", "task", "agent")} == {
+        name: chosen[name] for name in ("host", "task", "agent")
+    }
+
+
+@pytest.mark.parametrize(("width", "height"), [(1880, 1040), (3800, 2100), (1200, 600), (100, 100)])
+def test_as_many_as_a_screen_has_room_for_fit_on_it(width: int, height: int) -> None:
+    count = node("s.roomFor(...v)", width, height, module="wall/order.js")
+    found = node("s.largestTiles(...v)", count, width, height, module="wall/order.js")
+    if count > 1:
+        assert found["columns"] * found["tile"] + (found["columns"] - 1) * 12 <= width
+        rows = -(-count // found["columns"])
+        assert rows * (found["tile"] * 10 / 16 + 64) + (rows - 1) * 12 <= height + 1
+    assert 1 <= count <= 200
+
+
+@pytest.mark.parametrize("count", [1, 2, 5, 12, 40, 84])
 def test_on_a_screen_that_nobody_scrolls_all_tiles_fit(count: int) -> None:
     found = node("s.largestTiles(v[0], 1880, 1040)", count, module="wall/order.js")
     rows = -(-count // found["columns"])

@@ -357,6 +357,42 @@ def test_mode_for_a_screen_nobody_sits_at_fits_all_tiles(wall: Page, site: Pages
     expect(wall).to_have_url(f"{site.origin}/wall?tv")
 
 
+def test_of_more_than_fit_the_rest_is_counted_and_on_the_list(wall: Page, site: PagesSite) -> None:
+    """More than one page of the API; there is nothing behind these desktops."""
+    sessions = [site.creating(task="nightly" if number % 2 else None) for number in range(230)]
+    oldest = sessions[0]
+    wall.goto(f"{site.origin}/wall?size=s")
+    expect(wall.locator("#wall-summary")).to_have_text("230 desktops")
+    expect(wall.locator(TILE)).to_have_count(200)
+    more = wall.get_by_role("link", name="30 more in the list")
+    expect(more).to_be_visible()
+    expect(tile(wall, oldest)).to_have_count(0)
+    # Whoever needs somebody is never among the rest.
+    site.store.fleet.update(oldest.id, help_reason="Here", help_asked_at=utcnow(), help_asked_by="key:k")
+    expect(tile(wall, oldest)).to_contain_text("Needs a person")
+    expect(wall.locator(TILE)).to_have_count(200)
+    # Also once the list is read anew.
+    wall.reload()
+    expect(wall.locator(TILE)).to_have_count(200)
+    assert order_of(wall)[0] == oldest.id
+    site.store.fleet.transition(oldest.id, Status.TERMINATED)
+    expect(wall.get_by_role("link", name="29 more in the list")).to_be_visible()
+    # On a screen that nobody scrolls it is what fits, and what does not is said.
+    wall.goto(f"{site.origin}/wall?tv")
+    expect(wall.locator("#wall-more")).to_be_visible()
+    fitting = wall.locator(TILE).count()
+    assert 40 < fitting < 200
+    expect(wall.locator("#wall-more")).to_have_text(f"{229 - fitting} more in the list")
+    box = wall.locator(".wall-scroll")
+    assert box.evaluate("one => one.scrollHeight <= one.clientHeight + 1")
+    wall.goto(f"{site.origin}/wall?task=nightly&size=s")
+    expect(wall.locator(TILE)).to_have_count(115)
+    expect(wall.locator("#wall-more")).to_be_hidden()
+    wall.goto(f"{site.origin}/wall?size=s")
+    wall.get_by_role("link", name="29 more in the list").click()
+    expect(wall).to_have_url(f"{site.origin}/sandboxes")
+
+
 HOSTILE = "<img src=x onerror=alert(1)>\u202egnp.exe" + "W" * 150
 
 

@@ -126,5 +126,20 @@ const at = (id) => `/api/v1/sessions/${encodeURIComponent(id)}`;
 export const getSession = (id) => call("GET", at(id));
 export const terminateSession = (id) => call("DELETE", at(id));
 export const createSession = (wanted) => call("POST", "/api/v1/sessions", wanted);
-export const listActive = () => call("GET", "/api/v1/sessions?status=creating&status=running&status=paused&limit=200");
+export const listFailed = () => call("GET", "/api/v1/sessions?status=error&limit=50");
+/** All that live, newest first, up to `most`. */
+export const listActive = (most) => everyPage("/api/v1/sessions?status=creating&status=running&status=paused&limit=200", most);
+
+/** The items of all pages of a list, one after the other until there are `most`; `next_cursor`: null where that is all. */
+export async function everyPage(path, most) {
+  const items = [];
+  let cursor = null;
+  do {
+    const page = await call("GET", cursor ? `${path}&cursor=${encodeURIComponent(cursor)}` : path);
+    items.push(...page.items);
+    cursor = page.next_cursor;
+  } while (cursor !== null && items.length < most);
+  return { items, next_cursor: cursor };
+}
+
 export const listNewest = () => call("GET", "/api/v1/sessions?limit=50");

@@ -1,12 +1,14 @@
 // The tenant's sessions as they are now: one list, kept true by the event stream.
 
-import { call, getSession, goToSignIn, listActive, listNewest, serverNow } from "./api.js";
+import { call, getSession, goToSignIn, listActive, listFailed, listNewest, serverNow } from "./api.js";
 import { isOver, isQueued } from "./session.js";
 
 const BACK_OFF_MS = [500, 1000, 2000, 4000, 8000];
 // Browsers open six connections to a plain-http site, for all tabs together; a tab nobody looks at gives its one back.
 const HIDDEN_FOR_MS = 20_000;
 const LIST_WITHOUT_STREAM_MS = 800;
+/** Past this many nobody looks at each of them. */
+export const MOST_LIVE = 2000;
 
 /** @typedef {import("./session.js").Session} Session */
 
@@ -86,6 +88,11 @@ export class Live extends EventTarget {
     return taken;
   }
 
+  /** Keep no longer what nobody is shown: a page may be open for weeks. @param {(session: Session) => boolean} isUnneeded */
+  forget(isUnneeded) {
+    for (const [id, session] of this.sessions) if (isUnneeded(session)) this.sessions.delete(id);
+  }
+
   /** Read the list again: what it has to be has changed. */
   readList() {
     return this.#synchronise();
@@ -160,11 +167,13 @@ export class Live extends EventTarget {
     this.#tell("change", null);
   }
 
-  /** The newest ones, and whatever lives: a desktop of last week must not hide behind fifty short ones of today. */
+  /** The newest ones, and whatever lives or failed lately: a desktop of last week must not hide behind fifty short ones of today. */
   async #newestAndLive() {
-    const [page, active] = await Promise.all([listNewest(), listActive()]);
-    const oldest = page.next_cursor ? Date.parse(page.items.at(-1)?.created_at) : 0;
-    return { items: [...active.items, ...page.items], isMissed: (session) => Date.parse(session.created_at) > oldest || !isOver(session) };
+    const [page, active, failed] = await Promise.all([listNewest(), listActive(MOST_LIVE), listFailed()]);
+    const from = (list) => (list.next_cursor ? Date.parse(list.items.at(-1)?.created_at) : 0);
+    const [newest, living] = [from(page), from(active)];
+    const isMissed = (session) => Date.parse(session.created_at) > (isOver(session) ? newest : living);
+    return { items: [...failed.items, ...active.items, ...page.items], isMissed };
   }
 
   /** What should be on the list and is not was purged, or ended while nobody told us. */

@@ -8,10 +8,10 @@ import { Live } from "../live.js";
 import { followLive } from "../needing.js";
 import { thumbnails } from "../thumbnails.js";
 import { Awake } from "../wall/awake.js";
-import { addressOf, choiceIn, enlarge, putAt, remove, withLayout } from "../wall/choice.js";
+import { addressOf, choiceIn, enlarge, listOf, putAt, remove, withLayout } from "../wall/choice.js";
 import { letDrag } from "../wall/dragging.js";
 import { Grid } from "../wall/grid.js";
-import { arranged, counted, isOnWall, largestTiles, matches } from "../wall/order.js";
+import { MOST_TILES, arranged, counted, foremost, isOnWall, isPast, largestTiles, matches, roomFor } from "../wall/order.js";
 import { Pins, keepSize, usualSize } from "../wall/pins.js";
 import { Stage } from "../wall/stage.js";
 
@@ -22,11 +22,15 @@ const LOOK_AGAIN_MS = 3000;
 const TV_FRAME = { x: 32, y: 24 };
 const WIDTHS = { s: 240, m: 320, l: 480 };
 
+/** There the whole page scrolls (wall.css). */
+const narrow = matchMedia("(max-width: 860px)");
+
 const main = document.querySelector("#wall");
 const note = document.querySelector("#wall-note");
 const banner = document.querySelector("#banner");
 const summary = document.querySelector("#wall-summary");
 const tiles = document.querySelector("#wall-tiles");
+const more = document.querySelector("#wall-more");
 const fullscreen = document.querySelector("#wall-fullscreen");
 const leave = document.querySelector("#wall-leave");
 const clear = document.querySelector("#wall-clear");
@@ -82,9 +86,11 @@ function show() {
 
 function draw({ move = false } = {}) {
   const now = serverNow();
+  live.forget((session) => isPast(session, now) && !choice.live.includes(session.id));
   const there = live.loaded ? [...live.sessions.values()].filter((session) => isOnWall(session, now)) : [];
   offer(there);
-  const shown = there.filter((session) => matches(session, choice));
+  const matching = there.filter((session) => matches(session, choice));
+  const shown = foremost(matching, pins, now, room());
   const groups = arranged(shown, choice, pins, now);
   // Who comes and goes is shown at once; who only changes places waits until nobody is about to click.
   const who = JSON.stringify(shown.map(({ id }) => id).sort());
@@ -92,11 +98,12 @@ function draw({ move = false } = {}) {
     order = who;
     grid.show(groups, choice.live);
   }
-  const { words, pressing } = counted(shown, now);
+  const { words, pressing } = counted(matching, now);
   setText(summary, live.loaded ? words : "");
   document.title = [pressing && `${pressing} to look at`, "Wall", "Deskfleet"].filter(Boolean).join(" · ");
   clear.hidden = !["host", "task", "agent"].some((name) => choice[name]);
   renderNote(there.length, shown.length);
+  renderMore(matching.length - shown.length);
   fit(shown.length);
 }
 
@@ -106,7 +113,7 @@ function fit(count) {
   const { clientWidth, clientHeight } = tiles.parentElement;
   const { columns, tile } = largestTiles(count, clientWidth - TV_FRAME.x, clientHeight - TV_FRAME.y);
   tiles.style.setProperty("--columns", String(columns));
-  tiles.style.setProperty("--fitting", `${Math.max(tile, 120)}px`);
+  tiles.style.setProperty("--fitting", `${tile}px`);
 }
 
 function renderNote(known, shown) {
@@ -115,6 +122,19 @@ function renderNote(known, shown) {
   note.dataset.state = !live.loaded ? (live.problem ? "error" : "loading") : known ? "filtered" : "empty";
   for (const part of note.children) part.hidden = part.dataset.for !== note.dataset.state;
   if (live.problem) setText(note.querySelector("[data-problem]"), live.problem.message);
+}
+
+function room() {
+  const { clientWidth, clientHeight } = tiles.parentElement;
+  return choice.tv && !narrow.matches ? roomFor(clientWidth - TV_FRAME.x, clientHeight - TV_FRAME.y) : MOST_TILES;
+}
+
+/** What there is no room for is said, and where it is. */
+function renderMore(count) {
+  more.hidden = count === 0;
+  if (count === 0) return;
+  setText(more, `${count} more in the list`);
+  more.href = listOf(choice);
 }
 
 /** The names that there are, and the one that is chosen, whether it is there or not. */

@@ -1,15 +1,14 @@
 // Which sessions the list has: pages of the API in the order of the filter, and what events tell of since.
 
-import { call } from "../api.js";
+import { call, everyPage } from "../api.js";
 import { RANK, attentionOf } from "../attention.js";
+import { MOST_LIVE } from "../live.js";
 import { isOver } from "../session.js";
 import { seenness } from "../seen.js";
 import { everything, isWithin, liveOf, matches, orderOf, queryOf } from "./filter.js";
 
 const PAGE = 50;
 const LARGEST_PAGE = 200;
-/** All that live are read, for the order by attention; past this many nobody looks at each of them. */
-const MOST_LIVE = 2000;
 /** What failed lately is read, too, wherever it stands among all that has ended. */
 const MOST_FAILED = 50;
 /** As many as were shown are read again after a break; the rest comes page by page, as it did before. */
@@ -121,14 +120,8 @@ export class Feed {
     return (await call("GET", `/api/v1/sessions?${queryOf(filter, { status: ["error"], limit: MOST_FAILED })}`)).items;
   }
 
+  /** All that live are read, for the order by attention. */
   async #alive(filter, status) {
-    const items = [];
-    let cursor = null;
-    do {
-      const page = await call("GET", `/api/v1/sessions?${queryOf(filter, { status, limit: LARGEST_PAGE, cursor })}`);
-      items.push(...page.items);
-      cursor = page.next_cursor;
-    } while (cursor !== null && items.length < MOST_LIVE);
-    return items;
+    return (await everyPage(`/api/v1/sessions?${queryOf(filter, { status, limit: LARGEST_PAGE })}`, MOST_LIVE)).items;
   }
 }

@@ -48,6 +48,12 @@ export function addressOf(choice, usual = {}) {
   return said.length ? `/wall?${said.join("&")}` : "/wall";
 }
 
+/** The list of the same desktops. @param {Choice} choice */
+export function listOf({ host, task, agent }) {
+  const said = Object.entries({ host, task_id: task, agent_id: agent }).filter(([, value]) => value);
+  return said.length ? `/sandboxes?${new URLSearchParams(said)}` : "/sandboxes";
+}
+
 /** Large: in the next free place, else in that of the one who was put there first. @param {Choice} choice @param {string[]} byAge the large ones, the longest there first */
 export function enlarge(choice, id, byAge = choice.live) {
   if (choice.live.includes(id)) return choice;
