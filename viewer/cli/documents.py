@@ -10,7 +10,7 @@ from pathlib import Path
 from viewer.cli.api import Api
 from viewer.cli.arguments import Nouns, given, leaf, noun, whole_number
 from viewer.cli.files import new_file
-from viewer.cli.output import Output, age, listing, moment, table
+from viewer.cli.output import Output, age, harmless, listing, moment, table
 from viewer.cli.paging import collect
 from viewer.cli.problems import Misused
 from viewer.document_requests import DocumentQuery, PutDocument
@@ -104,6 +104,9 @@ def _show(asked: argparse.Namespace, api: Api, out: Output) -> int:
 def _get(asked: argparse.Namespace, api: Api, _out: Output) -> int:
     content = api.document_content(asked.id)
     if asked.to is None:
+        # Somebody's terminal would obey what an agent has written; a pipe gets what there is.
+        if sys.stdout.isatty():
+            content = harmless(content.decode(errors="replace").replace("\r\n", "\n")).encode()
         sys.stdout.buffer.write(content)
         return 0
     with new_file(asked.to, mode=0o666) as target:

@@ -31,7 +31,7 @@ from viewer.cli import (
 )
 from viewer.cli.api import Api
 from viewer.cli.connection import load_connection
-from viewer.cli.output import Output
+from viewer.cli.output import Output, harmless
 from viewer.cli.problems import CliError
 
 _DESCRIPTION = """Desktops of a Deskfleet, from a shell."""
@@ -57,7 +57,7 @@ def run(arguments: Sequence[str] | None = None, transport: httpx.BaseTransport |
             sys.stdout.flush()
             return code
     except CliError as error:
-        print(f"deskfleet: {error}", file=sys.stderr)
+        print(f"deskfleet: {harmless(str(error))}", file=sys.stderr)
         return error.code
     except KeyboardInterrupt:
         return _INTERRUPTED

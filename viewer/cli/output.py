@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import unicodedata
 from collections.abc import Iterable, Sequence
 from datetime import datetime
 
@@ -22,16 +23,16 @@ class Output:
 
     def show(self, document: BaseModel, text: str) -> None:
         """The whole answer of a command."""
-        print(document.model_dump_json(indent=2) if self._as_json else text)
+        print(escaped(document.model_dump_json(indent=2)) if self._as_json else harmless(text))
 
     def line(self, document: BaseModel, text: str | None) -> None:
         """One of many answers, at once; text None: nothing for people."""
-        shown = document.model_dump_json() if self._as_json else text
+        shown = escaped(document.model_dump_json()) if self._as_json else text and harmless(text)
         if shown is not None:
             print(shown, flush=True)
 
     def note(self, sentence: str) -> None:
-        print(sentence, file=sys.stderr, flush=True)
+        print(harmless(sentence), file=sys.stderr, flush=True)
 
 
 def table(header: Sequence[str], rows: Iterable[Row]) -> str:
@@ -49,7 +50,7 @@ def table(header: Sequence[str], rows: Iterable[Row]) -> str:
 
 def listing(pairs: Iterable[tuple[str, str | None]]) -> str:
     """One line for each value that there is."""
-    given = [(name, plain(value)) for name, value in pairs if value]
+    given = [(plain(name), plain(value)) for name, value in pairs if value]
     width = max(len(name) for name, _ in given)
     return "\n".join(f"{name.ljust(width)}  {value}" for name, value in given)
 
@@ -57,6 +58,28 @@ def listing(pairs: Iterable[tuple[str, str | None]]) -> str:
 def plain(text: str | None) -> str:
     """Names come from agents: no control character of theirs may reach a terminal. `-` for None."""
     return "-" if text is None else "".join(letter if letter.isprintable() else "�" for letter in text)
+
+
+def harmless(text: str) -> str:
+    """The same of whole lines: of a text, or where a `plain` was forgotten."""
+    return "".join(letter if letter.isprintable() or _is_space(letter) else "�" for letter in text)
+
+
+def _is_space(letter: str) -> bool:
+    return letter in "\n\t" or unicodedata.category(letter) == "Zs"
+
+
+def escaped(document: str) -> str:
+    """The same JSON: a terminal obeys some letters that JSON has as they are, such as U+009B."""
+    return "".join(
+        letter if letter.isprintable() or letter == "\n" else _escape(letter) for letter in document
+    )
+
+
+def _escape(letter: str) -> str:
+    """As JSON has it: in UTF-16."""
+    units = letter.encode("utf-16-be")
+    return "".join(f"\\u{units[at : at + 2].hex()}" for at in range(0, len(units), 2))
 
 
 def duration(seconds: float) -> str:

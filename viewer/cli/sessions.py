@@ -13,7 +13,18 @@ from pathlib import Path
 from viewer.cli.api import Api
 from viewer.cli.arguments import Nouns, given, leaf, noun, pair, pairs, seconds, whole_number
 from viewer.cli.files import new_file
-from viewer.cli.output import Output, age, duration, moment, plain, reason_of, session_listing, table, until
+from viewer.cli.output import (
+    Output,
+    age,
+    duration,
+    harmless,
+    moment,
+    plain,
+    reason_of,
+    session_listing,
+    table,
+    until,
+)
 from viewer.cli.paging import collect
 from viewer.cli.problems import Misused, Refused
 from viewer.incoming import (
@@ -485,5 +496,5 @@ def _count(asked: argparse.Namespace, api: Api) -> int:
 def _is_agreed(question: str) -> bool:
     if not sys.stdin.isatty():
         raise Misused("there is nobody to ask; give --yes to end all that match")
-    print(question, end="", file=sys.stderr, flush=True)
+    print(harmless(question), end="", file=sys.stderr, flush=True)
     return sys.stdin.readline().strip().lower() in ("y", "yes")
