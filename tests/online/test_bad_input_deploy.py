@@ -188,6 +188,7 @@ def test_create_without_opensandbox_fails_with_one_sentence(plain_fleet: Fleet) 
         assert "here" in failed.error_message
     finally:
         plain_fleet.start("opensandbox")
+    plain_fleet.host.run("until (exec 3<>/dev/tcp/127.0.0.1/8080) 2>/dev/null; do sleep 0.5; done")
     assert_nothing_half_done(plain_fleet, failed)
 
 
