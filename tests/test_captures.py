@@ -31,6 +31,7 @@ from viewer.relay.answers import (
 from viewer.relay.capture import Wishes, encode
 from viewer.relay.captures import Captures, WantedOf
 from viewer.relay.settings import Settings
+from viewer.rfb.watching_client import RAW
 
 SIZE = (40, 20)
 RED, BLUE = (255, 0, 0), (0, 0, 255)
@@ -53,6 +54,8 @@ class Screen:
         self._writers: list[asyncio.StreamWriter] = []
         self._news = asyncio.Event()
         self.hangs_up = False
+        self.encodings = 0
+        """So many it was offered last."""
 
     def whole(self) -> bytes:
         width, height = self.size
@@ -102,19 +105,17 @@ class Screen:
     async def _talk(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(b"RFB 003.008\n\x01\x01" + bytes(4) + pack(">HH16xI", *self.size, 4) + b"desk")
         await reader.readexactly(12 + 1 + 1 + 20)
-        count = unpack(">BxH", await reader.readexactly(4))[1]
-        await reader.readexactly(4 * count)
         while True:
-            question = unpack(">BHHHH", (await reader.readexactly(10))[1:])
+            question = await self._question(reader)
             self.asked.append(question)
             if question[0] and not self.is_busy and not self._news.is_set():
                 # Nothing new: the next question, or news, is waited for.
                 pending = asyncio.ensure_future(self._news.wait())
-                more = asyncio.ensure_future(reader.readexactly(10))
+                more = asyncio.ensure_future(self._question(reader))
                 await asyncio.wait([pending, more], return_when=asyncio.FIRST_COMPLETED)
                 pending.cancel()
                 if more.done():
-                    self.asked.append(unpack(">BHHHH", more.result()[1:]))
+                    self.asked.append(more.result())
                 else:
                     more.cancel()
                     with suppress(asyncio.CancelledError):
@@ -122,6 +123,12 @@ class Screen:
             self._news.clear()
             writer.write(self.answer())
             await writer.drain()
+
+    async def _question(self, reader: asyncio.StreamReader) -> tuple[int, ...]:
+        while (await reader.readexactly(1))[0] == 2:
+            self.encodings = unpack(">xH", await reader.readexactly(3))[0]
+            await reader.readexactly(4 * self.encodings)
+        return unpack(">BHHHH", await reader.readexactly(9))
 
 
 @pytest.fixture
@@ -519,17 +526,38 @@ class TwoColours(Screen):
         return super().whole()[:-4] + b"\xff\xff\xff\0"
 
 
-def test_whoever_saw_the_first_frame_shows_the_first_thumbnail(settings: Settings) -> None:
+def test_whoever_saw_the_first_frame_shows_the_first_thumbnail(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Between two looks for pictures; the first frame was none.
+    monkeypatch.setattr(capture, "PICTURE_INTERVAL", LONG)
+
     async def body(register: Captures, screen: Screen, port: int) -> None:
         seen = await first_frame(register, port)
         assert (seen.result, seen.width, seen.height, seen.colours) == (ProbeOutcome.FRAME, *SIZE, 2)
         assert colour_of(await ask(register, port)) == IS_RED
         assert screen.connections == 1
-        # The first frame, and the question for changes that the thumbnail's wish asks.
-        assert screen.asked[0] == (0, 0, 0, *SIZE)
-        assert all(is_incremental for is_incremental, *_ in screen.asked[1:])
+        # The first frame, of which no pixel was kept, and the picture for the thumbnail.
+        assert screen.asked[:2] == [(0, 0, 0, *SIZE)] * 2
+        assert all(is_incremental for is_incremental, *_ in screen.asked[2:])
+        assert screen.encodings == len(RAW)
 
     run(body, settings, TwoColours())
+
+
+def test_a_picture_is_there_although_a_blank_screen_is_still_watched_for_a_change(
+    settings: Settings,
+) -> None:
+    """The question for that change is open, and nothing may ever answer it."""
+
+    async def body(register: Captures, screen: Screen, port: int) -> None:
+        blank = await first_frame(register, port, seconds=0.3)
+        assert blank.result is ProbeOutcome.BLANK
+        assert screen.asked == [(0, 0, 0, *SIZE), (1, 0, 0, *SIZE)]
+        assert colour_of(await ask(register, port)) == IS_RED
+        assert screen.connections == 1
+
+    run(body, settings, Screen())
 
 
 def test_after_its_first_frame_a_desktop_is_asked_for_nothing(settings: Settings) -> None:
@@ -606,6 +634,8 @@ def test_a_first_frame_needs_no_room_for_its_pixels(settings: Settings) -> None:
         assert (await ask(register, port, session_id="s1")).result is PictureResult.NEW
         seen = await first_frame(register, port, session_id="s2")
         assert (seen.result, seen.width) == (ProbeOutcome.FRAME, 300)
+        assert "as large pictures" in (await ask(register, port, session_id="s2")).detail
+        assert (await first_frame(register, port, session_id="s2")).result is ProbeOutcome.FRAME
 
     run(body, small, TwoColours(size=(300, 300)))
 

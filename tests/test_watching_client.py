@@ -16,9 +16,10 @@ from PIL import Image, ImageChops
 
 from tests.soaking import examples
 from viewer.rfb import encodings
+from viewer.rfb.client_parts import set_encodings
 from viewer.rfb.conversation import Conversation, ProtocolError, RfbError
 from viewer.rfb.framebuffer import MOST_PIXELS, Framebuffer
-from viewer.rfb.watching_client import PACKED, STRIP_BYTES, Watched, watch
+from viewer.rfb.watching_client import PACKED, PLAIN, STRIP_BYTES, Watched, watch
 
 LOGIN = b"RFB 003.008\n\x01\x01" + pack(">I", 0)
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
@@ -282,6 +283,23 @@ def test_a_new_size_is_news_and_the_whole_is_asked_for_again() -> None:
     assert server.ask_for_changes() == pack(">BBHHHH", 3, 0, 0, 0, 4, 12)
     conversation.feed(update(raw(Image.new("RGB", (4, 12), BLUE))))
     assert server.shows_all
+
+
+def test_a_picture_that_is_kept_from_now_on_is_shown_when_all_of_it_has_come() -> None:
+    server = Watched(Framebuffer(None))
+    conversation = Conversation(watch(None, server, PLAIN))
+    conversation.feed(LOGIN + server_init(8, 8))
+    server.ask_for_changes()
+    conversation.feed(update(raw(painted(8, 8))))
+    server.ask_for_changes()
+    assert server.keep_pixels(Framebuffer(), PACKED) == set_encodings(PACKED)
+    assert server.ask_for_changes() == pack(">BBHHHH", 3, 0, 0, 0, 8, 8)
+    # What the question before is answered with.
+    conversation.feed(update(raw(painted(2, 2))))
+    assert not server.shows_all
+    conversation.feed(update(raw(painted(8, 8, seed=2))))
+    assert server.shows_all
+    assert is_same(server.framebuffer.image, painted(8, 8, seed=2))
 
 
 def test_extended_sizes_are_understood() -> None:

@@ -136,7 +136,7 @@ class Capture(ABC):
 
     @abstractmethod
     async def _until_frame(self) -> tuple[ProbeOutcome, str]:
-        """Return once it is certain that there is one, or that there will be none. Raises NoRoom."""
+        """Return once it is certain that there is one, or that there will be none."""
 
     @property
     @abstractmethod
@@ -154,7 +154,7 @@ class Capture(ABC):
         self._tell()
 
     async def first_frame(self, *, seconds: float) -> tuple[ProbeOutcome, str]:
-        """What became of it, and one sentence of it; at the latest after `seconds`. Raises NoRoom."""
+        """What became of it, and one sentence of it; at the latest after `seconds`."""
         with self._awaited(seconds):
             try:
                 async with asyncio.timeout(seconds):

@@ -98,21 +98,19 @@ class Captures:
 
     async def first_frame(self, grant: Grant, target: Target, *, seconds: float) -> ProbeResult:
         """What the desktop showed, at the latest after `seconds`. A grant that names the session's tenant has
-        its capture look, which stays for who looks next; any other, and one for which there is no room, a
+        its capture look, which stays for who looks next; any other, and one for which there is no place, a
         capture that ends with this."""
-        loop = asyncio.get_running_loop()
-        until = loop.time() + seconds
         if grant.tenant_id:
             try:
                 kept = self._of(grant, target)
                 return await first_frame(kept.capture, kept.key.backend, seconds=seconds)
-            except (TooMany, NoRoom):
+            except TooMany:
                 # Walls of others must not hide a desktop that comes up.
                 pass
             except NoPicture as error:
                 return unreachable(str(error))
         password = grant.vnc_password.get_secret_value() if grant.vnc_password else None
-        return await probe(target, password, self._settings, seconds=until - loop.time())
+        return await probe(target, password, self._settings, seconds=seconds)
 
     async def look_after(self, app: web.Application) -> AsyncIterator[None]:
         """An aiohttp cleanup context: lets go of what nobody wants."""

@@ -41,7 +41,7 @@ async def probe(
 
 
 async def first_frame(capture: Capture, backend: DesktopBackend | None, *, seconds: float) -> ProbeResult:
-    """What a capture that is running sees. Raises NoRoom."""
+    """What a capture that is running sees."""
     started = monotonic()
     outcome, detail = await capture.first_frame(seconds=seconds)
     seen = capture.glimpse

@@ -83,8 +83,8 @@ class RfbCapture(Capture):
         *,
         reserve: Callable[[int], None] | None,
     ) -> None:
-        """reserve: called by another thread before so many pixels are kept; raises NoRoom. None: it keeps
-        none, has no pictures, and is there for who waits for a first frame."""
+        """reserve: called before so many pixels are kept, also by another thread; raises NoRoom. None: it
+        keeps none, has no pictures, and is there for who waits for a first frame."""
         super().__init__(hands)
         self._target = target
         self._password = password
@@ -112,7 +112,7 @@ class RfbCapture(Capture):
 
     @property
     def has_picture(self) -> bool:
-        return self._sock is not None and self._server.shows_all
+        return self._sock is not None and self._server.framebuffer.keeps_pixels and self._server.shows_all
 
     def _picture(self) -> Image.Image:
         return self._server.framebuffer.image
@@ -126,7 +126,8 @@ class RfbCapture(Capture):
                 self.trouble, self._is_refused = str(error), False
             except RfbError as error:
                 self.trouble, pause, self._is_refused = str(error), REFUSED_PAUSE, True
-                self._refusal = error
+                # Whoever waits for a first frame needs no room.
+                self._refusal = None if isinstance(error, NoRoom) else error
             except Exception:
                 # Of what reads pictures of strangers: that of all others go on.
                 log.exception("a desktop's picture could not be kept")
@@ -162,8 +163,6 @@ class RfbCapture(Capture):
 
     async def _until_frame(self) -> tuple[ProbeOutcome, str]:
         await self._until(lambda: self._server.colours.are_enough or self._refusal is not None)
-        if isinstance(self._refusal, NoRoom):
-            raise self._refusal
         if self._refusal is not None:
             return ProbeOutcome.REFUSED, str(self._refusal)
         return ProbeOutcome.FRAME, ""
@@ -229,7 +228,7 @@ class RfbCapture(Capture):
         except TimeoutError as error:
             raise DesktopUnreachable("the desktop did not answer in time") from error
         server = self._server = Watched(
-            Framebuffer(self._reserve),
+            Framebuffer(None if self._awaiting_frame else self._reserve),
             on_colours=lambda: loop.call_soon_threadsafe(self._tell),  # type: ignore[arg-type]
         )
         if self._awaiting_frame:
@@ -259,7 +258,8 @@ class RfbCapture(Capture):
 
     async def _listen(self, sock: socket.socket, server: Watched) -> None:
         loop = asyncio.get_running_loop()
-        conversation = Conversation(watch(self._password, server, self._offered))
+        offered = self._offered if server.framebuffer.keeps_pixels else PLAIN
+        conversation = Conversation(watch(self._password, server, offered))
         try:
             await loop.sock_sendall(sock, conversation.opening())
             while True:
@@ -278,8 +278,6 @@ class RfbCapture(Capture):
 
     @property
     def _offered(self) -> tuple[int, ...]:
-        if self._reserve is None:
-            return PLAIN
         return PACKED if self._settings.capture_encodings == "packed" else RAW
 
     async def _feed(self, conversation: Conversation[None], server: Watched, received: bytes) -> bytes:
@@ -287,7 +285,7 @@ class RfbCapture(Capture):
         does not wait for one."""
         if not server.is_ready:
             return conversation.feed(received)
-        if self._reserve is None:
+        if not server.framebuffer.keeps_pixels:
             # Others have their turn, however fast the bytes come.
             await asyncio.sleep(0)
             return conversation.feed(received)
@@ -325,9 +323,9 @@ class RfbCapture(Capture):
         await self._until(lambda: server.is_ready)
         while True:
             asked_at = loop.time()
-            await self._until(lambda: not self._is_asking)
+            await self._until(lambda: not self._is_asking or self._lacks_pixels(server))
             if server.knows_all:
-                await self._until_wanted(asked_at)
+                await self._until_wanted(server, asked_at)
             else:
                 await asyncio.sleep(RESIZED_PAUSE)
             self._send(self._question(server))
@@ -337,13 +335,21 @@ class RfbCapture(Capture):
         if self._awaiting_frame:
             return server.ask_for_colours()
         server.look_no_more_for_colours()
-        return server.ask_for_changes()
+        begin = b""
+        if self._lacks_pixels(server):
+            begin = server.keep_pixels(Framebuffer(self._reserve), self._offered)
+        return begin + server.ask_for_changes()
 
-    async def _until_wanted(self, asked_at: float) -> None:
+    def _lacks_pixels(self, server: Watched) -> bool:
+        """Whether a picture is wanted of a desktop of which so far only a first frame was waited for."""
+        is_only_awaited = bool(self._awaiting_frame) or self._reserve is None
+        return not is_only_awaited and not server.framebuffer.keeps_pixels and self._is_wanted()
+
+    async def _until_wanted(self, server: Watched, asked_at: float) -> None:
         loop = asyncio.get_running_loop()
         while True:
             interval = self.wishes.interval(loop.time())
-            if interval is not None and loop.time() >= asked_at + interval:
+            if interval is not None and (loop.time() >= asked_at + interval or self._lacks_pixels(server)):
                 return
             with suppress(TimeoutError):
                 async with asyncio.timeout_at(None if interval is None else asked_at + interval):

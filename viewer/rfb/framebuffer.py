@@ -34,6 +34,10 @@ class Framebuffer:
         """Goes up whenever something looks other than before."""
 
     @property
+    def keeps_pixels(self) -> bool:
+        return self._reserve is not None
+
+    @property
     def image(self) -> Image.Image:
         """Not to be kept: the next rectangle is put into the same one."""
         if self._reserve is not None and self._image.size != (self.width, self.height):

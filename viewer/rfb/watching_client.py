@@ -76,6 +76,8 @@ class Watched:
     _looks_at_all: bool = False
     """Whether the last question for colours was for the whole screen."""
     offered: tuple[int, ...] = RAW
+    _missing: int = 0
+    """Pixels of the screen that are still to come, since its picture is kept."""
     _sizes_allowed: int = 0
     _allowed: int = 0
     """Pixels."""
@@ -128,8 +130,17 @@ class Watched:
         self._colours_of_last = self._colours_so_far
         if has_pixels:
             self.updates += 1
-            self.shows_all = self.knows_all
+            self.shows_all = self.knows_all and self._missing <= 0
         self.answers += 1
+
+    def keep_pixels(self, framebuffer: Framebuffer, offered: tuple[int, ...]) -> bytes:
+        """From now on in that one, which is empty. The whole is to be asked for next; until it has come, what
+        was asked for before may come. Raises ProtocolError."""
+        width, height = self.framebuffer.width, self.framebuffer.height
+        framebuffer.resize(width, height)
+        self.framebuffer, self.offered, self._missing = framebuffer, offered, width * height
+        self.knows_all = self.shows_all = False
+        return set_encodings(offered)
 
     def put(self, x: int, y: int, part: Image.Image) -> None:
         """part: RGB; all of it on the screen."""
@@ -156,10 +167,12 @@ class Watched:
         if self._sizes_allowed < 0:
             raise ProtocolError("the desktop changes its size again and again")
         self.knows_all = self.shows_all = False
+        self._missing = 0
         self.framebuffer.resize(width, height)
 
     def spend(self, pixels: int) -> None:
         """Raises ProtocolError."""
+        self._missing -= pixels
         self._allowed -= max(pixels, SMALLEST_PIXELS)
         if self._allowed < 0:
             raise ProtocolError("the desktop sends far more than it was asked for")
