@@ -21,14 +21,19 @@ from tests.browser import (
     sign_in,
     wait_for_picture,
 )
+from tests.chromium_in_a_sandbox import inner_chromium, tiny_opensandbox
 from tests.oidc.provider_process import ProviderProcess
 from tests.pages.content_site import BELOW, ContentSite
 from tests.pages.shots_work import take_work, use
 from tests.pages.site import PagesSite
 from tests.painted_desktop import PaintedDesktop
+from tests.relay_process import PUBLISH_ADDRESS, running_relay, running_xvnc
+from viewer.deliveries.store import NewEndpoint
 from viewer.fleet_store import DeclaredDesktop
 from viewer.frontend.hatch_build import build_pages
-from viewer.model import HostStatus, LeaseKind, Principal, Role, Session, Status
+from viewer.model import EventType, HostStatus, LeaseKind, Principal, Role, Session, Status
+from viewer.settings_sections import SECTIONS
+from viewer.store import NewSession
 
 Colours = Literal["light", "dark"]
 COLOURS: tuple[Colours, ...] = ("light", "dark")
@@ -47,6 +52,8 @@ def main() -> None:
     ):
         (Path(scratch) / "content").mkdir()
         take_frames(browser, Path(scratch) / "content", folder)
+        (Path(scratch) / "devtools").mkdir()
+        take_devtools(browser, Path(scratch) / "devtools", folder)
         (Path(scratch) / "provider").mkdir()
         take_provider(browser, Path(scratch) / "provider", folder)
         for colours in COLOURS:
@@ -90,6 +97,44 @@ def take_content(
     page.goto(f"{site.content_origin(site.desktop('annex'))}/")
     shoot("closed")
     context.close()
+
+
+def take_devtools(browser: Browser, scratch: Path, folder: Path) -> None:
+    """A desktop's browser, taken apart: a real one, behind a real relay."""
+    for name in ("xvnc", "relay", "site"):
+        (scratch / name).mkdir()
+    with (
+        inner_chromium() as inner,
+        tiny_opensandbox() as opensandbox,
+        running_xvnc(scratch / "xvnc", pattern=True) as xvnc,
+        running_relay(
+            scratch / "relay", opensandbox_url=opensandbox.url, publish_address=PUBLISH_ADDRESS
+        ) as relay,
+    ):
+        site = ContentSite(scratch / "site", BELOW, relay=relay)
+        site.more["images"] = [
+            {"name": "desktop", "uri": "deskfleet/desktop"},
+            {"name": "chrome", "uri": "deskfleet/chrome", "devtools": True, "devtools_port": inner.port},
+        ]
+        with site:
+            wanted = NewSession(image="chrome", resolution="640x480", ttl_seconds=3600, created_by="tests")
+            made = site.store.tenant("acme").create(wanted).session
+            session = site.store.fleet.transition(
+                made.id, Status.RUNNING, host="here", sandbox_id="box-1", vnc_port=xvnc.port
+            )
+            for colours in COLOURS:
+                for size, name in SIZES:
+                    context = new_context(browser, size=size, colours=colours)
+                    page = context.new_page()
+                    sign_in(page, site.origin, site.key(Role.OPERATOR))
+                    page.goto(f"{site.origin}/sandboxes/{session.id}")
+                    expect(page.locator(".viewer-cover")).to_be_hidden()
+                    page.get_by_role("tab", name="DevTools").click()
+                    frame = page.frame_locator(".devtools-stage iframe")
+                    expect(frame.get_by_role("tab", name="Elements")).to_be_visible(timeout=30_000)
+                    page.wait_for_timeout(3000)  # what it shows comes bit by bit
+                    shooter(page, folder, f"{name}-{colours}")("devtools")
+                    context.close()
 
 
 def take_provider(browser: Browser, scratch: Path, folder: Path) -> None:
@@ -270,9 +315,18 @@ def take_settings(page: Page, site: PagesSite, session: Session, shoot: Shoot) -
     maker = Principal(id=f"key:{site.key.split('_')[1]}", tenant=site.tenant, role=Role.ADMIN, via="key")
     hour = timedelta(hours=1)
     site.store.shares.create(session, maker, label="for Bo", life=hour, is_single_use=False)
+    endpoints: tuple[tuple[str, tuple[EventType, ...]], ...] = (
+        ("alarm", ("session.error",)),
+        ("dashboard", ()),
+    )
+    for label, types in endpoints:
+        url = f"https://example.com/{label}"
+        new = NewEndpoint(url=url, label=label, types=types, secret_sealed="-", created_by=maker.id)
+        site.store.webhooks(site.tenant).create(new)
+    site.store.webhook_secrets.add(site.tenant, "openclaw on box7", "-", by=maker.id)
     page.goto(f"{site.origin}/settings")
     shoot("settings")
-    for name in ("keys", "people", "shares", "audit", "appearance"):
+    for name in (section.name for section in SECTIONS):
         page.goto(f"{site.origin}/settings/{name}")
         expect(page.locator(".settings .skeleton")).to_have_count(0)
         shoot(f"settings-{name}")
@@ -285,6 +339,11 @@ def take_settings(page: Page, site: PagesSite, session: Session, shoot: Shoot) -
     page.goto(f"{site.origin}/settings/people")
     page.get_by_role("button", name="Manage").first.click()
     shoot("settings-person")
+    page.goto(f"{site.origin}/settings/webhooks")
+    page.get_by_role("button", name="Manage: alarm").click()
+    page.get_by_role("button", name="Send a trial").click()
+    expect(page.get_by_text("webhook.test")).to_be_visible()
+    shoot("settings-webhook")
     page.goto(f"{site.origin}/settings")
     page.locator("#account-menu summary").click()
     shoot("account-menu")

@@ -13,10 +13,10 @@ from tests.browser import PHONE, new_context, sign_in, wait_for_picture
 from tests.pages.documents import one_of_each
 from tests.pages.site import PagesSite
 from tests.pages.test_diagnosis import answer_with, outcome
-from tests.pages.test_hosts import FLEET, fleet_of
+from tests.pages.test_hosts import FLEET, LOADED, fleet_of
 from tests.pages.test_wall import TILE, Pictures
 from viewer.diagnosis_answers import StepState
-from viewer.model import HostStatus, Principal, Role, Session, Status
+from viewer.model import HostStatus, Principal, Role, Scope, Session, Status
 
 Shoot = Callable[[str], None]
 ShootIn = Callable[[Page, str], None]
@@ -52,6 +52,7 @@ def take_work(page: Page, site: PagesSite, shoot_in: ShootIn) -> None:
     take_diagnosis(page, site, running[0], shoot)
     take_shared(page, site, running[0], shoot_in)
     take_hosts(page, site, shoot)
+    take_fleet(page, site, shoot_in)
 
 
 def take_empty(page: Page, site: PagesSite, shoot: Shoot) -> None:
@@ -197,6 +198,10 @@ def take_tasks(page: Page, site: PagesSite, shoot: Shoot) -> None:
     shoot("task")
     page.locator("document-list").scroll_into_view_if_needed()
     shoot("task-documents")
+    page.goto(f"{site.origin}/tasks/checkout-flow/panel")
+    wait_for_picture(page)
+    page.wait_for_timeout(700)
+    shoot("task-panel")
     page.unroute_all(behavior="ignoreErrors")
 
 
@@ -277,3 +282,14 @@ def take_hosts(page: Page, site: PagesSite, shoot: Shoot) -> None:
     page.locator("[data-host=atelier]").scroll_into_view_if_needed()
     shoot("hosts-below")
     page.unroute_all(behavior="ignoreErrors")
+
+
+def take_fleet(page: Page, site: PagesSite, shoot_in: ShootIn) -> None:
+    """Hosts as an admin of the fleet sees them: with what each machine says of itself."""
+    key = site.store.accounts.add_key(site.tenant, Role.ADMIN, "fleet", scopes=list(Scope)).text
+    with stranger(page) as other:
+        sign_in(other, site.origin, key)
+        fleet_of(other, LOADED)
+        other.goto(f"{site.origin}/hosts")
+        expect(other.get_by_text("Containers:").first).to_be_visible()
+        shoot_in(other, "hosts-fleet")

@@ -209,6 +209,11 @@ def test_admin_of_the_fleet_sees_load_and_versions(fleet_page: Page, site: Pages
     box3 = fleet_page.locator("[data-host=box3]")
     expect(box3).to_contain_text("1 desktop may go on there; nothing is known of them until it answers.")
     assert_accessible(fleet_page)
+    for width in (1440, 1100, 900, PHONE[0]):
+        fleet_page.set_viewport_size({"width": width, "height": 900})
+        assert not scrolls_sideways(fleet_page), width
+        lines = fleet_page.locator(".bar-line").evaluate_all("all => all.map(one => one.offsetHeight)")
+        assert max(lines) < 30, f"a figure takes two lines at {width}"
 
 
 def test_host_is_drained_and_given_desktops_again(fleet_page: Page, site: PagesSite) -> None:

@@ -200,6 +200,7 @@ export class LeaseBar extends EventTarget {
       this.state.replaceChildren(badge(shown));
     }
     setText(this.reason, this.#lease.reason ?? "");
+    this.reason.title = this.#lease.reason ?? "";
     const wanted = this.#actions();
     const key = JSON.stringify([wanted.map(({ label }) => label), this.#pending, pendingWords]);
     if (this.buttons.dataset.key === key) return;

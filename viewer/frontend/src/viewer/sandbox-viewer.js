@@ -331,8 +331,11 @@ class SandboxViewer extends HTMLElement {
     const reason = session ? reasonOf(session) : "";
     this.#parts.subtitle.dataset.tone = session?.status === "error" ? "bad" : "";
     const clock = session?.status === "creating" ? elapsed(session) : "";
-    const words = reason ? [reason, clock] : [session && screenOf(session), session && this.#onlyWatches && "view only", session && this.getAttribute("note")];
+    const more = [session && this.#onlyWatches && "view only", session && this.getAttribute("note")].filter(Boolean);
+    const words = reason ? [reason, clock] : [session && screenOf(session), ...more];
     setText(this.#parts.subtitle, words.filter(Boolean).join(" · "));
+    // What the row of facts says too.
+    this.#parts.subtitle.dataset.plain = String(!reason && !more.length);
     this.#parts.subtitle.title = reason;
   }
 
