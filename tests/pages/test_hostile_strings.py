@@ -6,6 +6,7 @@ comes later is found by its route.
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from collections.abc import Iterator
@@ -16,10 +17,10 @@ from urllib.parse import urlsplit
 
 import pytest
 from flask import Flask
-from playwright.sync_api import Browser, BrowserContext, Page, Request
+from playwright.sync_api import Browser, BrowserContext, Page, Request, Route, expect
 
 from tests.browser import PHONE, WIDE, Complaints, new_context, screenshot, scrolls_sideways, sign_in
-from tests.hostile_strings import MARK, STRINGS, WORST
+from tests.hostile_strings import MARK, MARKUP, STRINGS, WORST
 from tests.pages.site import PagesSite
 from viewer.deliveries.store import NewEndpoint
 from viewer.documents import NewDocument
@@ -35,6 +36,7 @@ pytestmark = [pytest.mark.browser, pytest.mark.real, pytest.mark.timeout(240)]
 # Leads on to another origin, or away: they show nothing that others have written.
 NOT_PAGES = {"/", "/open/<session_id>", "/services/<name>", "/signin", "/set-password"}
 LISTS = {"/sandboxes", "/sandboxes/<session_id>"}
+DOCUMENT_TYPES = (DocumentType.TEXT, DocumentType.CODE, DocumentType.MARKDOWN, DocumentType.FILE)
 TALL = 6000
 """A window in which each row of a list is an element."""
 SHOWN = """strings => {
@@ -123,7 +125,7 @@ def _documents(site: PagesSite, session: Session) -> str:
     """Of each type one that says it in each field; the markdown one's id, which is made into markup."""
     ids = {}
     content = "\n\n".join(STRINGS).encode()
-    for kind in (DocumentType.TEXT, DocumentType.CODE, DocumentType.MARKDOWN, DocumentType.FILE):
+    for kind in DOCUMENT_TYPES:
         new = NewDocument(
             title=WORST, type=kind, content=content, media_type="text/plain", task_id=session.task_id,
             agent_id=WORST, session_id=session.id, path=f"{kind}/{WORST}", created_by="key:agent",
@@ -217,6 +219,89 @@ def test_what_opens_by_a_click_shows_it_as_text(page: Page, ground: Ground) -> N
         assert not scrolls_sideways(page), name
         page.keyboard.press("Escape")
     check(page, complaints, "after clicks")
+
+
+def test_what_the_server_refuses_is_said_as_text_in_each_dialog(page: Page, ground: Ground) -> None:
+    """Whatever stands in its answer: field, reason, mend. Stand-in: the answers are the test's own."""
+    complaints = Complaints(page)
+    fields = [{"field": name, "message": WORST, "mend": WORST} for name in ("task_id", "image", WORST)]
+    refusal = json.dumps({"title": WORST, "detail": WORST, "errors": fields})
+
+    def refuse(route: Route) -> None:
+        if route.request.method == "GET":
+            route.fallback()
+        else:
+            route.fulfill(status=422, content_type="application/problem+json", body=refusal)
+
+    page.goto(ground.site.origin + ground.path("/sandboxes/<session_id>"))
+    page.locator(".viewer-help").wait_for()
+    page.route("**/api/v1/sessions**", refuse)
+    page.route("**/api/v1/sessions/**", refuse)
+    page.locator(".viewer-help [data-control=help-done]").click()
+    _is_said(page, ".help-error", "help notice")
+    page.locator("[data-opens=new-desktop]:visible").first.click()
+    page.locator("#new-desktop-tasks option").first.wait_for(state="attached")
+    page.locator("#new-desktop button[type=submit]").click()
+    _is_said(page, "#new-desktop .field-error:not([hidden])", "New desktop")
+    _is_said(page, "#new-desktop .form-error", "New desktop")
+    page.keyboard.press("Escape")
+    page.locator("[data-control=terminate]:visible").first.click()
+    dialog = page.get_by_role("dialog", name="Terminate this desktop")
+    dialog.get_by_role("button", name="Terminate", exact=True).click()
+    _is_said(page, "dialog[open] .form-error", "terminate")
+    page.keyboard.press("Escape")
+    page.locator("[data-control=share]:visible").first.click()
+    expect(page.locator(".share-list")).to_contain_text(WORST[:60])
+    page.get_by_label("Name", exact=True).last.fill(WORST)
+    page.get_by_role("button", name="Make a link").click()
+    _is_said(page, "dialog[open] .form-error", "share")
+    page.keyboard.press("Escape")
+    check(page, complaints, "after refusals")
+
+
+def _is_said(page: Page, selector: str, what: str) -> None:
+    expect(page.locator(selector).first).to_contain_text(WORST[:60])
+    _is_unharmed(page, what)
+
+
+def _is_unharmed(page: Page, what: str) -> None:
+    assert page.evaluate(FOUND) == {"ran": False, "made": [], "links": []}, what
+    assert not scrolls_sideways(page), what
+
+
+def test_each_document_is_text_in_the_tray(page: Page, ground: Ground) -> None:
+    complaints = Complaints(page)
+    page.goto(f"{ground.site.origin}/documents")
+    rows = page.locator(".document-row")
+    expect(rows).to_have_count(len(DOCUMENT_TYPES))
+    rows.first.click()
+    for number in range(len(DOCUMENT_TYPES)):
+        page.locator(".tray-choice").nth(number).click()
+        page.locator(".tray-body > :is(.source, .prose, .empty)").wait_for()
+        expect(page.locator(".tray-names h2")).to_contain_text(WORST[:60])
+        _is_unharmed(page, f"document {number}")
+    check(page, complaints, "the tray")
+
+
+def test_visitor_of_a_shared_desktop_sees_it_as_text(browser: Browser, ground: Ground) -> None:
+    """Also in the browser's name, which stands in the list of who came."""
+    site = ground.site
+    who = site.store.accounts.principal_of_key(ground.key)
+    assert who is not None
+    session = _fill(site, who, WORST, fails=False)
+    made = site.store.shares.create(session, who, label=WORST, life=timedelta(hours=1), is_single_use=False)
+    context = browser.new_context(user_agent=MARKUP[1], viewport={"width": WIDE[0], "height": WIDE[1]})
+    context.add_init_script(CANARY)
+    page = context.new_page()
+    complaints = Complaints(page)
+    page.goto(f"{site.origin}/s#{made.token}")
+    page.wait_for_url("**/shared/*")
+    expect(page.locator(".viewer-badge")).to_have_text("Running")
+    check(page, complaints, "/shared/<session_id>")
+    site.store.fleet.transition(session.id, Status.ERROR, reason=WORST, error_message=WORST)
+    expect(page.locator(".viewer-badge, main.sorry h1").first).not_to_have_text("Running")
+    check(page, complaints, "/shared/<session_id> of one that failed")
+    context.close()
 
 
 def test_the_check_finds_what_it_looks_for(page: Page, ground: Ground) -> None:
