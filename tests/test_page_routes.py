@@ -13,7 +13,7 @@ from tests.viewer_fixtures import ORIGIN, UNKNOWN_ID, People, ViewerClient, runn
 from viewer.access import COOKIE
 from viewer.appearance import LOOK_COOKIE
 from viewer.assets import Manifest
-from viewer.model import Role, Scope
+from viewer.model import Role, Scope, Status
 from viewer.pages import own_page
 from viewer.settings import Settings
 from viewer.store import Store
@@ -227,6 +227,24 @@ def test_page_asks_for_all_that_its_script_needs_at_once() -> None:
         '<link rel="modulepreload" href="/static/build/chunk-D.js">',
         '<script type="module" src="/static/build/view-A.js"></script>',
     ]
+    tags = manifest.script("view.js", "viewer/stream.js", streams=True).split("\n  ")
+    assert tags[0] == '<script type="module" async src="/static/build/chunk-B.js"></script>'
+
+
+@pytest.mark.parametrize("page", ["sandboxes", "view"])
+def test_page_names_the_stream_of_a_desktop_that_runs_to_whoever_may_see_it(
+    client: ViewerClient, store: Store, people: People, page: str
+) -> None:
+    session = running_session(store, people.alice)
+    meta = f'<meta name="deskfleet-stream" content="{session.id}">'
+    text = client.get(f"/{page}/{session.id}", headers=people.alice.headers).get_data(as_text=True)
+    assert meta in text
+    key = store.accounts.add_key("acme", Role.OPERATOR, scopes=[Scope.SESSIONS]).text
+    without = client.get(f"/{page}/{session.id}", headers={"Authorization": f"Bearer {key}"})
+    assert "deskfleet-stream" not in without.get_data(as_text=True)
+    store.fleet.transition(session.id, Status.TERMINATED)
+    text = client.get(f"/{page}/{session.id}", headers=people.alice.headers).get_data(as_text=True)
+    assert "deskfleet-stream" not in text
 
 
 def test_pages_are_packed_for_browsers_that_take_it_and_nothing_else_is(

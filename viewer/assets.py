@@ -25,6 +25,7 @@ LOGO = "favicon.svg"
 _SAFE = " !$&'()*+,-./:;=?@"
 """What an address in an attribute may hold as it is; with fewer escapes it packs smaller."""
 _SCRIPT = Markup('<script type="module" src="{}"></script>')
+_SOONEST = Markup('<script type="module" async src="{}"></script>')
 _EARLY = Markup('<link rel="modulepreload" href="{}">')
 
 
@@ -45,14 +46,18 @@ class Manifest(BaseModel):
             return self.address(LOGO)
         return f"data:image/svg+xml,{quote(path.read_text().strip(), safe=_SAFE)}"
 
-    def script(self, page: str, *modules: str) -> Markup:
+    def script(self, page: str, *modules: str, streams: bool = False) -> Markup:
         """The tags of a page's script. What it imports, and those modules that it is about to import with
-        what they need, are asked for all at once, where each would name the next one."""
+        what they need, are asked for all at once, where each would name the next one.
+
+        streams: the page names a stream. What its parts share opens that, and waits for nothing else.
+        """
         parts = self.parts.get(page, {})
         own, *shared = parts.get(f"pages/{page}", [page])
         further = [one for module in modules for one in parts.get(module, [])]
-        asked = [_EARLY.format(_at(one)) for one in dict.fromkeys([*shared, *further]) if one != own]
-        return Markup("\n  ").join([*asked, _SCRIPT.format(_at(own))])
+        tags = {one: _SOONEST if streams and one in shared else _EARLY for one in [*shared, *further]}
+        tags |= {own: _SCRIPT}
+        return Markup("\n  ").join(tag.format(_at(one)) for one, tag in tags.items())
 
 
 def _at(file: str) -> str:

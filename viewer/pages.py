@@ -28,7 +28,7 @@ from viewer.access import (
 from viewer.accounts import Login
 from viewer.answers import public
 from viewer.audit import ACTIONS
-from viewer.model import DocumentType, Frozen, Principal, Role, Scope
+from viewer.model import Display, DocumentType, Frozen, Principal, Role, Scope, Status
 from viewer.places import (
     PlaceKind,
     content_source,
@@ -97,6 +97,16 @@ class SignedIn(Frozen):
         )
 
 
+class Known(Frozen):
+    """What a page of a desktop brings along, so that its script need not ask before it shows that."""
+
+    text: str = ""
+    """The session as the API has it."""
+
+    stream: str = ""
+    """The session whose stream is opened before the script runs."""
+
+
 def send_to_canonical_origin() -> BaseResponse | None:
     """One name, one cookie: the canonical origin is where people are signed in."""
     canonical = services().settings.canonical_origin
@@ -151,7 +161,7 @@ def account_page() -> Response:
 @pages.get("/sandboxes")
 @needs(Role.WATCHER)
 def sandboxes_page() -> Response:
-    return _sandboxes("")
+    return _sandboxes(Known())
 
 
 @pages.get("/sandboxes/<session_id>")
@@ -318,7 +328,7 @@ def _source(text: str) -> str:
     return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
 
 
-def _sandboxes(known: str) -> Response:
+def _sandboxes(known: Known) -> Response:
     settings = services().settings
     return _page(
         "sandboxes.html",
@@ -383,11 +393,14 @@ def _own_task(segment: str) -> Task:
     return services().store.work(principal().tenant).task_at(segment)
 
 
-def _known(session_id: str) -> str:
-    """That session as the API has it, so that its page need not ask before it connects; "" for whoever may
-    not ask. Raises SessionNotFound like `_own`."""
-    session = services().store.tenant(principal().tenant).get(session_id)
-    return public(session).model_dump_json() if principal().may(Scope.SESSIONS) else ""
+def _known(session_id: str) -> Known:
+    """Raises SessionNotFound like `_own`. Whoever may not ask is told nothing."""
+    session, who = services().store.tenant(principal().tenant).get(session_id), principal()
+    is_seen = session.status is Status.RUNNING and session.display is Display.RFB and who.may(Scope.STREAMS)
+    return Known(
+        text=public(session).model_dump_json() if who.may(Scope.SESSIONS) else "",
+        stream=session.id if is_seen and who.may(Scope.SESSIONS) else "",
+    )
 
 
 def _own(session_id: str) -> None:

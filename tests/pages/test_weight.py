@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Browser, Page, Route, WebSocket, expect
 
 from tests.browser import PHONE, new_context, sign_in, wait_for_picture
 from tests.page_weight import KB, Weight
@@ -45,6 +45,26 @@ def test_a_desktop_shows_after_six_files_and_85_kilobytes(
     assert any("/stream-" in address for address in weight.files)
     assert len(weight.files) <= 6, weight.files
     assert weight.of_files <= 85 * KB, weight.bytes
+
+
+@pytest.mark.parametrize("page_name", ["view", "sandboxes"])
+def test_stream_is_asked_for_before_the_script_of_the_page_runs(
+    page: Page, site: ContentSite, session: Session, page_name: str
+) -> None:
+    """And by that only once."""
+    streams: list[WebSocket] = []
+    page.on("websocket", lambda socket: streams.append(socket))
+    held: list[Route] = []
+    page.route(f"**/static/build/{page_name}-*", lambda route: held.append(route))
+    address = f"{site.origin}/{page_name}/{session.id}"
+    with page.expect_websocket(lambda socket: f"/stream/{session.id}" in socket.url) as opened:
+        page.goto(address, wait_until="commit")
+    with opened.value.expect_event("framereceived"):
+        pass
+    assert held
+    held[0].continue_()
+    wait_for_picture(page, colours=2)
+    assert len(streams) == 1
 
 
 def test_what_is_needed_after_a_click_comes_after_the_picture(

@@ -2,6 +2,7 @@
 // the API is. A page of another origin gives its element a connection of its own.
 
 import { call, goToSignIn, picture } from "../api.js";
+import { streamOf } from "./early.js";
 
 /**
  * @typedef {object} Connection
@@ -23,10 +24,7 @@ export const ownPage = {
   isForeign: false,
   call,
   picture,
-  openStream(sessionId, { shared }) {
-    const scheme = location.protocol === "https:" ? "wss:" : "ws:";
-    return new WebSocket(`${scheme}//${location.host}/stream/${encodeURIComponent(sessionId)}${shared ? "?as=share" : ""}`, ["binary"]);
-  },
+  openStream: streamOf,
   signedOut: goToSignIn,
 };
 

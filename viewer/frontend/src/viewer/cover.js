@@ -39,6 +39,7 @@ export class Cover {
     this.node.hidden = !words;
     this.#clock = words?.clock ?? null;
     if (!words) return false;
+    this.node.dataset.busy = String(Boolean(words.busy));
     this.node.dataset.tone = words.tone ?? "quiet";
     this.node.dataset.over = String(over);
     const look = words.busy ? "busy" : words.icon;

@@ -214,7 +214,6 @@ class SandboxViewer extends HTMLElement {
   #connected() {
     this.#followLease();
     if (this.hasAttribute("bare")) this.#link.stream.focus();
-    this.#watchers.refresh();
     const { id, display } = this.#session;
     if (display === "kasmvnc" && !this.#isShared) this.#lastFrame.follow(() => pictureOf(this.#connection, id));
   }
@@ -222,6 +221,7 @@ class SandboxViewer extends HTMLElement {
   #painted() {
     this.#lastFrame.forget();
     this.#render();
+    this.#watchers.refresh();
     // The first click on a button finds its code here, and no picture has waited for it.
     setTimeout(() => loadExtras().catch(() => {}), EXTRAS_AFTER_MS);
   }
