@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 from datetime import timedelta
 from pathlib import Path
+from typing import cast
 
 import pytest
 from flask import Flask
@@ -23,11 +25,13 @@ from tests.viewer_fixtures import (
     running_session,
     sign_in,
 )
+from viewer import __version__
 from viewer.access import COOKIE, enforce_on
 from viewer.credentials import new_key
 from viewer.deliveries.store import NewEndpoint
 from viewer.documents import NewDocument
 from viewer.model import Document, DocumentType, Role, Scope, Status, utcnow
+from viewer.openapi import document
 from viewer.people import NewPerson
 from viewer.problems import ProblemDocument
 from viewer.relay.answers import SandboxProblem
@@ -453,6 +457,24 @@ def test_what_is_foreign_looks_like_what_never_was(
         ]
         assert {answer.status_code for answer in answers} == {404}
         assert answers[0].get_data() == answers[1].get_data()
+
+
+def test_of_a_foreign_session_nothing_is_said_not_even_that_a_body_is_missing(
+    app: Flask, client: ViewerClient, store: Store, people: People
+) -> None:
+    session = running_session(store, people.alice)
+    described = cast(dict[str, dict[str, object]], document(app, __version__)["paths"])
+    asked = [
+        (method, path)
+        for path in described
+        if path.startswith("/api/v1/sessions/{session_id}")
+        for method in described[path]
+    ]
+    assert len(asked) > 20
+    for method, path in asked:
+        filled = re.sub(r"\{[^}]+\}", session.id, path)
+        answer = client.open(filled, method=method.upper(), headers=people.bob.headers)
+        assert answer.status_code == 404, (method, path, answer.get_data())
 
 
 def test_key_wins_over_cookie_and_a_wrong_key_is_not_saved_by_one(

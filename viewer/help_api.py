@@ -8,7 +8,7 @@ from viewer.access import needs, principal
 from viewer.answers import json_answer, public
 from viewer.help_store import HelpStore
 from viewer.incoming import AskForHelp, WaitQuery, json_body, query
-from viewer.model import Role
+from viewer.model import Role, Session
 from viewer.openapi import Answer, Operation, describes
 from viewer.public import HelpAnswer, PublicSession
 from viewer.services import services
@@ -29,8 +29,7 @@ help_api = Blueprint("help", __name__, url_prefix="/api/v1/sessions/<session_id>
 )
 def get_help(session_id: str) -> Response:
     asked = query(WaitQuery)
-    session = services().store.tenant(principal().tenant).get(session_id)
-    session = wait_until(session, lambda now: now.help is None, asked.wait_seconds)
+    session = wait_until(_session(session_id), lambda now: now.help is None, asked.wait_seconds)
     answer = HelpAnswer(
         help=session.help,
         ended_at=session.help_ended_at,
@@ -51,8 +50,8 @@ def get_help(session_id: str) -> Response:
     )
 )
 def ask_for_help(session_id: str) -> Response:
-    asked = json_body(AskForHelp)
-    return json_answer(public(_calls().ask(session_id, asked.reason, principal())))
+    session, asked = _session(session_id), json_body(AskForHelp)
+    return json_answer(public(_calls().ask(session.id, asked.reason, principal())))
 
 
 @help_api.delete("")
@@ -70,3 +69,7 @@ def end_help(session_id: str) -> Response:
 
 def _calls() -> HelpStore:
     return services().store.help(principal().tenant)
+
+
+def _session(session_id: str) -> Session:
+    return services().store.tenant(principal().tenant).get(session_id)

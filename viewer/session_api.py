@@ -246,8 +246,8 @@ def renew_session(session_id: str) -> Response:
     )
 )
 def set_labels(session_id: str) -> Response:
-    asked = json_body(SetLabels)
-    return json_answer(public(_tenant().set_labels(session_id, asked.labels)))
+    session, asked = _tenant().get(session_id), json_body(SetLabels)
+    return json_answer(public(_tenant().set_labels(session.id, asked.labels)))
 
 
 @session_api.get("/sessions/<session_id>/history")

@@ -133,6 +133,13 @@ class Service:
                     self.found_again.append(key)
                 return PublicSession.model_validate_json(answer.content)
 
+    def wait_for_unanswered(self) -> None:
+        """Return once a cold desktop is being made: whoever asked for it waits for its answer."""
+        deadline = time.monotonic() + 60
+        while not any(row.status is Status.CREATING for row in self.rows("main").values()):
+            assert time.monotonic() < deadline, self.fleet.last_log()
+            time.sleep(0.02)
+
     def rows(self, tenant: str) -> dict[str, Session]:
         return {row.id: row for row in self.fleet.store.tenant(tenant).list(limit=200).items}
 
@@ -195,6 +202,8 @@ def test_viewer_killed_at_any_moment_of_a_create_or_a_claim_makes_one_of_each(
             for number in range(ROUNDS):
                 futures.append(pool.submit(running.create, "main", f"warm-{number}"))
                 futures.append(pool.submit(running.create, "main", f"cold-{number}", image="shell"))
+                if number % 2:
+                    running.wait_for_unanswered()
                 time.sleep(chance.uniform(0, 0.05))
                 running.viewer.kill()
                 running.viewer.start()
