@@ -84,11 +84,20 @@ class Watched:
     tight: TightStreams = field(default_factory=TightStreams)
     zrle: Unzipped = field(default_factory=Unzipped)
 
+    def begin(self, width: int, height: int) -> None:
+        """Logged in. Some servers paint before they are asked to. Raises ProtocolError."""
+        self.framebuffer.resize(width, height)
+        self._allow()
+        self.is_ready = True
+
+    def _allow(self) -> None:
+        self._sizes_allowed = MOST_SIZES
+        self._allowed = MOST_SCREENS * self.framebuffer.width * self.framebuffer.height + STRIP_BYTES
+
     def ask_for_changes(self) -> bytes:
         """The server answers as soon as something changes; at once if the whole is not known yet."""
         screen = self.framebuffer
-        self._sizes_allowed = MOST_SIZES
-        self._allowed = MOST_SCREENS * screen.width * screen.height + STRIP_BYTES
+        self._allow()
         knows_all, self.knows_all = self.knows_all, True
         return _UPDATE_REQUEST.pack(3, knows_all, 0, 0, screen.width, screen.height)
 
@@ -198,10 +207,10 @@ def watch_for_colours(password: str | None, server: Watched) -> Script[None]:
 
 def _log_in(password: str | None, server: Watched, offered: tuple[int, ...]) -> Script[None]:
     yield from client_handshake(password)
-    server.framebuffer.resize(*(yield from initialise()))
+    width, height = yield from initialise()
     server.offered = offered
     yield Write(SET_PIXEL_FORMAT + set_encodings(offered))
-    server.is_ready = True
+    server.begin(width, height)
 
 
 def _one_message(server: Watched) -> Script[None]:
