@@ -159,6 +159,18 @@ def test_raw_pixels_are_shown_and_the_fourth_byte_says_nothing() -> None:
     assert is_same(shown_after(update(raw(picture)), 7, 5), picture)
 
 
+def test_who_paints_before_it_is_asked_is_seen_once_and_not_for_ever() -> None:
+    server = Watched()
+    conversation = Conversation(watch(None, server, PACKED))
+    conversation.feed(LOGIN + server_init(2, 2))
+    painted = update(rectangle(encodings.RAW, bytes(16), size=(2, 2)))
+    conversation.feed(painted)
+    assert server.updates == 1
+    with pytest.raises(ProtocolError, match="far more than it was asked for"):
+        for _ in range(10_000):
+            conversation.feed(painted)
+
+
 def test_a_raw_picture_is_taken_in_strips() -> None:
     picture = Image.new("RGB", (300, 400), RED)
     picture.paste(BLUE, (0, 390, 300, 400))

@@ -178,9 +178,9 @@ def test_client_lists_and_calls_every_tool(edge: Edge, home: Path) -> None:
         assert (shown["status"], shown["novnc_url"]) == ("running", made["novnc_url"])
         assert name in [one["id"] for one in (await get(client, "list_sandboxes"))["sandboxes"]]
         assert edge.fleet.containers() == [row_of(edge, name).sandbox_id]
-        # The canned server paints without being asked; of one that does not: tests/pages/test_wall_real.py.
+        # The canned server paints once and answers nobody; of one that does: tests/pages/test_wall_real.py.
         assert await refusal(client, "screenshot", sandbox_id=name) == (
-            "The desktop sends far more than it was asked for; ask again in a moment."
+            "The desktop has not shown anything yet; ask again in a moment."
         )
         without = await refusal(client, "execute_shell", command="true")
         assert without == "execd does not answer in this sandbox; try again, or make another one"
