@@ -58,11 +58,15 @@ def looking(width: int, height: int) -> tuple[Watched, Conversation[None]]:
     return server, conversation
 
 
-def shown_after(wire: bytes, width: int, height: int) -> Image.Image:
-    server, conversation = looking(width, height)
+def feed_all(conversation: Conversation[None], wire: bytes) -> None:
     conversation.feed(wire)
     while conversation.behind:
         conversation.feed(b"")
+
+
+def shown_after(wire: bytes, width: int, height: int) -> Image.Image:
+    server, conversation = looking(width, height)
+    feed_all(conversation, wire)
     assert server.updates == 1, "the update is not over where it should be"
     return server.framebuffer.image
 
@@ -167,7 +171,7 @@ def test_who_paints_before_it_is_asked_is_seen_once_and_not_for_ever() -> None:
     conversation.feed(painted)
     assert server.updates == 1
     with pytest.raises(ProtocolError, match="far more than it was asked for"):
-        conversation.feed(painted * 10_000)
+        feed_all(conversation, painted * 10_000)
 
 
 def test_a_raw_picture_is_taken_in_strips() -> None:
