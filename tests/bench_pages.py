@@ -6,7 +6,8 @@ whole dashboard. A second row has the same app without the proxy, straight from 
 
 Both sides show the same Xtigervnc in the same run, in turns. Painted is when the canvas of the desktop holds
 the known picture and nothing lies over it, seen by requestAnimationFrame inside the page, counted from the
-start of the navigation. Cold: nothing in the browser's cache; warm: the same page once more.
+start of the navigation. Cold: an empty browser, nothing in its cache; warm: the same page once more, as a
+person comes to it from another page of the same site.
 """
 
 from __future__ import annotations
@@ -77,6 +78,8 @@ class Way:
 
     name: str
     address: str
+    from_page: str
+    """Another page of the same site, from which a person comes when the page is warm."""
     state: StorageState | None = None
 
 
@@ -115,6 +118,10 @@ http://127.0.0.1:%(port)d {
 	}
 }
 """
+HOME = """<!doctype html>
+<title>Dashboard</title>
+<p>Desktops</p>
+"""
 DASHBOARD = """<!doctype html>
 <title>Dashboard</title>
 <iframe src="%s" title="Sandbox" style="width: 1280px; height: 800px; border: 0"
@@ -141,7 +148,9 @@ def rows() -> list[BenchRow]:
         script = _look(desktop)
         seen = _in_turns(browser, [*theirs, *ours], script)
         carried = {way.name: _carried(browser, way, script) for way in [*ours, *theirs]}
-        carried["list"] = _carried_by_list(browser, Way("list", f"{edge.url}/sandboxes", ours[0].state))
+        carried["list"] = _carried_by_list(
+            browser, Way("list", f"{edge.url}/sandboxes", ours[0].from_page, ours[0].state)
+        )
     return _rows(seen, carried, why_not)
 
 
@@ -154,7 +163,8 @@ def _our_ways(browser: Browser, edge: Edge, desktop: PaintedDesktop) -> list[Way
     with _browsing(browser) as page:
         sign_in(page, edge.url, KEY.text)
         state = page.context.storage_state()
-    return [Way(name, f"{edge.url}/{name}/{made.id}", state) for name in ("sandboxes", "view")]
+    before = f"{edge.url}/settings/appearance"
+    return [Way(name, f"{edge.url}/{name}/{made.id}", before, state) for name in ("sandboxes", "view")]
 
 
 def _their_ways(
@@ -180,7 +190,9 @@ def _their_ways(
     (folder / "Caddyfile").write_text(CADDYFILE % {"port": port, "opensandbox": server.port, "pages": pages})
     caddy = [str(PROGRAMS / "caddy"), "run", "--adapter", "caddyfile", "--config"]
     start(stack, *caddy, str(folder / "Caddyfile"), listens_on=port)
-    return [Way(name, f"http://127.0.0.1:{port}/{name}.html") for name in ("direct", "seed")], ""
+    (pages / "home.html").write_text(HOME)
+    site = f"http://127.0.0.1:{port}"
+    return [Way(name, f"{site}/{name}.html", f"{site}/home.html") for name in ("direct", "seed")], ""
 
 
 # --- measuring
@@ -201,7 +213,8 @@ def _look_twice(browser: Browser, way: Way, script: str, seen: Seen) -> None:
         listed = page.evaluate("window.rowsAt ? window.rowsAt - performance.timeOrigin : null")
         if listed is not None:
             seen.listed.append(listed)
-        page.goto("about:blank")
+        page.goto(way.from_page)
+        page.wait_for_load_state("load")
         seen.warm.append(_painted_after(page, way))
 
 
