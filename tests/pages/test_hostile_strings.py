@@ -9,10 +9,13 @@ from __future__ import annotations
 import json
 import os
 import re
+import socket
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
+from struct import pack
 from urllib.parse import urlsplit
 
 import pytest
@@ -22,6 +25,7 @@ from playwright.sync_api import Browser, BrowserContext, Page, Request, Route, e
 from tests.browser import PHONE, WIDE, Complaints, new_context, screenshot, scrolls_sideways, sign_in
 from tests.hostile_strings import MARK, MARKUP, STRINGS, WORST
 from tests.pages.site import PagesSite
+from tests.test_relay import rfb_server
 from viewer.deliveries.store import NewEndpoint
 from viewer.documents import NewDocument
 from viewer.model import DocumentType, LeaseKind, Principal, Role, Session, Status
@@ -281,6 +285,31 @@ def test_each_document_is_text_in_the_tray(page: Page, ground: Ground) -> None:
         expect(page.locator(".tray-names h2")).to_contain_text(WORST[:60])
         _is_unharmed(page, f"document {number}")
     check(page, complaints, "the tray")
+
+
+def test_what_was_copied_on_a_desktop_is_text_in_the_panel(
+    page: Page, ground: Ground, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # RFC 6143, 7.6.4: it is Latin-1.
+    text = "\n".join(one for one in STRINGS if one.isascii() and one.isprintable()) + "\n" + "W" * 5000
+    complaints, may_copy = Complaints(page), threading.Event()
+    with rfb_server(lambda client: copy_once(client, may_copy, text), address="127.0.0.1") as port:
+        monkeypatch.setattr(ground.site.edge, "vnc_port", port)
+        page.goto(f"{ground.site.origin}/sandboxes/{ground.site.running(task='copied').id}")
+        page.get_by_role("button", name="Take control").click()
+        expect(page.locator(".lease-state")).to_have_text("You have control")
+        page.locator("[data-control=clipboard]:visible").first.click()
+        may_copy.set()
+        expect(page.get_by_label("Text on the desktop's clipboard")).to_have_value(text)
+        check(page, complaints, "the clipboard")
+
+
+def copy_once(client: socket.socket, may_copy: threading.Event, text: str) -> None:
+    """An RFB server on whose desktop somebody copies that."""
+    may_copy.wait(60)
+    client.sendall(pack(">BxxxI", 3, len(text)) + text.encode("latin-1"))
+    while client.recv(4096):
+        pass
 
 
 def test_visitor_of_a_shared_desktop_sees_it_as_text(browser: Browser, ground: Ground) -> None:
