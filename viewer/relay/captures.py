@@ -13,6 +13,7 @@ import threading
 from base64 import b64encode
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import NamedTuple
 
 from aiohttp import web
@@ -24,7 +25,7 @@ from viewer.relay.capture import FIRST_SECONDS, UNREADABLE, Capture, Encoded, No
 from viewer.relay.desktop_access import backend_of, check_tenant
 from viewer.relay.desktops import DesktopUnreachable
 from viewer.relay.kasm_capture import KasmCapture
-from viewer.relay.probing import first_frame, probe, unreachable
+from viewer.relay.probing import first_frame, probe
 from viewer.relay.rfb_capture import RfbCapture
 from viewer.relay.settings import Settings
 from viewer.rfb.client_parts import BYTES_PER_PIXEL
@@ -38,10 +39,6 @@ THREADS = 2
 """They decode, scale and encode, mostly outside of Python's lock."""
 
 log = logging.getLogger(__name__)
-
-
-class TooMany(NoPicture):
-    """This relay keeps as many captures as it may."""
 
 
 class WantedOf(NamedTuple):
@@ -101,14 +98,11 @@ class Captures:
         its capture look, which stays for who looks next; any other, and one for which there is no place, a
         capture that ends with this."""
         if grant.tenant_id:
-            try:
+            # Walls of others must not hide a desktop that comes up; and whether there is a frame says nothing
+            # of what it shows.
+            with suppress(NoPicture):
                 kept = self._of(grant, target)
                 return await first_frame(kept.capture, kept.key.backend, seconds=seconds)
-            except TooMany:
-                # Walls of others must not hide a desktop that comes up.
-                pass
-            except NoPicture as error:
-                return unreachable(str(error))
         password = grant.vnc_password.get_secret_value() if grant.vnc_password else None
         return await probe(target, password, self._settings, seconds=seconds)
 
@@ -201,7 +195,7 @@ class Captures:
         for session_id, kept in self._kept.items():
             if may_end(kept) and kept.capture.wishes.interval(now) is None:
                 return self.end(session_id)
-        raise TooMany("this relay keeps as many pictures at once as it may; close other walls")
+        raise NoPicture("this relay keeps as many pictures at once as it may; close other walls")
 
     async def _let_go_for_ever(self) -> None:
         while True:

@@ -24,7 +24,7 @@ async def probe(
     try:
         backend = backend_of(target, settings)
     except DesktopUnreachable as error:
-        return unreachable(str(error))
+        return ProbeResult(result=ProbeOutcome.UNREACHABLE, detail=str(error), elapsed_ms=0)
     capture: Capture
     if isinstance(target, DesktopSocket) and backend == "kasmvnc":
         capture = KasmCapture(target.name, settings, None)
@@ -55,7 +55,3 @@ async def first_frame(capture: Capture, backend: DesktopBackend | None, *, secon
         elapsed_ms=round((monotonic() - started) * 1000, 1),
         backend=backend,
     )
-
-
-def unreachable(detail: str) -> ProbeResult:
-    return ProbeResult(result=ProbeOutcome.UNREACHABLE, detail=detail, elapsed_ms=0)
