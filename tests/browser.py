@@ -30,6 +30,7 @@ FLAGS = [
 ]
 WIDE = (1440, 900)
 PHONE = (390, 844)
+DESKTOP = ".viewer-stage canvas"
 PATIENCE_MS = 20_000
 """For what a loaded machine takes long for; a deadline that counts is named where it is asserted."""
 expect.set_options(timeout=PATIENCE_MS)
@@ -127,7 +128,7 @@ class Complaints:
         return [line for line in self.heard if not any(piece in line for piece in expected)]
 
 
-def canvas_colours(page: Page, selector: str = ".viewer-stage canvas", *, at_most: int = 64) -> int:
+def canvas_colours(page: Page, selector: str = DESKTOP, *, at_most: int = 64) -> int:
     """How many different colours a canvas shows, up to `at_most`; 0 without a canvas."""
     script = """([selector, most]) => {
         const canvas = document.querySelector(selector);
@@ -141,13 +142,13 @@ def canvas_colours(page: Page, selector: str = ".viewer-stage canvas", *, at_mos
     return cast(int, page.evaluate(script, [selector, at_most]))
 
 
-def wait_for_picture(page: Page, *, colours: int = 4, seconds: float = 15) -> None:
-    """Return once the desktop's canvas shows `colours` colours; raise AssertionError if it never does."""
+def wait_for_picture(page: Page, selector: str = DESKTOP, *, colours: int = 4, seconds: float = 15) -> None:
+    """Return once that canvas shows `colours` colours; raise AssertionError if it never does."""
     for _ in range(int(seconds * 10)):
-        if canvas_colours(page) >= colours:
+        if (seen := canvas_colours(page, selector)) >= colours:
             return
         page.wait_for_timeout(100)
-    raise AssertionError(f"after {seconds} s the canvas shows {canvas_colours(page)} colours, not {colours}")
+    raise AssertionError(f"after {seconds} s the canvas shows {seen} colours, not {colours}")
 
 
 def scrolls_sideways(page: Page) -> bool:

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 from playwright.sync_api import Browser, BrowserContext, Frame, Page, expect
 
-from tests.browser import Complaints, canvas_colours, new_context, sign_in
+from tests.browser import Complaints, new_context, sign_in, wait_for_picture
 from tests.pages.content_site import APART, BELOW, ContentSite
 from viewer.access import ENTRY_COOKIE
 from viewer.model import Role, Session, Status
@@ -189,7 +189,7 @@ def test_last_picture_of_the_capture_stays_grey_while_it_is_cut(tab: Page, conte
     content_site.cut()
     expect(tab.locator(COVER)).to_contain_text("closed the connection")
     expect(tab.locator(".viewer-last-frame")).to_be_visible()
-    assert canvas_colours(tab, ".viewer-last-frame") > 8
+    wait_for_picture(tab, ".viewer-last-frame", colours=9)
     tab.unroute("**/entries")
     expect(tab.locator(COVER)).to_be_hidden(timeout=15_000)
     expect(tab.locator(".viewer-last-frame")).to_be_hidden()

@@ -19,6 +19,7 @@ from playwright.sync_api import Browser, BrowserContext, Frame, Page, Playwright
 from tests.browser import Complaints, launched, new_context, sign_in
 from tests.chromium_in_a_sandbox import InnerChromium, TinyOpenSandbox, inner_chromium, tiny_opensandbox
 from tests.pages.content_site import BELOW, DOMAIN, PUBLIC_APART, PUBLIC_DOMAIN, ContentSite
+from tests.pages.test_viewer_element import soon
 from tests.relay_process import PUBLISH_ADDRESS, RelayProcess, Xvnc, running_relay
 from viewer.model import Role, Session
 from viewer.relay.answers import CloseCode, StreamInfo
@@ -221,7 +222,7 @@ def test_open_ones_can_be_cut_and_whoever_is_signed_out_sees_it(
         assert (stream.may_control, stream.under_lease, stream.session_id) == (True, True, session.id)
         worker.close_stream(stream, CloseCode.REVOKED, "somebody closed it")
         expect(devtools.get_by_text("Debugging connection was closed")).to_be_visible()
-        assert not [one for one in worker.streams() if one.kind == "devtools"]
+        assert soon(page, lambda: not devtools_streams(worker))
     if site.content_domain == BELOW:
         site.store.accounts.revoke_key(key.id)
         page.wait_for_url(f"{site.origin}/signin**")
@@ -230,11 +231,15 @@ def test_open_ones_can_be_cut_and_whoever_is_signed_out_sees_it(
 def until_attached(worker: RelayClient) -> list[StreamInfo]:
     """The WebSockets of DevTools, as soon as there is one."""
     for _ in range(100):
-        found = [one for one in worker.streams() if one.kind == "devtools"]
+        found = devtools_streams(worker)
         if found:
             break
         time.sleep(0.1)
     return found
+
+
+def devtools_streams(worker: RelayClient) -> list[StreamInfo]:
+    return [one for one in worker.streams() if one.kind == "devtools"]
 
 
 COOKIE = re.compile(r"(__Host-deskfleet-entry=[^;]+)")
