@@ -35,13 +35,14 @@ SCREEN = f"""cat > /screen.sh << 'END'
 cat /greeting.rfb
 head -c {GREETING_ANSWER_BYTES} > /dev/null
 head -c {_INIT} /desktop.rfb
-sleep 1
-printf '{_OCTAL}'
-exec cat > /dev/null
+exec 3<&0
+cat <&3 > /dev/null &
+while sleep 1 && printf '{_OCTAL}'; do :; done
 END
 exec nc -ll -p 8080 -e sh /screen.sh
 """
-"""A desktop of 256 colours; noVNC shows nothing of what comes together with ServerInit."""
+"""A desktop of 256 colours, sent once a second to whoever looks: it is asked for more than once, as a real one
+is. noVNC shows nothing of what comes together with ServerInit."""
 SOON = 20_000
 """Milliseconds; a desktop is made in them, also on a machine that is busy."""
 DASHBOARD = f"http://dash.deskfleet.localhost:{free_port()}"
