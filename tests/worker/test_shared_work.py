@@ -41,7 +41,7 @@ while sleep 1 && printf '{_OCTAL}'; do :; done
 END
 exec nc -ll -p 8080 -e sh /screen.sh
 """
-"""A desktop of 256 colours, sent once a second to whoever looks: it is asked for more than once, as a real one
+"""A desktop of 256 colours, sent once a second to whoever looks: it is asked more than once, as a real one
 is. noVNC shows nothing of what comes together with ServerInit."""
 SOON = 20_000
 """Milliseconds; a desktop is made in them, also on a machine that is busy."""
