@@ -79,7 +79,7 @@ class PostgresServer:
                 stderr=log,
                 cwd="/",
             )
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 90
         while True:
             try:
                 self.do("SELECT 1")

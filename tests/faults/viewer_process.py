@@ -28,7 +28,7 @@ class ViewerProcess:
         """Returns when it answers."""
         with self.log.open("a") as log:
             self._process = start(self._settings_file, stderr=log, own_group=True)
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 90
         while not self._answers():
             if time.monotonic() > deadline or self._process.poll() is not None:
                 raise AssertionError(self.log.read_text()[-3000:])

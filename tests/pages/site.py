@@ -212,7 +212,7 @@ class PagesSite:
         """Also again, with the keys and the database of the one before."""
         environment = os.environ | {"DESKFLEET_SETTINGS": str(self._folder / "viewer.toml")}
         self._viewer = subprocess.Popen([sys.executable, "-m", "viewer.serve"], env=environment)
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 90
         while not _answers(f"{self.edge.viewer}/healthz"):
             if time.monotonic() > deadline or self._viewer.poll() is not None:
                 raise RuntimeError("the viewer did not start; its output says why")
