@@ -58,8 +58,8 @@ class ViewerProcess:
 def running_viewer(settings_file: Path, url: str) -> Iterator[ViewerProcess]:
     """`url`: where its settings let it listen."""
     viewer = ViewerProcess(settings_file, url)
-    viewer.start()
     try:
+        viewer.start()
         yield viewer
     finally:
         viewer.kill()
