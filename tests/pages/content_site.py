@@ -286,8 +286,7 @@ class ContentSite:
         environment = os.environ | {"HOME": str(self.folder)} | more
         process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
         self.processes.append(process)
-        self._stack.callback(process.wait)
-        self._stack.callback(process.terminate)
+        self._stack.callback(_end, process)
         try:
             wait_for_listener("127.0.0.1", port)
         except TimeoutError:
@@ -295,6 +294,16 @@ class ContentSite:
 
     def _call(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(timeout=15)
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """Also a Caddy that waits for a browser which still streams."""
+    process.terminate()
+    try:
+        process.wait(5)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
 
 
 def _own_headers() -> dict[str, str]:
