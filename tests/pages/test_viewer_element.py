@@ -102,6 +102,7 @@ def test_refresh_opens_another_stream_and_leaves_the_sandbox_alone(
 def test_a_cut_stream_keeps_the_last_frame_grey_and_comes_back(
     shown: Page, site: PagesSite, complaints: Complaints
 ) -> None:
+    wait_for_picture(shown, colours=5)  # all of it: it comes in pieces
     site.edge.refuse_streams = 502
     site.edge.cut()
     expect(shown.locator(COVER)).to_contain_text("Connection lost")
