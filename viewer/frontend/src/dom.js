@@ -54,3 +54,6 @@ export function setTag(node, text) {
 export function badge({ tone, label }) {
   return element("span", { class: "badge", "data-tone": tone }, element("i", { class: "dot" }), element("span", {}, label));
 }
+
+/** Instead of what a part would show whose code did not come. */
+export const NOT_LOADED = "Part of this page could not be loaded. Reload it to try again.";

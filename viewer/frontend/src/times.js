@@ -25,3 +25,6 @@ function inWords(iso) {
 function refresh() {
   for (const one of document.querySelectorAll("time[data-words]")) setText(one, inWords(one.dateTime));
 }
+
+/** @param {string|null} iso */
+export const isPast = (iso) => iso !== null && Date.parse(iso) <= Date.now();

@@ -3,7 +3,7 @@
 import { call, goToSignIn, serverNow } from "../api.js";
 import { attentionOf } from "../attention.js";
 import "../common.js";
-import { icon, setText } from "../dom.js";
+import { NOT_LOADED, icon, setText } from "../dom.js";
 import "../header.js";
 import * as icons from "../icons.js";
 import { Live } from "../live.js";
@@ -16,7 +16,6 @@ import { see } from "../seen.js";
 import { isOver, nameOf } from "../session.js";
 
 const TITLE = "Sandboxes · Deskfleet";
-const NOT_LOADED = "Part of this page could not be loaded. Reload it to try again.";
 const BANNER_AFTER_MS = 1500;
 // What calls for attention changes with time alone, too: an idle desktop, an old error.
 const ORDER_EVERY_MS = 15_000;

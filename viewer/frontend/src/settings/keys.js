@@ -6,7 +6,7 @@ import { actions, button, confirmed, field, formDialog, openDialog, select } fro
 import { badge, element } from "../dom.js";
 import * as icons from "../icons.js";
 import { toast } from "../toast.js";
-import { when } from "../times.js";
+import { isPast, when } from "../times.js";
 import { ROLES, isMe, learnNames, nameOfPrincipal } from "./principals.js";
 import { SettingsList, named, rowButton } from "./list.js";
 
@@ -45,8 +45,6 @@ export async function show(content, head) {
   await learnNames();
   await list.read("/api/v1/keys");
 }
-
-const isPast = (iso) => iso !== null && Date.parse(iso) <= Date.now();
 
 /** @param {Key} key */
 const isOver = (key) => key.revoked_at !== null || isPast(key.ends_at);

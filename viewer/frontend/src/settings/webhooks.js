@@ -7,7 +7,7 @@ import { actions, button, confirmed, errorLine, field, formDialog, openDialog, p
 import { badge, element } from "../dom.js";
 import * as icons from "../icons.js";
 import { toast } from "../toast.js";
-import { when } from "../times.js";
+import { isPast, when } from "../times.js";
 import { learnNames, nameOfPrincipal } from "./principals.js";
 import { SettingsList, named, rowButton } from "./list.js";
 
@@ -268,7 +268,6 @@ function remove(endpoint, list, above) {
 
 // --- in ---
 
-const isPast = (iso) => iso !== null && Date.parse(iso) <= Date.now();
 /** @param {Sender} sender */
 const isSenderOver = (sender) => sender.revoked_at !== null || isPast(sender.ends_at);
 

@@ -1,5 +1,6 @@
 // The state of one viewer's stream: when it is opened, why it ended, and when to try again.
 
+import { NOT_LOADED } from "../dom.js";
 import { CLOSE, inWords } from "../session.js";
 
 const BACK_OFF_S = [0.5, 1, 2, 3, 5, 8, 10];
@@ -53,7 +54,7 @@ export class Link extends EventTarget {
     try {
       stream = await this.#ways.open(session, isWanted);
     } catch {
-      return this.refuse("Part of this page could not be loaded. Reload it to try again.");
+      return this.refuse(NOT_LOADED);
     }
     if (!stream) return;
     this.stream = stream;

@@ -6,7 +6,7 @@
 // that `.connection`, when the fleet is not the page's own. Fires `sessionchange` (detail: the session).
 
 import "../common.js";
-import { element, badge, icon, setTag, setText } from "../dom.js";
+import { NOT_LOADED, badge, element, icon, setTag, setText } from "../dom.js";
 import * as icons from "../icons.js";
 import { backendOf, badgeOf, hostIsLost, inWords, isOver, isQueued, nameOf, screenOf, shortId } from "../session.js";
 import { onlyWatches, ownPage } from "./connection.js";
@@ -25,7 +25,6 @@ import { Watchers } from "./watchers.js";
 const PLACE_EVERY_MS = 3000;
 const TICK_MS = 250;
 const EXTRAS_AFTER_MS = 1000;
-const NOT_LOADED = "Part of this page could not be loaded. Reload it to try again.";
 const NEEDS_CONTROL = "Take control first.";
 /** @type {["fit"|"actual"|"match", string][]} */
 const MODES = [["fit", "Fit into the viewer"], ["actual", "Actual size"], ["match", "Resize the desktop to the viewer"]];

@@ -1,6 +1,6 @@
 // Desktop and DevTools, one above the other: what is not shown stays alive. What DevTools need comes once somebody opens them.
 
-import { element, setText } from "../dom.js";
+import { NOT_LOADED, element, setText } from "../dom.js";
 import { ownPage } from "./connection.js";
 
 /** `bar` goes above the screen, `panel` over it. */
@@ -57,7 +57,7 @@ export class Tabs {
     try {
       extras = await this.#extras();
     } catch {
-      return setText(this.note, "Part of this page could not be loaded. Reload it to try again.");
+      return setText(this.note, NOT_LOADED);
     }
     if (this.#session?.id !== session.id || this.#devtools || !this.#isOpen) return;
     this.#devtools = new extras.DevTools(session.id, { stage: this.stage, note: this.note, targets: this.targets, panel: this.panel, connection: this.connection });

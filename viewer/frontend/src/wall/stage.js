@@ -1,7 +1,7 @@
 // The large live ones. A viewer that stays is never put elsewhere in the document, which would cut its stream: its place is
 // its `order`.
 
-import { element } from "../dom.js";
+import { NOT_LOADED, element } from "../dom.js";
 
 export class Stage {
   /** @type {Map<string, HTMLElement>} */
@@ -44,7 +44,7 @@ export class Stage {
   #add(id) {
     const viewer = element("sandbox-viewer", { session: id, fill: true, back: "/wall" });
     // Only now is its code needed; a property that is set before it is there would hide the element's own.
-    import("../viewer/sandbox-viewer.js").then(() => (viewer.live = this.#live), () => viewer.replaceChildren(element("p", { class: "notice", "data-tone": "bad", role: "alert" }, "Part of this page could not be loaded. Reload it to try again.")));
+    import("../viewer/sandbox-viewer.js").then(() => (viewer.live = this.#live), () => viewer.replaceChildren(element("p", { class: "notice", "data-tone": "bad", role: "alert" }, NOT_LOADED)));
     const slot = element("div", { class: "wall-slot", "data-session": id }, viewer);
     this.#slots.set(id, slot);
     this.#box.append(slot);
