@@ -1,7 +1,7 @@
-"""What several people and a foreign page see of the same work: tasks, documents, what another browser does.
+"""What a person and a foreign page see of the same work: a task's desktops and its documents.
 
-Caddy, viewer, worker, relay, opensandbox-server and the containers are real, and all that happens here
-happens XX"""
+Caddy, viewer, worker, relay, opensandbox-server and the containers are real; what their screens show is canned.
+"""
 
 from __future__ import annotations
 
