@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
-from tests.browser import Complaints, chromium, new_context, screenshot
+from tests.browser import Complaints, new_context, screenshot
 from tests.built import built_pages
 from tests.hosts.own_docker import OwnDocker
 from tests.painted_desktop import PaintedDesktop
@@ -46,12 +46,6 @@ def edge(
         folder, server, relay, images=IMAGES, default_image="desktop", embedders=[LISTED]
     ) as running:
         yield running
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with chromium() as started:
-        yield started
 
 
 @pytest.fixture

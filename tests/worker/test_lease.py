@@ -19,12 +19,8 @@ import pytest
 from playwright.sync_api import Page, expect, sync_playwright
 
 from tests.browser import CHROMIUM, FLAGS, sign_in
-from tests.built import built_pages
-from tests.real_opensandbox import RealOpenSandbox
-from tests.relay_process import RelayProcess
-from tests.worker.edge import Edge, running_edge
+from tests.worker.edge import Edge
 from tests.worker.ports import SHOWN, asked, serving_in, way
-from tests.worker.test_mcp import IMAGES
 from viewer.access import COOKIE
 from viewer.model import Role, Session, Status
 
@@ -32,16 +28,6 @@ pytestmark = [pytest.mark.real, pytest.mark.browser, pytest.mark.timeout(180)]
 
 EXECD = 44772
 XDOTOOL = {"command": "xdotool key Return", "timeout": 5000}
-
-
-@pytest.fixture(scope="module")
-def edge(
-    tmp_path_factory: pytest.TempPathFactory, server: RealOpenSandbox, relay: RelayProcess
-) -> Iterator[Edge]:
-    built_pages()
-    folder = tmp_path_factory.mktemp("edge")
-    with running_edge(folder, server, relay, images=IMAGES, default_image="desktop") as running:
-        yield running
 
 
 @pytest.fixture

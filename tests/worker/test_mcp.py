@@ -36,10 +36,9 @@ from tests.real_opensandbox import (
     EXECD_IMAGE,
     GREETING_ANSWER_BYTES,
     TINY_IMAGE,
-    RealOpenSandbox,
     real_opensandbox,
 )
-from tests.relay_process import RelayProcess, running_relay
+from tests.relay_process import running_relay
 from tests.worker.edge import KEY, OTHER_KEY, Edge, running_edge
 from tests.worker.ports import serving_in
 from viewer.mcp.execd import NOT_HERE
@@ -79,15 +78,6 @@ IMAGES = [
     image("dark", "sleep 1000"),
     image("painted", CANNED_AFTERWARDS),
 ]
-
-
-@pytest.fixture(scope="module")
-def edge(
-    tmp_path_factory: pytest.TempPathFactory, server: RealOpenSandbox, relay: RelayProcess
-) -> Iterator[Edge]:
-    folder = tmp_path_factory.mktemp("edge")
-    with running_edge(folder, server, relay, images=IMAGES, default_image="desktop") as running:
-        yield running
 
 
 @pytest.fixture

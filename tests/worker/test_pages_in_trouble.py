@@ -14,15 +14,13 @@ from contextlib import contextmanager
 import pytest
 from playwright.sync_api import Browser, Locator, Page, expect
 
-from tests.browser import Complaints, canvas_colours, chromium, new_context, sign_in, wait_for_picture
-from tests.built import built_pages
+from tests.browser import Complaints, canvas_colours, new_context, sign_in, wait_for_picture
 from tests.hosts.own_docker import OwnDocker
 from tests.painted_desktop import PaintedDesktop
 from tests.real_opensandbox import RealOpenSandbox
 from tests.relay_process import RelayProcess, running_relay
 from tests.soaking import is_soaking
-from tests.worker.edge import KEY, Edge, running_edge
-from tests.worker.test_mcp import IMAGES
+from tests.worker.edge import KEY, Edge
 from viewer.model import Role, Session, Status
 
 pytestmark = [pytest.mark.real, pytest.mark.browser, pytest.mark.timeout(180)]
@@ -47,16 +45,6 @@ def relay(
 
 
 @pytest.fixture(scope="module")
-def edge(
-    tmp_path_factory: pytest.TempPathFactory, server: RealOpenSandbox, relay: RelayProcess
-) -> Iterator[Edge]:
-    built_pages()
-    folder = tmp_path_factory.mktemp("edge")
-    with running_edge(folder, server, relay, images=IMAGES, default_image="desktop") as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
 def painted(daemon: OwnDocker) -> Iterator[PaintedDesktop]:
     with PaintedDesktop(enter=daemon.enter()) as desktop:
         yield desktop
@@ -67,12 +55,6 @@ def session(edge: Edge, painted: PaintedDesktop) -> Session:
     """A sandbox in whose place the painted desktop shows a screen."""
     made = edge.fleet.wait_for(edge.fleet.create("desktop"), Status.RUNNING)
     return edge.fleet.store.fleet.update(made.id, vnc_port=painted.port, vnc_password_sealed=None)
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with chromium() as started:
-        yield started
 
 
 @contextmanager

@@ -11,34 +11,14 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
-from tests.browser import chromium, new_context, sign_in
-from tests.built import built_pages
-from tests.real_opensandbox import RealOpenSandbox
-from tests.relay_process import RelayProcess
-from tests.worker.edge import Edge, running_edge
-from tests.worker.test_mcp import IMAGES
+from tests.browser import new_context, sign_in
+from tests.worker.edge import Edge
 from viewer.model import Role, Status
 
 pytestmark = [pytest.mark.real, pytest.mark.browser, pytest.mark.timeout(180)]
 
 SOON = 20_000
 """Milliseconds; a desktop is made in them, also on a machine that is busy."""
-
-
-@pytest.fixture(scope="module")
-def edge(
-    tmp_path_factory: pytest.TempPathFactory, server: RealOpenSandbox, relay: RelayProcess
-) -> Iterator[Edge]:
-    built_pages()
-    folder = tmp_path_factory.mktemp("edge")
-    with running_edge(folder, server, relay, images=IMAGES, default_image="desktop") as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with chromium() as started:
-        yield started
 
 
 @pytest.fixture

@@ -1,6 +1,6 @@
 """What a person and a foreign page see of the same work: a task's desktops and its documents.
 
-Caddy, viewer, worker, relay, opensandbox-server and the containers are real; what their screens show is canned.
+Caddy, viewer, worker, relay, opensandbox-server and the containers are real; the screens are canned.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import httpx
 import pytest
 from playwright.sync_api import Browser, Locator, Page, expect
 
-from tests.browser import Complaints, canvas_colours, chromium, new_context, sign_in
+from tests.browser import Complaints, canvas_colours, new_context, sign_in
 from tests.built import built_pages
 from tests.real_opensandbox import GREETING_ANSWER_BYTES, RealOpenSandbox, rfb_screen
 from tests.relay_process import RelayProcess, free_port
@@ -76,29 +76,14 @@ def agent(edge: Edge) -> Iterator[httpx.Client]:
         yield client
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with chromium() as started:
-        yield started
-
-
 @pytest.fixture
-def people(browser: Browser, edge: Edge) -> Iterator[tuple[Page, Page]]:
-    """Two, each with a browser and a key of his own."""
-    contexts = [new_context(browser), new_context(browser)]
-    pages = []
-    for context, name in zip(contexts, ("mara", "bo"), strict=True):
-        page = context.new_page()
-        sign_in(page, origin(edge), edge.fleet.store.accounts.add_key("main", Role.OPERATOR, name).text)
-        pages.append(page)
-    yield pages[0], pages[1]
-    for context in contexts:
-        context.close()
-
-
-@pytest.fixture
-def page(people: tuple[Page, Page]) -> Page:
-    return people[0]
+def page(browser: Browser, edge: Edge) -> Iterator[Page]:
+    """Of an operator."""
+    context = new_context(browser)
+    page = context.new_page()
+    sign_in(page, origin(edge), edge.fleet.store.accounts.add_key("main", Role.OPERATOR, "mara").text)
+    yield page
+    context.close()
 
 
 def origin(edge: Edge) -> str:

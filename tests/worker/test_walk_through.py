@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 from playwright.sync_api import Browser, expect
 
-from tests.browser import PHONE, WIDE, Complaints, chromium, new_context, scrolls_sideways
+from tests.browser import PHONE, WIDE, Complaints, new_context, scrolls_sideways
 from tests.built import built_pages
 from tests.real_opensandbox import RealOpenSandbox
 from tests.relay_process import RelayProcess
@@ -31,12 +31,6 @@ def twenty(
     built_pages()
     with twenty_at_work(tmp_path_factory.mktemp("twenty"), server, relay) as running:
         yield running
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with chromium() as started:
-        yield started
 
 
 @pytest.fixture(params=[("wide", WIDE), ("phone", PHONE)], ids=["wide", "phone"])
