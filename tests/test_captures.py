@@ -584,6 +584,20 @@ def test_whoever_saw_the_first_frame_is_let_go_if_nobody_looks(
     run(body, settings, TwoColours())
 
 
+def test_a_capture_that_is_ended_twice_hangs_up(settings: Settings) -> None:
+    """As by a relay that stops in the moment it lets go of one."""
+
+    async def body(register: Captures, screen: Screen, port: int) -> None:
+        await ask(register, port)
+        [task] = [one for one in asyncio.all_tasks() if "RfbCapture.run" in repr(one.get_coro())]
+        register.end("s1")
+        await asyncio.sleep(0)
+        task.cancel()
+        await screen.until_left()
+
+    run(body, settings, Screen())
+
+
 def test_a_first_frame_is_waited_for_longer_than_what_nobody_wants_is_kept(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:

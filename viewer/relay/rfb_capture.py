@@ -234,6 +234,11 @@ class RfbCapture(Capture):
         if self._awaiting_frame:
             server.look_for_colours()
         self._sock = sock
+        # Closed even if this is cancelled once more while it waits for the two.
+        with sock:
+            await self._listen_and_ask(sock, server)
+
+    async def _listen_and_ask(self, sock: socket.socket, server: Watched) -> None:
         both = [
             asyncio.ensure_future(self._listen(sock, server)),
             asyncio.ensure_future(self._ask(server)),
@@ -247,7 +252,6 @@ class RfbCapture(Capture):
             for task in both:
                 task.cancel()
             await asyncio.gather(*both, return_exceptions=True)
-            sock.close()
 
     def _forget_all(self) -> None:
         self._sock, self._is_asking = None, False
