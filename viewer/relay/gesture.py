@@ -25,6 +25,10 @@ SPARE_SECONDS = 10.0
 LOOK_SECONDS = 0.05
 """How soon a change of the lease, or that nobody waits for the answer any more, is noticed in a pause."""
 
+NEW_KEYBOARD_SECONDS = 0.05
+"""For a program to take over another keyboard's layout. libX11 asks the server for it, and forgets what
+changes until the answer is there: of characters that are put onto the keyboard meanwhile, it types none."""
+
 
 class _Cut(Exception):
     def __init__(self, outcome: InputOutcome, detail: str) -> None:
@@ -146,7 +150,7 @@ class GestureStream(Stream):
         self._check_keys()
         try:
             if self._gesture.rare_keysyms():
-                acting.write(WAKE)
+                await self._wake(acting)
             for action in self._gesture.actions:
                 steps = hands.moves(action)
                 self._check_may_act()
@@ -160,6 +164,12 @@ class GestureStream(Stream):
             # No waiting here: it must happen however this ends.
             acting.write(hands.let_go())
             self._seat.at = hands.at
+
+    async def _wake(self, acting: Acting) -> None:
+        """And give the programs of the desktop the time to look at the keyboard that it wakes."""
+        acting.write(WAKE)
+        await acting.settled()
+        await self._rest(NEW_KEYBOARD_SECONDS)
 
     async def _take(self, step: Message | Sleep | Clip, acting: Acting) -> None:
         match step:
