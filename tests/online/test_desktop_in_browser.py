@@ -141,10 +141,10 @@ def test_typed_text_arrives_on_the_desktop_and_refresh_keeps_it(
 def test_desktop_fills_the_screen_and_comes_back(page: Page, live: SessionView) -> None:
     viewer_is(page, "connected")
     page.locator("[data-control=fullscreen]").click()
-    page.wait_for_function("document.fullscreenElement !== null")
+    page.wait_for_function("() => document.fullscreenElement !== null")
     wait_for_picture(page)
     page.evaluate("document.exitFullscreen()")
-    page.wait_for_function("document.fullscreenElement === null")
+    page.wait_for_function("() => document.fullscreenElement === null")
     viewer_is(page, "connected")
 
 

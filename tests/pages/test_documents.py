@@ -108,7 +108,7 @@ def test_each_type_is_shown_as_what_it_is(page: Page, site: PagesSite, complaint
     page.goto(at[DocumentType.IMAGE])
     image = page.locator(".document-image")
     expect(image).to_be_visible()
-    page.wait_for_function("document.querySelector('.document-image').naturalWidth === 320")
+    page.wait_for_function("() => document.querySelector('.document-image').naturalWidth === 320")
     page.goto(at[DocumentType.FILE])
     with page.expect_download() as download:
         page.locator(".tray-body").get_by_role("link", name="Download").click()

@@ -261,7 +261,7 @@ def shown(page: Page, site: ContentSite, session: Session) -> Frame:
 
 
 def outcome(of: Page | Frame) -> dict[str, str]:
-    of.wait_for_function("document.querySelector('#out').textContent !== 'waiting'", timeout=60_000)
+    of.wait_for_function("() => document.querySelector('#out').textContent !== 'waiting'", timeout=60_000)
     found: dict[str, str] = json.loads(of.locator("#out").inner_text())
     return found
 

@@ -347,11 +347,11 @@ def test_compact_has_all_of_it_in_its_menu_and_fills_the_screen_from_there(page:
     expect(page.get_by_role("dialog", name="Share this desktop")).to_be_visible()
     page.keyboard.press("Escape")
     page.locator("[data-control=fullscreen]").click()
-    page.wait_for_function("document.fullscreenElement?.localName === 'sandbox-viewer'")
-    page.wait_for_function("document.querySelector('sandbox-viewer').clientWidth === innerWidth")
+    page.wait_for_function("() => document.fullscreenElement?.localName === 'sandbox-viewer'")
+    page.wait_for_function("() => document.querySelector('sandbox-viewer').clientWidth === innerWidth")
     expect(page.locator("[data-control=refresh]")).to_be_visible()
     page.evaluate("document.exitFullscreen()")
-    page.wait_for_function("document.querySelector('sandbox-viewer').clientWidth <= 420")
+    page.wait_for_function("() => document.querySelector('sandbox-viewer').clientWidth <= 420")
 
 
 def test_menu_and_panels_work_by_keyboard_alone(controlled: Page) -> None:

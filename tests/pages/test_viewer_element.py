@@ -266,9 +266,9 @@ def test_desktop_with_a_page_of_its_own_says_that_there_is_no_place_for_it(
 
 def test_fullscreen_is_entered_and_left(shown: Page) -> None:
     shown.get_by_role("button", name="Full screen").click()
-    shown.wait_for_function("document.fullscreenElement?.localName === 'sandbox-viewer'")
+    shown.wait_for_function("() => document.fullscreenElement?.localName === 'sandbox-viewer'")
     shown.get_by_role("button", name="Leave full screen").click()
-    shown.wait_for_function("document.fullscreenElement === null")
+    shown.wait_for_function("() => document.fullscreenElement === null")
 
 
 def test_new_tab_holds_only_the_viewer(shown: Page, site: PagesSite, session: Session) -> None:

@@ -70,7 +70,7 @@ def test_what_one_does_the_other_sees_within_a_second(people: tuple[Page, Page],
         bo.evaluate(WATCH, [selector, says])
         began, status, answer = mara.evaluate(ASK, [method, path, body])
         assert status < 300, answer
-        bo.wait_for_function("window.seenAt > 0", timeout=SOON)
+        bo.wait_for_function("() => window.seenAt > 0", timeout=SOON)
         took.setdefault(what, []).append(bo.evaluate("window.seenAt") - began)
         return answer
 
