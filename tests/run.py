@@ -2,6 +2,10 @@
 
 What could clash with a stack brought up by `make up` (ports, bridges, Docker, paths) happens in network
 namespaces and containers of the tests' own, so such a stack goes on as it is. Ends with 0 only if all passed.
+
+Tests on real parts have deadlines, and two cores carry browsers, machines and a roll-out at once. Where only
+a few of a part failed, those run once more when it is over. One that passes then is `unsteady` in the
+summary, with what it said first: no failure of the run, and a fault to look for all the same.
 """
 
 from __future__ import annotations
@@ -14,9 +18,9 @@ import sys
 import tempfile
 import time
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tests.as_root import given_back, typed_by_sudo
@@ -66,15 +70,18 @@ class Part:
     (`load`), or those that share parts one after the other (`loadscope`, see conftest.py)."""
     daemon: str = "hosts"
     """Name of the dockerd that carries its hosts: parts that run at once need their own."""
+    runs_again: bool = True
+    """What failed; not where tests need nothing that is busy."""
     on_postgres: bool = False
     """The stores of its tests are on a PostgreSQL server, and those without a store are left out."""
 
 
 FAST = "not real and not host and not browser"
 REAL = "(real or browser) and not host"
+FAST_TESTS = Part("fast tests", FAST, 120, verbose=False, spread="load", runs_again=False)
 PARTS: tuple[tuple[Part, ...], ...] = (
-    (Part("fast tests", FAST, 120, verbose=False, spread="load"),),
-    (Part("fast tests on PostgreSQL", FAST, 120, verbose=False, spread="load", on_postgres=True),),
+    (FAST_TESTS,),
+    (replace(FAST_TESTS, name="fast tests on PostgreSQL", on_postgres=True),),
     (Part("real parts and Chromium on this machine", REAL, 660, verbose=False, spread="loadscope"),),
     (
         Part("one host", "host and not fleet", 1200, verbose=True),
@@ -82,6 +89,10 @@ PARTS: tuple[tuple[Part, ...], ...] = (
     ),
 )
 """One after the other; those of one line at once, because they wait for packages more than they compute."""
+MOST_RUN_AGAIN = 8
+"""Failed tests of one part. More than that is no accident, and would take long."""
+FAILED_TESTS = 1
+"""pytest's exit code; above it, it was not the tests that failed."""
 
 
 @dataclass(frozen=True)
@@ -92,8 +103,10 @@ class Outcome:
     counts: str
     longest: str
     """Where most of its time went."""
-    failed: tuple[str, ...] = ()
+    failed: Mapping[str, str]
     """The tests, each with the first of what was wrong."""
+    unsteady: Mapping[str, str]
+    """The same, of tests that passed when they ran again."""
 
 
 def main() -> int:
@@ -182,17 +195,39 @@ def run_at_once(parts: Sequence[Part], more: Sequence[str]) -> list[Outcome]:
 def run_part(part: Part, more: Sequence[str], label: str) -> Outcome:
     print(f"\n=== {part.name} (budget {minutes(part.budget_seconds)})", flush=True)
     started = time.monotonic()
-    with tempfile.TemporaryDirectory() as folder:
-        report = Path(folder) / "report.xml"
-        # With --capture=sys what is said past sys.stderr, such as the progress of `make up`, is seen at once.
-        manner = ["-v", "--capture=sys"] if part.verbose else ["-q"]
-        manner += ["-n", "auto", "--dist", part.spread] if part.spread else []
-        command = [sys.executable, "-m", "pytest", "-m", part.markers, f"--junitxml={report}", "-rs",
-                   "--durations=5", *manner, *more]  # fmt: skip
-        code = run_shown(command, test_environment(part), label)
-        return Outcome(
-            part, code, time.monotonic() - started, counts_of(report), longest_of(report), failed_in(report)
-        )
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        report = folder / "report.xml"
+        together = ["-n", "auto", "--dist", part.spread] if part.spread else []
+        code = run_pytest(part, folder, report, [*together, *more], label)
+        failed: dict[str, str] = failed_in(report)
+        unsteady: dict[str, str] = {}
+        if code == FAILED_TESTS and part.runs_again and len(failed) <= MOST_RUN_AGAIN:
+            print(f"\n=== {part.name}: once more, one by one, what failed", flush=True)
+            second = folder / "second.xml"
+            code = run_pytest(part, folder, second, ["--last-failed", *more], label)
+            failed, unsteady = of_both_runs(failed, failed_in(second), code)
+        seconds = time.monotonic() - started
+        return Outcome(part, code, seconds, counts_of(report), longest_of(report), failed, unsteady)
+
+
+def of_both_runs(
+    first: dict[str, str], second: dict[str, str], code: int
+) -> tuple[dict[str, str], dict[str, str]]:
+    """Which tests failed, and which are unsteady. `first` and `second` are from `failed_in`, `code` is the
+    second run's."""
+    if code not in (0, FAILED_TESTS):
+        return first, {}
+    return second, {name: line for name, line in first.items() if name not in second}
+
+
+def run_pytest(part: Part, folder: Path, report: Path, more: Sequence[str], label: str) -> int:
+    """Run the part's tests; what failed is kept in `folder` for a next time."""
+    # With --capture=sys what is said past sys.stderr, such as the progress of `make up`, is seen at once.
+    manner = ["-v", "--capture=sys"] if part.verbose else ["-q"]
+    command = [sys.executable, "-m", "pytest", "-m", part.markers, f"--junitxml={report}", "-rs",
+               "--durations=5", "-o", f"cache_dir={folder / 'cache'}", *manner, *more]  # fmt: skip
+    return run_shown(command, test_environment(part), label)
 
 
 def run_shown(command: Sequence[str], env: dict[str, str], label: str) -> int:
@@ -243,16 +278,16 @@ def longest_of(report: Path, most: int = 6) -> str:
     return ", ".join(f"{scope} {took:.0f} s" for scope, took in longest)
 
 
-def failed_in(report: Path) -> tuple[str, ...]:
-    """`tests/test_store.py::test_x: assert 1 == 2`, each test once, with what pytest says first."""
+def failed_in(report: Path) -> dict[str, str]:
+    """Of `tests/test_store.py::test_x` what pytest says first: `assert 1 == 2`."""
     cases = ElementTree.parse(report).iter("testcase") if report.exists() else ()
     said: dict[str, str] = {}
     for case in cases:
         for trouble in (*case.iterfind("failure"), *case.iterfind("error")):
             name = f"{case.get('classname', '').replace('.', '/')}.py::{case.get('name')}"
             first_line = trouble.get("message", "").partition("\n")[0]
-            said.setdefault(name, f"{name}: {first_line[:200]}")
-    return tuple(said.values())
+            said.setdefault(name, first_line[:200])
+    return said
 
 
 def print_summary(outcomes: Sequence[Outcome], seconds: float) -> None:
@@ -263,8 +298,10 @@ def print_summary(outcomes: Sequence[Outcome], seconds: float) -> None:
         took = f"{minutes(outcome.seconds)} of {minutes(outcome.part.budget_seconds)}{over}"
         print(f"{verdict}  {outcome.part.name}: {outcome.counts}; {took}")
         print(f"          longest: {outcome.longest}")
-        for name in outcome.failed:
-            print(f"          failed: {name}")
+        for name, line in outcome.failed.items():
+            print(f"          failed: {name}: {line}")
+        for name, line in outcome.unsteady.items():
+            print(f"          unsteady, passed when it ran again: {name}: {line}")
     print(f"all together {minutes(seconds)}", flush=True)
 
 
