@@ -292,13 +292,16 @@ const KEYS = {
   "?": async () => (await extra("keys", ({ KeysDialog }) => new KeysDialog({ mayCreate: Boolean(newDesktop), mayChoose })))?.open(),
   Escape: () => choose(new Set(), { choosing: false }),
 };
-const WRITES = "input:not([type=checkbox], [type=radio]), select, textarea, [contenteditable], dialog, sandbox-viewer, .menu-panel";
+const WRITES = "input:not([type=checkbox], [type=radio]), select, textarea, [contenteditable], sandbox-viewer, .menu-panel";
+
+/** In a dialog that has just been closed nobody writes: what has the focus there loses it with the next frame. */
+const isWriting = (target) => !target.closest("dialog:not([open])") && target.closest(WRITES);
 
 function pressed(event) {
   if (event.ctrlKey || event.metaKey || event.altKey || event.defaultPrevented) return;
   const { target } = event;
   if (target.id === "list-search") return pressedInSearch(event);
-  if (document.querySelector("dialog[open]") || target.closest(WRITES) || !KEYS[event.key]) return;
+  if (document.querySelector("dialog[open]") || isWriting(target) || !KEYS[event.key]) return;
   const isArrow = event.key.startsWith("Arrow");
   if (isArrow && !target.closest(".list-scroll")) return;
   event.preventDefault();
