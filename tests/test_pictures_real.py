@@ -6,6 +6,7 @@ tests' own is sent.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from contextlib import closing
 from io import BytesIO
