@@ -7,10 +7,13 @@ import os
 import socket
 import sys
 import time
+from contextlib import closing, suppress
 from struct import pack, unpack
 
 _PUT_IMAGE = 72
 _CREATE_GC = 55
+_GET_INPUT_FOCUS = 43
+_REPLY = 1
 _LARGEST_PUT = 200_000
 
 
@@ -48,7 +51,11 @@ class Painter:
         self.paint(x, y, width, height, os.urandom(4 * width * height))
 
     def close(self) -> None:
-        self._socket.close()
+        """Once the server has done all that was sent: of a client that has left it may drop the rest."""
+        with closing(self._socket), suppress(ConnectionError):
+            self._socket.sendall(pack("<BxH", _GET_INPUT_FOCUS, 1))
+            while self._receive(32)[0] != _REPLY:
+                pass
 
     def _receive(self, count: int) -> bytes:
         data = b""
