@@ -53,6 +53,7 @@ def outcome_of(
         (folder / "tests" / f"test_{name}.py").write_text(text)
     (folder / "pytest.ini").write_text("[pytest]")
     monkeypatch.setattr(tests.run, "ROOT", folder)
+    # Of the run that this test is a part of; they are not meant for one within it.
     for name in [one for one in os.environ if one.startswith("PYTEST_")]:
         monkeypatch.delenv(name)
     return run_part(Part("a part", "", 60, verbose=False, runs_again=runs_again), [], "")

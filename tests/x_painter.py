@@ -13,7 +13,6 @@ from struct import pack, unpack
 _PUT_IMAGE = 72
 _CREATE_GC = 55
 _GET_INPUT_FOCUS = 43
-_REPLY = 1
 _LARGEST_PUT = 200_000
 
 
@@ -54,8 +53,14 @@ class Painter:
         """Once the server has done all that was sent: of a client that has left it may drop the rest."""
         with closing(self._socket), suppress(ConnectionError):
             self._socket.sendall(pack("<BxH", _GET_INPUT_FOCUS, 1))
-            while self._receive(32)[0] != _REPLY:
-                pass
+            self._reply()
+
+    def _reply(self) -> bytes:
+        """The answer to the last request; events are passed over."""
+        while (head := self._receive(32))[0] != 1:
+            if head[0] == 0:
+                raise RuntimeError(f"the X server refused a request with error {head[1]}")
+        return head + self._receive(4 * unpack("<I", head[4:8])[0])
 
     def _receive(self, count: int) -> bytes:
         data = b""

@@ -134,10 +134,3 @@ class Looker(Painter):
         padded = name.encode() + bytes(-len(name) % 4)
         self._socket.sendall(pack("<BxHHxx", _INTERN_ATOM, 2 + len(padded) // 4, len(name)) + padded)
         return int(unpack_from("<I", self._reply(), 8)[0])
-
-    def _reply(self) -> bytes:
-        """The answer to the last request; events are passed over."""
-        while (head := self._receive(32))[0] != 1:
-            if head[0] == 0:
-                raise RuntimeError(f"the X server refused a request with error {head[1]}")
-        return head + self._receive(4 * unpack_from("<I", head, 4)[0])
