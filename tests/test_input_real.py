@@ -24,6 +24,7 @@ from viewer.grants import Grant, PublishedPort
 from viewer.input_actions import Gesture
 from viewer.model import ClipboardPolicy, Lease, LeaseHolder, LeaseKind, utcnow
 from viewer.relay.answers import CloseCode, InputOutcome, InputResult
+from viewer.relay.gesture import NEW_KEYBOARD_SECONDS
 from viewer.relay_client import RelayClient, RelayUnreachable
 
 pytestmark = pytest.mark.real
@@ -126,6 +127,13 @@ def until(reached: Any) -> None:
 def test_text_arrives_as_it_is_whatever_the_layout(hand: Hand) -> None:
     text = "Hello, World! 0.5% {a}[b] ~\\|@#^`'\"\n\tÄöüß€ 😀 日本 the END"
     assert text_of(hand.done({"type": "type", "text": text})) == text.replace("\n", "\r")
+
+
+def test_programs_have_time_to_take_over_a_keyboard_before_characters_are_put_onto_it(hand: Hand) -> None:
+    at = {(one.kind, one.what): one.time for one in hand.done({"type": "type", "text": "é"})}
+    woken_for = at["KeyPress", "eacute"] - at["KeyRelease", "Shift_L"]
+    # Less one, as both are whole milliseconds.
+    assert woken_for >= 1000 * NEW_KEYBOARD_SECONDS - 1
 
 
 def test_a_long_text_arrives_whole(hand: Hand) -> None:

@@ -22,6 +22,7 @@ _STATE = re.compile(r"state (0x[0-9a-f]+)")
 _WHERE = re.compile(r"root:\((\d+),(\d+)\)")
 _KEY = re.compile(r"keysym 0x[0-9a-f]+, (\w+)\)")
 _TEXT = re.compile(r"XmbLookupString gives \d+ bytes: \(([0-9a-f ]+)\)")
+_TIME = re.compile(r"\btime (\d+)")
 _BUTTON = re.compile(r"button (\d+)")
 _CREATE_WINDOW, _INTERN_ATOM, _GET_PROPERTY, _CONVERT_SELECTION, _QUERY_POINTER, _QUERY_KEYMAP = (
     1, 16, 20, 24, 38, 44,
@@ -30,7 +31,7 @@ _PATIENCE = 10.0
 
 
 class Recorded(NamedTuple):
-    """kind: xev's name. what: a key's name, or a button's number."""
+    """kind: xev's name. what: a key's name, or a button's number. time: the server's, in milliseconds."""
 
     kind: str
     what: str
@@ -38,6 +39,7 @@ class Recorded(NamedTuple):
     y: int
     state: int
     text: str = ""
+    time: int = 0
 
 
 class Recorder:
@@ -91,6 +93,7 @@ def _events(log: str) -> Iterator[Recorded]:
         found = block[0]
         what = _KEY.search(found) or _BUTTON.search(found)
         where, state, text = _WHERE.search(found), _STATE.search(found), _TEXT.search(found)
+        at = _TIME.search(found)
         x, y = (int(where[1]), int(where[2])) if where else (0, 0)
         yield Recorded(
             block["kind"],
@@ -99,6 +102,7 @@ def _events(log: str) -> Iterator[Recorded]:
             y,
             int(state[1], 16) if state else 0,
             bytes.fromhex(text[1].replace(" ", "")).decode() if text else "",
+            int(at[1]) if at else 0,
         )
 
 

@@ -163,6 +163,20 @@ def test_arrow_keys_walk_the_list_and_enter_opens(page: Page, site: PagesSite) -
     expect(page).to_have_url(f"{site.origin}/sandboxes/{older.id}")
 
 
+def test_key_counts_in_the_moment_in_which_a_dialog_closes(page: Page, site: PagesSite) -> None:
+    """Until the next frame the focus is on what was in it."""
+    only = site.running(task="one")
+    page.goto(f"{site.origin}/sandboxes")
+    expect(row_of(page, only)).to_be_visible()
+    page.keyboard.press("?")
+    expect(page.get_by_role("dialog")).to_contain_text("Next desktop")
+    page.evaluate("""() => {
+        document.querySelector("dialog[open]").close();
+        document.activeElement.dispatchEvent(new KeyboardEvent("keydown", {key: "j", bubbles: true}));
+    }""")
+    expect(row_of(page, only).locator("a")).to_be_focused()
+
+
 def test_the_list_is_worked_by_keys_alone(page: Page, site: PagesSite) -> None:
     older, newer = site.running(task="one"), site.running(task="two")
     page.goto(f"{site.origin}/sandboxes")
